@@ -1,0 +1,92 @@
+"""The DistilBERT over code indices: it completes a partly forgotten grid.
+
+Letters: B batch, N tokens per picture, K codes, V = K + 1; id K is MASK. Masks are bool, True = masked, to be
+predicted. Architecture: DistilBERT (Sanh et al. 2019), trained like the masked token models of MaskGIT (Chang et al.
+2022): variable mask ratios, loss on masked tokens only.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from masking import hide
+
+if TYPE_CHECKING:
+    from transformers import DistilBertForMaskedLM
+
+
+def build_distilbert(
+    codebook_size: int, tokens: int, dim: int, layers: int, heads: int, dropout: float
+) -> "DistilBertForMaskedLM":
+    """A fresh model. `pad_token_id=None`: its default 0 would freeze the embedding of code 0."""
+    from transformers import DistilBertConfig, DistilBertForMaskedLM
+
+    config = DistilBertConfig(
+        vocab_size=codebook_size + 1,
+        max_position_embeddings=tokens,
+        dim=dim,
+        hidden_dim=4 * dim,
+        n_layers=layers,
+        n_heads=heads,
+        dropout=dropout,
+        attention_dropout=dropout,
+        pad_token_id=None,
+    )
+    return DistilBertForMaskedLM(config)
+
+
+def from_pretrained_body(source: str, codebook_size: int, tokens: int) -> "DistilBertForMaskedLM":
+    """The layers of a trained DistilBERT (a folder or a hub id) with new embeddings for codes and positions.
+
+    Raises OSError when the model is neither on disk nor to be fetched.
+    """
+    from transformers import DistilBertConfig, DistilBertForMaskedLM
+
+    config = DistilBertConfig.from_pretrained(
+        source, vocab_size=codebook_size + 1, max_position_embeddings=tokens, pad_token_id=None
+    )
+    return DistilBertForMaskedLM.from_pretrained(source, config=config, ignore_mismatched_sizes=True)
+
+
+def load_distilbert(folder: Path, device: torch.device) -> "DistilBertForMaskedLM":
+    """The model that `train_distil.py` wrote to `folder`, in evaluation mode."""
+    from transformers import DistilBertForMaskedLM
+
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder / 'config.json'} is missing; type: python train_distil.py")
+    return DistilBertForMaskedLM.from_pretrained(folder, local_files_only=True).to(device).eval()
+
+
+def mask_id(model: "DistilBertForMaskedLM") -> int:
+    """K, the id of MASK: the last of the vocabulary."""
+    return int(model.config.vocab_size) - 1
+
+
+def masked_logits(model: "DistilBertForMaskedLM", indices: Tensor, mask: Tensor) -> Tensor:
+    """(B, N) indices, (B, N) bool -> (M, K) logits of the M masked tokens, row by row.
+
+    The output layer runs on masked tokens only and never offers MASK as an answer.
+    """
+    hidden = model.distilbert(input_ids=hide(indices, mask, mask_id(model))).last_hidden_state[mask]  # (M, dim)
+    hidden = model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
+    projector = model.vocab_projector
+    return F.linear(hidden, projector.weight[:-1], projector.bias[:-1]).float()  # (M, K)
+
+
+def masked_cross_entropy(model: "DistilBertForMaskedLM", indices: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of each masked token, in nats, and whether the likeliest code is the true one; both (M,)."""
+    logits = masked_logits(model, indices, mask)
+    targets = indices[mask]
+    return F.cross_entropy(logits, targets, reduction="none"), logits.argmax(1) == targets
+
+
+@torch.no_grad()
+def complete(model: "DistilBertForMaskedLM", indices: Tensor, mask: Tensor) -> Tensor:
+    """(B, N) indices -> (B, N): masked tokens become the likeliest code, all in one pass; the others stay."""
+    completed = indices.clone()
+    if mask.any():
+        completed[mask] = masked_logits(model, indices, mask).argmax(1)
+    return completed

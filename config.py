@@ -1,0 +1,441 @@
+"""Every setting of every stage: its type, range, default and one sentence. A class a section, named as in config.yaml.
+
+`load` reads config.yaml, lays overlays and command-line values over it and checks everything at once. The ranges and
+sentences below are also what `--help` prints.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+BASE_FILE = Path(__file__).with_name("config.yaml")
+
+Share = Annotated[float, Field(ge=0, le=1)]
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+RunName = Annotated[str, Field(description="best, a run folder, or models:/NAME@ALIAS")]
+
+
+class ConfigError(ValueError):
+    """Settings that cannot be used. `problems` lists them all, one line each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys and infinite numbers are refused, attribute docstrings describe the keys."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, validate_default=True
+    )
+
+    def replace(self, values: dict[str, Any]) -> "Section":
+        """A checked copy with some values changed. Raises ValidationError when one is out of range."""
+        return type(self).model_validate({**self.model_dump(), **values})
+
+
+class RunSection(Section):
+    dir: str = "runs"
+    """Folder for run folders, mlflow.db and optuna.db."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of weights, batches, masks and tuning (the split has its own, data.seed)."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute; auto takes a GPU when there is one."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of training; auto takes bf16 where the processor has it. Evaluation is always fp32."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads; 0 takes all cores. Another number of threads changes the last digits of results."""
+    mlflow: bool = True
+    """Also write to MLflow. The run folders are complete without it."""
+
+
+class DataSection(Section):
+    source: str = "digits_in_context"
+    """digits_in_context (embedded demo), imagenette (downloaded by torchvision), or a folder of pictures."""
+    classes: Annotated[int, Field(ge=2)] | list[str] | None = None
+    """How many class folders to take, in name order, or their names; null takes all."""
+    images_per_class: PositiveInt | None = None
+    """How many pictures of each class to take, chosen by the seed; null takes all."""
+    image_size: Annotated[int, Field(ge=8, le=1024)] = 32
+    """Side of the square pictures, pixels; must be divisible by train_vqvae.stride."""
+    channels: Literal[1, 3] = 3
+    """1 for grey, 3 for RGB."""
+    train: Annotated[float, Field(gt=0, lt=1)] = 0.70
+    """Share of pictures to train on."""
+    val: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of pictures for tuning, early stopping and choosing between runs."""
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of pictures for the one final look."""
+    given_split: bool = True
+    """Keep the split of a folder that has train, val and test; false pools and splits anew."""
+    skip_broken: bool = False
+    """Go on without files that cannot be read (they are listed either way)."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of the split and of the embedded demo."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that decode pictures; 0 takes all cores."""
+    download_dir: str = "downloads"
+    """Where source imagenette is stored."""
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> "DataSection":
+        total = self.train + self.val + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train + val + test is {total:g}; expected 1")
+        return self
+
+
+class Tune(Section):
+    """An Optuna study. `space`: key of the stage -> list of choices, or {low, high, log}."""
+
+    trials: Annotated[int, Field(ge=0)] = 3
+    """How many settings to try before the final fit; 0 skips tuning."""
+    epochs: PositiveInt = 3
+    """Epochs of a trial."""
+    patience: PositiveInt = 3
+    """Epochs without a better validation score after which a trial stops."""
+    startup_trials: Annotated[int, Field(ge=0)] = 2
+    """Trials before bad ones are pruned."""
+    study: str | None = None
+    """Name of a study in optuna.db to continue and add to; null starts one for this run."""
+    space: dict[str, list[int | float | str | bool] | dict[str, Any]] = {}
+    """What is searched: KEY: [choices] or KEY: {low: x, high: y, log: true}."""
+
+
+class Training(Section):
+    """What all training stages have."""
+
+    epochs: PositiveInt = 12
+    """Epochs of the final fit at most."""
+    batch_size: PositiveInt = 32
+    """Pictures per step."""
+    learning_rate: PositiveFloat = 1e-3
+    """Peak of the learning rate: linear warm-up, then cosine to zero."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """Of AdamW, on matrices and kernels only."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the steps over which the learning rate rises."""
+    clip_norm: PositiveFloat = 1.0
+    """Largest norm of the gradient."""
+    patience: PositiveInt = 5
+    """Epochs without a better validation score after which training stops."""
+    retrain: bool = False
+    """After the fit, train afresh on train + validation for the best number of epochs."""
+    tune: Tune = Tune()
+    """The search before the final fit."""
+
+    @model_validator(mode="after")
+    def _space_fits(self) -> "Training":
+        for key, values in self.tune.space.items():
+            _check_space_entry(self, key, values)
+        return self
+
+
+class TrainVQVAESection(Training):
+    epochs: PositiveInt = 12
+    """Epochs of the final fit at most."""
+    learning_rate: PositiveFloat = 4e-3
+    """Peak of the learning rate: linear warm-up, then cosine to zero."""
+    stride: Literal[4, 8, 16] = 4
+    """Pixels per token along each side."""
+    hidden: Annotated[int, Field(ge=8, multiple_of=8)] = 96
+    """Channels of encoder and decoder at the grid."""
+    residual_blocks: Annotated[int, Field(ge=0)] = 2
+    """Residual blocks in encoder and in decoder."""
+    codebook_size: Annotated[int, Field(ge=2, le=65536)] = 256
+    """K, the number of codes."""
+    code_dim: PositiveInt = 32
+    """D, numbers per code."""
+    commitment_weight: Annotated[float, Field(ge=0)] = 0.25
+    """beta, weight of the commitment loss."""
+    codebook_update: Literal["ema", "gradient"] = "ema"
+    """Codebook by moving averages, or by the gradient of the codebook loss."""
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.97
+    """Decay of the moving averages per step."""
+    data_init: bool = True
+    """Start the codebook from the first batch (clustered)."""
+    restart_share: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    """Restart codes used under this share of the average code's use; 0 never does."""
+    normalize_codes: bool = False
+    """Codes of length one (cosine distance)."""
+    rotation_trick: bool = False
+    """Pass the gradient through the quantiser rotated instead of copied."""
+    reconstruction_loss: Literal["mse", "bce"] = "mse"
+    """Squared error, or binary cross-entropy on [0, 1]."""
+
+
+class VQVAEReconstructionSection(Section):
+    vqvae: RunName = "best"
+    """The VQ-VAE: best, a run folder, or models:/NAME@ALIAS."""
+    batch_size: PositiveInt = 256
+    """Pictures per step."""
+    grid_pictures: Annotated[int, Field(ge=1, le=64)] = 8
+    """Pictures in each of the worst, median and best grids."""
+    input: str | None = None
+    """Instead of the split: reconstruct this picture or folder of pictures."""
+    indices: str | None = None
+    """Instead of the split: paint the pictures of this .npy file of indices."""
+
+
+class TrainClassifierSection(Training):
+    epochs: PositiveInt = 12
+    """Epochs of the final fit at most."""
+    learning_rate: PositiveFloat = 2e-3
+    """Peak of the learning rate: linear warm-up, then cosine to zero."""
+    vqvae: RunName = "best"
+    """The VQ-VAE: best, a run folder, or models:/NAME@ALIAS."""
+    architecture: Literal["compact", "resnet18", "resnet50", "codes"] = "compact"
+    """compact CNN, torchvision's ResNet with a stem for small pictures, or a CNN on the code grid."""
+    pretrained: bool = False
+    """ResNets start from ImageNet weights; said plainly when they cannot be had."""
+    inputs: Literal["originals", "reconstructions", "both"] = "both"
+    """Pictures to train on (architecture codes always sees codes)."""
+    augmentation: Literal["none", "shift", "shift_flip"] = "shift"
+    """Random shifts by up to an eighth of the side; also left-right flips."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Before the last layer."""
+
+
+class TrainDistilSection(Training):
+    epochs: PositiveInt = 20
+    """Epochs of the final fit at most."""
+    batch_size: PositiveInt = 64
+    """Grids per step."""
+    learning_rate: PositiveFloat = 2e-3
+    """Peak of the learning rate: linear warm-up, then cosine to zero."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Of AdamW, on matrices and kernels only."""
+    indices: RunName = "best"
+    """The indices: best, or a run folder of vqvae_reconstruction."""
+    vqvae: RunName = "best"
+    """The VQ-VAE that made them: best, a run folder, or models:/NAME@ALIAS."""
+    init: str = "scratch"
+    """scratch, or a DistilBERT to start the layers from: a folder or a hub id."""
+    dim: PositiveInt = 128
+    """Width of the transformer (with init: scratch)."""
+    layers: PositiveInt = 4
+    """Transformer layers (with init: scratch)."""
+    heads: PositiveInt = 4
+    """Attention heads; must divide dim (with init: scratch)."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """In every layer."""
+    mask_schedule: Literal["cosine", "uniform", "fixed"] = "cosine"
+    """How the mask ratio varies in training: cosine, uniform, or fixed."""
+    fixed_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """The mask ratio with mask_schedule: fixed."""
+    percentages: list[Annotated[int, Field(ge=1, le=100)]] = [10, 25, 50, 75, 90, 100]
+    """Mask percentages at which validation and test are measured."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "TrainDistilSection":
+        if self.dim % self.heads:
+            raise ValueError(f"heads is {self.heads}; expected a divisor of dim {self.dim}")
+        return self
+
+
+class ReconstructMaskedSection(Section):
+    vqvae: RunName = "best"
+    """The VQ-VAE: best, a run folder, or models:/NAME@ALIAS."""
+    indices: RunName = "best"
+    """The indices: best, or a run folder of vqvae_reconstruction."""
+    distil: RunName = "best"
+    """The DistilBERT: best, a run folder, or models:/NAME@ALIAS."""
+    classifier: RunName = "best"
+    """The classifier: best, a run folder, or models:/NAME@ALIAS."""
+    percentages: list[Annotated[int, Field(ge=0, le=100)]] = [10, 20, 30, 40, 50, 60, 70, 80, 85, 90, 95, 100]
+    """Mask percentages to measure."""
+    pictures: PositiveInt | None = None
+    """How many test pictures to take, chosen by the seed; null takes all."""
+    batch_size: PositiveInt = 250
+    """Pictures per step."""
+    bootstrap: Annotated[int, Field(ge=100)] = 1000
+    """Resamples of the pictures behind each 95 % interval."""
+    grid_pictures: Annotated[int, Field(ge=1, le=16)] = 6
+    """Pictures in the grid."""
+
+
+class Config(Section):
+    """The whole of config.yaml."""
+
+    run: RunSection = RunSection()
+    data: DataSection = DataSection()
+    train_vqvae: TrainVQVAESection = TrainVQVAESection()
+    vqvae_reconstruction: VQVAEReconstructionSection = VQVAEReconstructionSection()
+    train_classifier: TrainClassifierSection = TrainClassifierSection()
+    train_distil: TrainDistilSection = TrainDistilSection()
+    reconstruct_masked: ReconstructMaskedSection = ReconstructMaskedSection()
+
+    @model_validator(mode="after")
+    def _stride_divides(self) -> "Config":
+        size, stride = self.data.image_size, self.train_vqvae.stride
+        if size % stride:
+            raise ValueError(f"data.image_size {size} is not divisible by train_vqvae.stride {stride}")
+        return self
+
+
+def load(overlays: list[Path], overrides: dict[str, Any], base: Path = BASE_FILE) -> Config:
+    """config.yaml, then each overlay, then command-line values such as {"train_vqvae.epochs": 3}.
+
+    Raises ConfigError that lists every problem: missing files, misspelt keys, values out of range.
+    """
+    merged: dict[str, Any] = {}
+    for file in [base, *overlays]:
+        _merge(merged, _read_yaml(file))
+    for dotted, value in overrides.items():
+        *sections, key = dotted.split(".")
+        _merge(merged, _nest([*sections, key], value))
+    return check(merged)
+
+
+def check(values: dict[str, Any]) -> Config:
+    """Plain values -> Config. Raises ConfigError that lists every problem."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(list(dict.fromkeys(_explain(entry) for entry in error.errors()))) from None
+
+
+def changed_keys(config: Config, base: Path = BASE_FILE) -> dict[str, Any]:
+    """The settings that differ from config.yaml, dotted key -> value."""
+    shipped = flatten(check(_read_yaml(base)).model_dump())
+    return {key: value for key, value in flatten(config.model_dump()).items() if shipped.get(key) != value}
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections -> dotted keys. Search spaces stay whole."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and key != "space":
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def options(section: type[Section], prefix: str = "") -> list[tuple[str, FieldInfo]]:
+    """All dotted keys of a section with their fields, for --help and for tests."""
+    found: list[tuple[str, FieldInfo]] = []
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            found += options(field.annotation, f"{prefix}{name}.")
+        else:
+            found.append((prefix + name, field))
+    return found
+
+
+def describe_range(field: FieldInfo) -> str:
+    """The values a field takes, in words: 'a | b', 'number > 0', 'whole number 1 to 64'."""
+    return _describe_type(field.annotation, list(field.metadata))
+
+
+def _describe_type(kind: Any, metadata: list[Any]) -> str:
+    arguments = get_args(kind)
+    if get_origin(kind) is Annotated:
+        nested = [m for item in arguments[1:] for m in (item.metadata if isinstance(item, FieldInfo) else [item])]
+        return _describe_type(arguments[0], metadata + nested)
+    if get_origin(kind) is Literal:
+        return " | ".join(str(choice) for choice in arguments)
+    if get_origin(kind) is list:
+        return f"list of {_describe_type(arguments[0], [])}"
+    if get_origin(kind) is dict:
+        return "mapping"
+    if arguments:
+        return " or ".join(_describe_type(choice, metadata) for choice in arguments)
+    words = {int: "whole number", float: "number", bool: "true | false", str: "text", type(None): "null"}[kind]
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "multiple of"}
+    bounds = [
+        f"{sign} {getattr(item, name)}"
+        for item in metadata
+        for name, sign in signs.items()
+        if getattr(item, name, None) is not None
+    ]
+    return f"{words} {', '.join(bounds)}" if bounds and kind in (int, float) else words
+
+
+def _check_space_entry(section: Training, key: str, values: Any) -> None:
+    """A search space may only name keys of the stage, with values that the key itself would take."""
+    known = [name for name in type(section).model_fields if name != "tune"]
+    if key not in known:
+        raise ValueError(f"tune.space.{key} is not a key of this stage{_nearest(key, known)}")
+    if isinstance(values, dict):
+        extra = set(values) - {"low", "high", "log"}
+        if extra or not {"low", "high"} <= set(values):
+            raise ValueError(f"tune.space.{key} is {values}; expected low, high and optionally log, or a list")
+        candidates = [_as_number(values["low"]), _as_number(values["high"])]
+        if None in candidates or candidates[0] > candidates[1]:
+            raise ValueError(f"tune.space.{key}: low {values['low']} and high {values['high']} are not a range")
+    else:
+        candidates = values
+        if not candidates:
+            raise ValueError(f"tune.space.{key} is empty; expected at least one choice")
+    for candidate in candidates:
+        try:
+            section.replace({key: candidate, "tune": Tune().model_dump()})
+        except ValidationError as error:
+            message = error.errors()[0]["msg"]
+            raise ValueError(f"tune.space.{key}: {candidate!r} is not a value of {key} ({message})") from None
+
+
+def _as_number(value: Any) -> Any:
+    """YAML reads 1e-3 as text; this reads it as the number it is."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return None
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        presets = sorted(str(p.relative_to(BASE_FILE.parent)) for p in BASE_FILE.parent.glob("presets/*.yaml"))
+        raise ConfigError([f"config file {file} does not exist; presets are: {', '.join(presets)}"])
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{file} is not YAML: {' '.join(str(error).split())}"]) from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError([f"{file} holds {type(values).__name__}; expected sections with keys"])
+    return values
+
+
+def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
+    """Deep, key by key; a search space entry is replaced whole."""
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict) and not {"low", "high"} & set(value):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _nest(path: list[str], value: Any) -> dict[str, Any]:
+    return {path[0]: _nest(path[1:], value) if path[1:] else value}
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else f"; expected one of {', '.join(known)}"
+
+
+def _explain(entry: Any) -> str:
+    """One pydantic error as one line: key, what was found, what was expected."""
+    path = [str(part) for part in entry["loc"]]
+    dotted = ".".join(path)
+    if entry["type"] == "extra_forbidden":
+        section: Any = Config
+        for part in path[:-1]:
+            section = section.model_fields[part].annotation
+        return f"{dotted} is not a setting{_nearest(path[-1], list(section.model_fields))}"
+    if entry["type"] == "value_error":
+        message = entry["msg"].removeprefix("Value error, ")
+        return f"{dotted}: {message}" if dotted else message
+    found = next((field for name, field in options(Config) if dotted == name or dotted.startswith(name + ".")), None)
+    expected = describe_range(found) if found else entry["msg"].removeprefix("Input should be ")
+    key = next((name for name, _ in options(Config) if dotted == name or dotted.startswith(name + ".")), dotted)
+    return f"{key} is {entry['input']!r}; expected {expected}"

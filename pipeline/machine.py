@@ -1,0 +1,106 @@
+"""The machine a stage runs on: device, precision, threads, seeds, versions, commit."""
+
+import os
+import platform
+import random
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.files import InputError
+
+PACKAGES = ("torch", "torchvision", "numpy", "optuna", "mlflow", "matplotlib", "scikit-image", "transformers", "pillow")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how to compute. `bf16`: training runs under bfloat16 autocast."""
+
+    device: torch.device
+    bf16: bool
+    threads: int
+
+    def describe(self) -> str:
+        cores = f"{self.threads} threads" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
+        return f"{self.device.type} ({cores}), training in {'bf16' if self.bf16 else 'fp32'}"
+
+
+def prepare_machine(device: str, precision: str, threads: int, say=print) -> Machine:
+    """Choose device and precision, fix the number of threads, ask torch for deterministic algorithms.
+
+    Raises InputError for a GPU that is not there. Says so when bf16 is asked for but is emulated.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    chosen = _choose_device(device)
+    native = _has_bf16(chosen)
+    if precision == "auto" and not native:
+        say("precision: fp32, as this device has no native bf16")
+    if precision == "bf16" and not native:
+        say("precision: bf16 as asked for, but this device only emulates it: expect it to be slow")
+    return Machine(chosen, precision == "bf16" or (precision == "auto" and native), torch.get_num_threads())
+
+
+def _choose_device(asked: str) -> torch.device:
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if asked == "auto":
+        return torch.device(next(name for name in ("cuda", "mps", "cpu") if there[name]))
+    if not there[asked]:
+        found = ", ".join(name for name, is_there in there.items() if is_there)
+        raise InputError(f"run.device is {asked}, but this machine has: {found}; type --run.device auto")
+    return torch.device(asked)
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        try:
+            return "avx512_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        except OSError:
+            return False  # not Linux: fp32 is the safe choice
+    return False
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators: weights and dropout draw from them, everything else is passed a generator."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def generator(*numbers: int) -> torch.Generator:
+    """A generator seeded by several numbers, such as (seed, epoch): the same numbers, the same draws."""
+    state = np.random.SeedSequence(numbers).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that matter, name -> version."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def commit() -> str:
+    """The project's git commit, with +changes when the working tree differs, or 'unknown' outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        head = _git(root, "rev-parse", "HEAD")
+        return head + ("+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _git(root: Path, *arguments: str) -> str:
+    call = ["git", "-C", str(root), *arguments]
+    return subprocess.run(call, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -1,0 +1,81 @@
+"""The one definition of every number that is shown. Pictures here are float (B, C, H, W) in [0, 1]."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SSIM_WINDOW = 11
+SSIM_SIGMA = 1.5
+
+
+def to_unit(pictures: Tensor) -> Tensor:
+    """[-1, 1] -> [0, 1], clamped."""
+    return ((pictures + 1) / 2).clamp(0, 1)
+
+
+def mse(a: Tensor, b: Tensor) -> Tensor:
+    """(B,) mean squared error per picture, in units of the [0, 1] pixel range."""
+    return (a - b).square().flatten(1).mean(1)
+
+
+def psnr(errors: Tensor) -> Tensor:
+    """Mean squared errors in [0, 1] pixel units -> dB. Identical pictures give 100 dB instead of infinity."""
+    return -10 * errors.clamp(min=1e-10).log10()
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """(B,) structural similarity of Wang et al. 2004: Gaussian 11x11, sigma 1.5, data range 1, borders cropped (only
+    windows wholly inside the picture count), mean over channels.
+
+    Raises ValueError for pictures smaller than the window.
+    """
+    if min(a.shape[-2:]) < SSIM_WINDOW:
+        raise ValueError(f"SSIM needs pictures of at least {SSIM_WINDOW} pixels a side; got {tuple(a.shape[-2:])}")
+    a, b = a.double(), b.double()
+    c1, c2 = 0.01**2, 0.03**2
+    mean_a, mean_b = _blur(a), _blur(b)
+    var_a, var_b = _blur(a * a) - mean_a**2, _blur(b * b) - mean_b**2
+    covariance = _blur(a * b) - mean_a * mean_b
+    similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    similarity = similarity / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
+    return similarity.flatten(1).mean(1).float()
+
+
+def _blur(x: Tensor) -> Tensor:
+    """Gaussian window, valid positions only, one channel at a time."""
+    offsets = torch.arange(SSIM_WINDOW, dtype=x.dtype, device=x.device) - SSIM_WINDOW // 2
+    window = torch.exp(-(offsets**2) / (2 * SSIM_SIGMA**2))
+    window = window / window.sum()
+    channels = x.reshape(-1, 1, *x.shape[-2:])
+    blurred = F.conv2d(F.conv2d(channels, window.view(1, 1, -1, 1)), window.view(1, 1, 1, -1))
+    return blurred.view(*x.shape[:2], *blurred.shape[-2:])
+
+
+def picture_errors(a: Tensor, b: Tensor) -> dict[str, Tensor]:
+    """mse, psnr and ssim of each picture, (B,) each; SSIM is left out below its window's size."""
+    errors = mse(a, b)
+    scores = {"mse": errors, "psnr": psnr(errors)}
+    if min(a.shape[-2:]) >= SSIM_WINDOW:
+        scores["ssim"] = ssim(a, b)
+    return scores
+
+
+def perplexity(counts: Tensor) -> float:
+    """exp of the entropy of how often each code is used: how many codes would do as much if used equally."""
+    shares = counts.double() / counts.sum()
+    return math.exp(-float((shares * shares.clamp(min=1e-12).log()).sum()))
+
+
+def share_used(counts: Tensor) -> float:
+    """Share of the codes that occur at all."""
+    return float((counts > 0).float().mean())
+
+
+def bootstrap_interval(values: Tensor, resamples: int, generator: torch.Generator) -> tuple[float, float]:
+    """95 % percentile interval of the mean over pictures. values: (B,)."""
+    picks = torch.randint(len(values), (resamples, len(values)), generator=generator)
+    means = values.double()[picks].mean(1)
+    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=means.dtype))
+    return float(low), float(high)

@@ -1,0 +1,325 @@
+"""VQ-VAE of van den Oord, Vinyals and Kavukcuoglu 2017 ("Neural Discrete Representation Learning"), with what has
+been learnt since: moving-average codebook, data-dependent start, restart of dead codes, rotation trick.
+
+Letters: B batch, C channels, H W pixels, h w grid, N = h*w tokens, K codes, D code dimension, M = B*N vectors.
+Pictures are float in [-1, 1]. Nobody outside this file touches the codebook: others use `encode_indices`,
+`decode_indices`, `embed_indices` and `decode_codes`.
+"""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FRESH_SHARE = 0.3  # use a restarted code is credited with, of the average: time to find its vectors, or be redrawn
+STRIDES = (4, 8, 16)
+CODEBOOK_UPDATES = ("ema", "gradient")
+RECONSTRUCTION_LOSSES = ("mse", "bce")
+
+
+@dataclass(frozen=True)
+class VQVAEConfig:
+    """Everything needed to build the model again; it travels with the weights.
+
+    Raises ValueError when the values do not fit together.
+    """
+
+    image_size: int = 32  # H = W, pixels
+    channels: int = 3  # C
+    stride: int = 4  # pixels per token along each side: 4, 8 or 16
+    hidden: int = 96  # channels of the encoder and decoder at the grid
+    residual_blocks: int = 2
+    codebook_size: int = 256  # K
+    code_dim: int = 32  # D
+    commitment_weight: float = 0.25  # beta of equation (3) in van den Oord et al.
+    codebook_update: Literal["ema", "gradient"] = "ema"
+    ema_decay: float = 0.97
+    data_init: bool = True  # the first batch, clustered, becomes the codebook
+    restart_share: float = 0.03  # restart codes used under this share of the average code's use; 0 never does
+    normalize_codes: bool = False  # cosine instead of Euclidean distance
+    rotation_trick: bool = False
+    reconstruction_loss: Literal["mse", "bce"] = "mse"
+
+    def __post_init__(self) -> None:
+        problems = [
+            (self.stride in STRIDES, f"stride is {self.stride}; expected one of {STRIDES}"),
+            (self.image_size % self.stride == 0, f"image size {self.image_size} is not divisible by the stride {self.stride}"),
+            (self.codebook_size >= 2, f"codebook_size is {self.codebook_size}; expected at least 2"),
+            (self.hidden % 8 == 0, f"hidden is {self.hidden}; expected a multiple of 8"),
+            (self.codebook_update in CODEBOOK_UPDATES, f"codebook_update is {self.codebook_update!r}; expected one of {CODEBOOK_UPDATES}"),
+            (self.reconstruction_loss in RECONSTRUCTION_LOSSES, f"reconstruction_loss is {self.reconstruction_loss!r}; expected one of {RECONSTRUCTION_LOSSES}"),
+        ]  # fmt: skip
+        found = [message for fine, message in problems if not fine]
+        if found:
+            raise ValueError("; ".join(found))
+
+    @property
+    def grid(self) -> int:
+        """h = w, tokens along each side."""
+        return self.image_size // self.stride
+
+    @property
+    def tokens(self) -> int:
+        """N, tokens per picture."""
+        return self.grid**2
+
+
+class Quantized(NamedTuple):
+    """What the quantiser hands on. `codes` carries the gradient to the encoder."""
+
+    codes: Tensor  # (B, D, h, w)
+    indices: Tensor  # (B, h, w) long
+    codebook_loss: Tensor  # scalar, ||sg[z] - e||^2; for the record only when the codebook moves by EMA
+    commitment_loss: Tensor  # scalar, ||z - sg[e]||^2, not yet weighted by beta
+
+
+class Quantizer(nn.Module):
+    """Nearest code of a codebook (K, D). Always in float32: half precision changes about 1 % of the indices."""
+
+    codebook: Tensor
+    use: Tensor
+    code_sum: Tensor
+    initialized: Tensor
+
+    def __init__(self, config: VQVAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        size, dim = config.codebook_size, config.code_dim
+        start = torch.randn(size, dim)
+        start = F.normalize(start, dim=1) if config.normalize_codes else start
+        if config.codebook_update == "gradient":
+            self.codebook = nn.Parameter(start)
+        else:
+            self.register_buffer("codebook", start)
+        self.register_buffer("use", torch.ones(size))  # moving average of how often each code is chosen per step
+        self.register_buffer("code_sum", start.clone())  # moving average of the sum of the vectors that chose it
+        self.register_buffer("initialized", torch.tensor(not config.data_init))
+
+    def forward(self, z: Tensor, generator: torch.Generator | None = None) -> Quantized:
+        """z (B, D, h, w). In training mode the codebook learns; `generator` draws the data for start and restarts."""
+        with torch.autocast(z.device.type, enabled=False):
+            z = z.float()
+            flat = z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])  # (M, D)
+            if self.config.normalize_codes:
+                flat = F.normalize(flat, dim=1)
+            if self.training and not self.initialized:
+                self._start_from(flat.detach(), generator)
+            indices = self.nearest(flat)  # (M,)
+            codes = F.embedding(indices, self._codes())  # (M, D)
+            codebook_loss = F.mse_loss(codes, flat.detach())
+            commitment_loss = F.mse_loss(flat, codes.detach())
+            passed = rotate(flat, codes) if self.config.rotation_trick else flat + (codes - flat).detach()
+            if self.training:
+                self._learn(flat.detach(), indices, generator)
+            b, d, h, w = z.shape
+            passed = passed.view(b, h, w, d).permute(0, 3, 1, 2)  # (B, D, h, w)
+            return Quantized(passed, indices.view(b, h, w), codebook_loss, commitment_loss)
+
+    def nearest(self, flat: Tensor) -> Tensor:
+        """(M, D) -> (M,) long: argmin_k ||z - e_k||^2, equation (1)."""
+        codes = self._codes()
+        return (codes.square().sum(1) - 2 * flat @ codes.T).argmin(1)
+
+    def embed(self, indices: Tensor) -> Tensor:
+        """(B, h, w) long -> (B, D, h, w), the code vectors at those indices."""
+        return F.embedding(indices, self._codes()).permute(0, 3, 1, 2)
+
+    def _codes(self) -> Tensor:
+        return F.normalize(self.codebook, dim=1) if self.config.normalize_codes else self.codebook
+
+    @torch.no_grad()
+    def _start_from(self, flat: Tensor, generator: torch.Generator | None) -> None:
+        """A sample of the first batch, refined by ten rounds of k-means: codes begin where the data are."""
+        centres = draw_rows(flat, len(self.codebook), generator)
+        for _ in range(10):
+            nearest = (centres.square().sum(1) - 2 * flat @ centres.T).argmin(1)
+            count = torch.bincount(nearest, minlength=len(centres))
+            total = torch.zeros_like(centres).index_add_(0, nearest, flat)
+            centres = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], centres)
+        self.codebook.copy_(centres)
+        self.use.fill_(len(flat) / len(centres))
+        self.code_sum.copy_(centres * self.use[:, None])
+        self.initialized.fill_(True)
+
+    @torch.no_grad()
+    def _learn(self, flat: Tensor, indices: Tensor, generator: torch.Generator | None) -> None:
+        """Moving averages of use and of the chosen vectors (appendix A.1), then restart of codes that died."""
+        decay = self.config.ema_decay
+        count = torch.bincount(indices, minlength=len(self.codebook)).float()
+        total = torch.zeros_like(self.code_sum).index_add_(0, indices, flat)
+        self.use.lerp_(count, 1 - decay)
+        self.code_sum.lerp_(total, 1 - decay)
+        if self.config.codebook_update == "ema":
+            everything = self.use.sum()
+            smoothed = (self.use + 1e-5) / (everything + 1e-5 * len(self.use)) * everything
+            self.codebook.copy_(self.code_sum / smoothed[:, None])
+        self._restart_dead(flat, generator)
+
+    def _restart_dead(self, flat: Tensor, generator: torch.Generator | None) -> None:
+        average = self.use.mean()
+        dead = self.use < self.config.restart_share * average
+        if dead.any():
+            self.codebook[dead] = draw_rows(flat, int(dead.sum()), generator)
+            self.use[dead] = FRESH_SHARE * average
+            self.code_sum[dead] = self.codebook[dead] * FRESH_SHARE * average
+
+
+def draw_rows(rows: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    """`count` rows of (M, D), drawn without replacement while there are enough."""
+    order = torch.randperm(len(rows), generator=generator)
+    return rows[order.repeat(-(-count // len(rows)))[:count].to(rows.device)]
+
+
+def rotate(z: Tensor, e: Tensor) -> Tensor:
+    """Rotation trick (Fifty et al. 2024, arXiv 2410.06424, eq. 4): value e, gradient rotated and scaled back onto z.
+
+    z, e: (M, D). The rotation that takes z to e, and the scale |e|/|z|, count as constants.
+    """
+    length_z, length_e = z.norm(dim=1, keepdim=True), e.norm(dim=1, keepdim=True)
+    z_hat = (z / length_z.clamp(min=1e-6)).detach()
+    e_hat = (e / length_e.clamp(min=1e-6)).detach()
+    r = F.normalize(z_hat + e_hat, dim=1)
+    turned = z - 2 * (z * r).sum(1, keepdim=True) * r + 2 * (z * z_hat).sum(1, keepdim=True) * e_hat
+    return turned * (length_e / length_z.clamp(min=1e-6)).detach()
+
+
+class ResidualBlock(nn.Module):
+    """GroupNorm, SiLU, 3x3; GroupNorm, SiLU, 1x1; plus the input."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.GroupNorm(8, channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.GroupNorm(8, channels),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+def stage_widths(config: VQVAEConfig) -> list[int]:
+    """Channels after each halving of the side: two thirds of `hidden` (a multiple of 8) until the last."""
+    halvings = config.stride.bit_length() - 1
+    narrow = max(8, config.hidden * 2 // 3 // 8 * 8)
+    return [narrow] * (halvings - 1) + [config.hidden]
+
+
+class Encoder(nn.Sequential):
+    """(B, C, H, W) -> (B, D, h, w). Each halving moves 2x2 pixels into channels, so no pixel is skipped."""
+
+    def __init__(self, config: VQVAEConfig) -> None:
+        layers: list[nn.Module] = []
+        channels = config.channels
+        for width in stage_widths(config):
+            layers += [nn.PixelUnshuffle(2), nn.Conv2d(4 * channels, width, 3, padding=1), nn.GroupNorm(8, width), nn.SiLU()]
+            channels = width
+        layers += [ResidualBlock(config.hidden) for _ in range(config.residual_blocks)]
+        layers += [nn.GroupNorm(8, config.hidden), nn.SiLU(), nn.Conv2d(config.hidden, config.code_dim, 1)]
+        super().__init__(*layers)
+
+
+class Decoder(nn.Sequential):
+    """(B, D, h, w) -> (B, C, H, W), the encoder's mirror image. Logits when the loss is BCE."""
+
+    def __init__(self, config: VQVAEConfig) -> None:
+        layers: list[nn.Module] = [nn.Conv2d(config.code_dim, config.hidden, 3, padding=1)]
+        layers += [ResidualBlock(config.hidden) for _ in range(config.residual_blocks)]
+        widths = stage_widths(config)[::-1]
+        for width, next_width in zip(widths, [*widths[1:], config.channels], strict=True):
+            layers += [nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, 4 * next_width, 3, padding=1), nn.PixelShuffle(2)]
+        super().__init__(*layers)
+
+
+class VQVAEOutput(NamedTuple):
+    reconstruction: Tensor  # (B, C, H, W) in [-1, 1]
+    indices: Tensor  # (B, h, w) long
+    losses: dict[str, Tensor]  # loss, reconstruction_loss, codebook_loss, commitment_loss
+
+
+class VQVAE(nn.Module):
+    """Encoder, quantiser, decoder. `forward` is for training; the methods below are the contract for all others."""
+
+    def __init__(self, config: VQVAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.quantizer = Quantizer(config)
+        self.decoder = Decoder(config)
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> VQVAEOutput:
+        """x (B, C, H, W) in [-1, 1]. Equation (3): reconstruction + codebook + beta * commitment."""
+        quantized = self.quantizer(self.encoder(x), generator)
+        output = self.decoder(quantized.codes).float()
+        reconstruction_loss = self._reconstruction_loss(output, x)
+        loss = reconstruction_loss + self.config.commitment_weight * quantized.commitment_loss
+        if self.config.codebook_update == "gradient":
+            loss = loss + quantized.codebook_loss
+        losses = {
+            "loss": loss,
+            "reconstruction_loss": reconstruction_loss,
+            "codebook_loss": quantized.codebook_loss,
+            "commitment_loss": quantized.commitment_loss,
+        }
+        return VQVAEOutput(self._to_picture(output), quantized.indices, losses)
+
+    def encode_indices(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) in [-1, 1] -> (B, h, w) long."""
+        z = self.encoder(x).float()  # (B, D, h, w)
+        flat = z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])  # (M, D)
+        return self.quantizer.nearest(flat).view(len(z), *z.shape[2:])
+
+    def decode_indices(self, indices: Tensor) -> Tensor:
+        """(B, h, w) integers in [0, K) -> (B, C, H, W) in [-1, 1]."""
+        return self.decode_codes(self.embed_indices(indices))
+
+    def embed_indices(self, indices: Tensor) -> Tensor:
+        """(B, h, w) integers in [0, K) -> code vectors (B, D, h, w)."""
+        return self.quantizer.embed(indices.long())
+
+    def decode_codes(self, codes: Tensor) -> Tensor:
+        """Code vectors, or mixtures of them, (B, D, h, w) -> (B, C, H, W) in [-1, 1]."""
+        return self._to_picture(self.decoder(codes).float())
+
+    def _reconstruction_loss(self, output: Tensor, x: Tensor) -> Tensor:
+        if self.config.reconstruction_loss == "bce":
+            return F.binary_cross_entropy_with_logits(output, (x + 1) / 2)
+        return F.mse_loss(output, x)
+
+    def _to_picture(self, output: Tensor) -> Tensor:
+        if self.config.reconstruction_loss == "bce":
+            return output.sigmoid() * 2 - 1
+        return output.clamp(-1, 1)
+
+
+def load_vqvae(folder: Path, device: torch.device) -> VQVAE:
+    """The model in `folder` (config.json and model.safetensors), in evaluation mode.
+
+    Raises FileNotFoundError when the folder holds no model, ValueError when it holds another kind of model.
+    """
+    from safetensors.torch import load_file
+
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        raise FileNotFoundError(f"{config_file} is missing; type: python train_vqvae.py")
+    stored = json.loads(config_file.read_text(encoding="utf-8"))
+    unknown = set(stored) - {field.name for field in fields(VQVAEConfig)}
+    if unknown:
+        raise ValueError(f"{config_file} is not a VQ-VAE's: it has {sorted(unknown)}")
+    model = VQVAE(VQVAEConfig(**stored))
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    return model.to(device).eval()
+
+
+def describe_config(config: VQVAEConfig) -> dict[str, object]:
+    """The config as plain values, the form that `load_vqvae` reads back."""
+    return asdict(config)
+
+
