@@ -1,0 +1,159 @@
+"""Classifiers that say whether a picture, or a grid of codes, is still recognisable.
+
+Pictures are float (B, C, H, W) in [-1, 1]; grids are long (B, h, w). All give logits (B, classes).
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Architecture = Literal["compact", "resnet18", "resnet50", "codes"]
+SMALL_PICTURE = 96  # pixels; below it a ResNet's stem would leave too few positions
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """Everything needed to build the model again. `mean`, `std`: of the training pictures, per channel, in [0, 1]."""
+
+    architecture: Architecture
+    classes: int
+    channels: int
+    image_size: int
+    codebook_size: int
+    dropout: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Classifier(nn.Module):
+    """Normalises, then classifies. `sees_codes`: takes index grids instead of pictures."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: ClassifierConfig, pretrained: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("mean", torch.tensor(config.mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(config.std).view(1, -1, 1, 1))
+        self.net = _build(config, pretrained)
+
+    @property
+    def sees_codes(self) -> bool:
+        return self.config.architecture == "codes"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) in [-1, 1], or (B, h, w) indices for architecture codes -> (B, classes) logits."""
+        if self.sees_codes:
+            return self.net(x.long())
+        return self.net(((x + 1) / 2 - self.mean) / self.std)
+
+
+def _build(config: ClassifierConfig, pretrained: bool) -> nn.Module:
+    if config.architecture == "compact":
+        return CompactCNN(config.channels, config.classes, config.dropout)
+    if config.architecture == "codes":
+        return CodeCNN(config.codebook_size, config.classes, config.dropout)
+    return _resnet(config, pretrained)
+
+
+def _resnet(config: ClassifierConfig, pretrained: bool) -> nn.Module:
+    """torchvision's ResNet. Small pictures get a 3x3 stem of stride 1 without pooling (as is usual on CIFAR).
+
+    Raises OSError when pretrained weights are neither on disk nor to be fetched.
+    """
+    from torchvision.models import resnet18, resnet50
+
+    make = resnet18 if config.architecture == "resnet18" else resnet50
+    net = make(weights="DEFAULT" if pretrained else None)
+    if config.image_size < SMALL_PICTURE:
+        net.conv1 = nn.Conv2d(config.channels, 64, 3, padding=1, bias=False)
+        net.maxpool = nn.Identity()
+    elif config.channels != 3:
+        net.conv1 = nn.Conv2d(config.channels, 64, 7, stride=2, padding=3, bias=False)
+    net.fc = nn.Sequential(nn.Dropout(config.dropout), nn.Linear(net.fc.in_features, config.classes))
+    return net
+
+
+def _block(channels_in: int, channels_out: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False), nn.BatchNorm2d(channels_out), nn.SiLU()
+    )
+
+
+class CompactCNN(nn.Module):
+    """Three stages of two 3x3 convolutions at half, quarter and eighth of the side, then the mean over positions."""
+
+    def __init__(self, channels: int, classes: int, dropout: float) -> None:
+        super().__init__()
+        widths = (32, 64, 128)
+        layers: list[nn.Module] = [nn.PixelUnshuffle(2)]
+        previous = 4 * channels
+        for number, width in enumerate(widths):
+            layers += [_block(previous, width), _block(width, width)]
+            layers += [nn.MaxPool2d(2)] if number < len(widths) - 1 else []
+            previous = width
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * previous, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.features(x)  # (B, 128, H/8, W/8)
+        return self.head(torch.cat([features.mean((2, 3)), features.amax((2, 3))], dim=1))
+
+
+class CodeCNN(nn.Module):
+    """A learnt vector per code, three 3x3 convolutions over the grid, mean and maximum over positions."""
+
+    def __init__(self, codebook_size: int, classes: int, dropout: float) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(codebook_size, 64)
+        self.features = nn.Sequential(_block(64, 128), _block(128, 128), _block(128, 128))
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(256, classes))
+
+    def forward(self, indices: Tensor) -> Tensor:
+        features = self.features(self.embedding(indices).permute(0, 3, 1, 2))  # (B, 128, h, w)
+        return self.head(torch.cat([features.mean((2, 3)), features.amax((2, 3))], dim=1))
+
+
+def shift(pictures: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """Each picture of (B, C, H, W) moved by up to `most` pixels along each axis; edges are reflected in."""
+    if most == 0:
+        return pictures
+    b, _, height, width = pictures.shape
+    padded = F.pad(pictures, (most, most, most, most), mode="reflect")
+    tops, lefts = torch.randint(0, 2 * most + 1, (2, b), generator=generator).to(pictures.device)
+    rows = tops[:, None] + torch.arange(height, device=pictures.device)  # (B, H)
+    columns = lefts[:, None] + torch.arange(width, device=pictures.device)  # (B, W)
+    batch = torch.arange(b, device=pictures.device)
+    moved = padded.permute(0, 2, 3, 1)[batch[:, None, None], rows[:, :, None], columns[:, None, :]]  # (B, H, W, C)
+    return moved.permute(0, 3, 1, 2)
+
+
+def flip(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Each picture left-right with probability one half, by its own coin."""
+    coins = (torch.rand(len(pictures), generator=generator) < 0.5).to(pictures.device)
+    return torch.where(coins[:, None, None, None], pictures.flip(3), pictures)
+
+
+def describe_config(config: ClassifierConfig) -> dict[str, object]:
+    """The config as plain values, the form that `load_classifier` reads back."""
+    return asdict(config)
+
+
+def load_classifier(folder: Path, device: torch.device) -> Classifier:
+    """The model in `folder`, in evaluation mode. Raises FileNotFoundError when there is none."""
+    from safetensors.torch import load_file
+
+    file = folder / "config.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing; type: python train_classifier.py")
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    config = ClassifierConfig(**{**stored, "mean": tuple(stored["mean"]), "std": tuple(stored["std"])})
+    model = Classifier(config)
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    return model.to(device).eval()

@@ -1,0 +1,424 @@
+"""Stage 1: find pictures, decode each once into a uint8 cache, split them 70/15/15.
+
+Reads:  data.source (the embedded demo, a folder of pictures, or imagenette)
+Writes: runs/data_split/<run>/ with manifest.csv, images.npy (uint8, N x H x W x C), split.json
+
+    python data_split.py
+    python data_split.py --data.source PATH --data.image_size 64 --data.classes 100
+
+As a module: `open_split` gives the pictures of a finished split as tensors. The one transform of the project,
+uint8 [0, 255] -> float [-1, 1], is `to_model`.
+"""
+
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from cli import stage_main
+from config import Config, DataSection
+from pipeline.figures import picture_grid
+from pipeline.files import InputError, digest, read_csv, read_json, write_csv, write_json
+from pipeline.machine import prepare_machine
+from pipeline.metrics import to_unit
+from pipeline.runs import resolve_run
+from pipeline.stage import Stage, open_stage, say
+from sources.folders import NO_CLASS, Found, find_pictures
+from sources.pictures import decode_all
+
+SPLITS = ("train", "val", "test")
+CHECKPOINT_EVERY = 2000  # pictures between two notes of how far decoding has come
+
+
+class Item(NamedTuple):
+    """A picture before the split. `given`: its split where the folder has one; `row`: its place in images.npy."""
+
+    row: int
+    path: str
+    class_name: str
+    hash: str
+    given: str = ""
+    extra: tuple[str, ...] = ()
+
+
+# --- the split as others see it ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Split:
+    """A finished split. Pictures are addressed by their position in the manifest."""
+
+    folder: Path
+    meta: dict[str, Any]
+    manifest: list[dict[str, str]]
+    images: np.ndarray  # (rows, H, W, C) uint8, memory-mapped
+    rows: np.ndarray  # position -> row of `images`
+    labels: np.ndarray  # position -> class number, -1 without classes
+
+    @property
+    def hash(self) -> str:
+        return str(self.meta["split_hash"])
+
+    @property
+    def key(self) -> str:
+        """Names the split and its picture format in best.json and in the model registry."""
+        return f"{self.hash}-{self.meta['image_size']}px-{self.meta['channels']}ch"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a model made on this split must agree on."""
+        return {name: self.meta[name] for name in ("split_hash", "image_size", "channels")}
+
+    @property
+    def classes(self) -> list[str]:
+        return list(self.meta["classes"])
+
+    def positions(self, *splits: str) -> np.ndarray:
+        """Positions of the pictures of the splits, in manifest order."""
+        return np.flatnonzero([row["split"] in splits for row in self.manifest])
+
+    def pictures(self, positions: np.ndarray | Tensor) -> Tensor:
+        """(B, C, H, W) float in [-1, 1]."""
+        return to_model(self.images[self.rows[np.asarray(positions)]])
+
+
+def to_model(images: np.ndarray) -> Tensor:
+    """uint8 (B, H, W, C) in [0, 255] -> float (B, C, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+
+
+def from_model(pictures: Tensor) -> np.ndarray:
+    """float (B, C, H, W) in [-1, 1] -> uint8 (B, H, W, C) in [0, 255], the way back of `to_model`."""
+    return to_unit(pictures).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def data_key(data: DataSection) -> str:
+    """Names the settings that decide which pictures are where."""
+    settings = data.model_dump_json(exclude={"workers", "skip_broken", "download_dir"})
+    return digest(settings)
+
+
+def open_split(cfg: Config) -> Split:
+    """The newest finished split of these data settings. Raises InputError that says how to make it."""
+    runs = Path(cfg.run.dir)
+    wanted = f"data.source {cfg.data.source} at {cfg.data.image_size} pixels, seed {cfg.data.seed}"
+    folder = resolve_run(runs, "data_split", "best", data_key(cfg.data), wanted, mend("data_split", cfg))
+    meta = read_json(folder / "split.json")
+    manifest = read_csv(folder / "manifest.csv")
+    if manifest_hash([tuple(row[name] for name in HASHED) for row in manifest]) != meta["split_hash"]:
+        raise InputError(f"{folder / 'manifest.csv'} was changed after the split; type: {mend('data_split', cfg)}")
+    images = np.load(folder / "images.npy", mmap_mode="r")
+    rows = np.array([int(row["row"]) for row in manifest])
+    labels = np.array([int(row["label"]) for row in manifest])
+    return Split(folder, meta, manifest, images, rows, labels)
+
+
+def mend(stage: str, cfg: Config) -> str:
+    """The command that makes what is missing."""
+    same = "" if cfg.data == DataSection() else " with the same --config and --data options"
+    return f"python {stage}.py{same}"
+
+
+# --- the split itself -------------------------------------------------------------------------------------------------
+
+HASHED = ("path", "class", "split", "hash")
+
+
+def manifest_hash(rows: Sequence[tuple[str, ...]]) -> str:
+    """Of (path, class, split, hash) of all pictures, in any order."""
+    return digest(*("\t".join(row) for row in sorted(rows)))
+
+
+def split_counts(total: int, ratios: Sequence[float]) -> list[int]:
+    """Whole numbers that sum to `total`, each within one of its share (largest remainder)."""
+    shares = [total * ratio for ratio in ratios]
+    counts = [int(share + 1e-9) for share in shares]
+    by_remainder = sorted(range(len(ratios)), key=lambda i: counts[i] - shares[i])
+    for i in by_remainder[: total - sum(counts)]:
+        counts[i] += 1
+    return counts
+
+
+def assign_splits(classes: Sequence[str], hashes: Sequence[str], ratios: Sequence[float], seed: int) -> list[str]:
+    """Seeded, stratified split by picture; byte-identical pictures (equal hash) always land on the same side.
+
+    Rounding is carried from class to class, so that the totals keep the ratios too. Does not depend on the order of
+    the input. Raises InputError when a class has fewer than three different pictures.
+    """
+    members: dict[str, list[int]] = defaultdict(list)
+    for position, name in enumerate(hashes):
+        members[name].append(position)
+    strata: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(members):
+        strata[min(classes[position] for position in members[name])].append(name)
+    result = [""] * len(hashes)
+    seen, placed = 0, [0] * len(SPLITS)
+    for number, stratum in enumerate(sorted(strata)):
+        groups = strata[stratum]
+        if len(groups) < len(SPLITS):
+            label = f"class {stratum}" if stratum else "the data set"
+            raise InputError(
+                f"{label} has {len(groups)} different pictures; a split into train, val and test needs at least 3"
+            )
+        seen += sum(len(members[name]) for name in groups)
+        want = [target - have for target, have in zip(split_counts(seen, ratios), placed, strict=True)]
+        want = _at_least_one(want)
+        order = np.random.default_rng((seed, number)).permutation(len(groups))
+        for name in sorted((groups[i] for i in order), key=lambda name: -len(members[name])):
+            side = max(range(len(SPLITS)), key=lambda i: want[i])
+            for position in members[name]:
+                result[position] = SPLITS[side]
+            want[side] -= len(members[name])
+            placed[side] += len(members[name])
+    return result
+
+
+def _at_least_one(want: list[int]) -> list[int]:
+    """Each split gets a picture of each class, at the cost of the largest."""
+    want = list(want)
+    for i in range(len(want)):
+        while want[i] < 1:
+            want[want.index(max(want))] -= 1
+            want[i] += 1
+    return want
+
+
+def drop_shared(items: list[Item]) -> tuple[list[Item], list[Item]]:
+    """For a given split: a picture that is also in test (or val) leaves train (or val). Returns kept and dropped."""
+    strictest = {}
+    for item in items:
+        strictest[item.hash] = max(strictest.get(item.hash, ""), item.given, key=("", *SPLITS).index)
+    kept = [item for item in items if item.given == strictest[item.hash]]
+    return kept, [item for item in items if item.given != strictest[item.hash]]
+
+
+def choose(found: list[Found], data: DataSection) -> list[Found]:
+    """The classes and the number of pictures of each that the settings ask for."""
+    by_class: dict[str, list[Found]] = defaultdict(list)
+    for one in found:
+        by_class[one.class_name].append(one)
+    names = sorted(by_class)
+    if len(names) == 1 and names[0] != NO_CLASS:
+        raise InputError(f"{data.source} has one class only ({names[0]}); expected at least 2, or pictures in no class folder")
+    if NO_CLASS in by_class and data.classes is not None:
+        raise InputError(f"{data.source} has no class folders, so data.classes must be null; found {data.classes}")
+    if isinstance(data.classes, list):
+        missing = [name for name in data.classes if name not in by_class]
+        if missing:
+            raise InputError(f"{data.source} has no class {', '.join(missing)}; it has {', '.join(names[:20])}")
+        names = sorted(data.classes)
+    elif data.classes is not None:
+        if len(names) < data.classes:
+            raise InputError(f"data.classes is {data.classes}, but {data.source} has {len(names)} class folders")
+        names = names[: data.classes]
+    return [one for number, name in enumerate(names) for one in _sample(by_class[name], data, number)]
+
+
+def _sample(pictures: list[Found], data: DataSection, number: int) -> list[Found]:
+    if data.images_per_class is None or len(pictures) <= data.images_per_class:
+        return pictures
+    chosen = np.random.default_rng((data.seed, number)).permutation(len(pictures))[: data.images_per_class]
+    return [pictures[i] for i in sorted(chosen)]
+
+
+# --- the stage --------------------------------------------------------------------------------------------------------
+
+
+def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
+    """Make the split. Returns the number of pictures in it. (`trial`: there is nothing to tune here.)"""
+    machine = prepare_machine(cfg.run.device, cfg.run.precision, cfg.run.threads, say)
+    identity = data_key(cfg.data)
+    with open_stage("data_split", cfg, {}, identity, machine, resume) as stage:
+        if cfg.data.source == "digits_in_context":
+            items = cache_demo(stage, cfg.data)
+        else:
+            items = cache_folder(stage, cfg.data)
+        items, sides = settle(stage, items, cfg.data)
+        manifest = write_manifest(stage, items, sides)
+        meta = describe(stage, manifest, cfg.data)
+        (stage.folder.path / "images.partial.npy").replace(stage.folder.path / "images.npy")
+        write_json(stage.folder.path / "split.json", meta)
+        stage.ledger.dataset(Path(cfg.data.source).name, meta["split_hash"], stage.folder.path)
+        stage.figure("examples", examples_figure(stage.folder.path, manifest, meta))
+        report(stage, meta)
+        stage.finish(identity)
+        return float(len(manifest))
+
+
+def cache_demo(stage: Stage, data: DataSection) -> list[Item]:
+    """The embedded demo -> images.partial.npy."""
+    from sources.digits_in_context import PLACES, SIZE, make_digits_in_context
+
+    if (data.image_size, data.channels) != (SIZE, 3):
+        raise InputError(
+            f"digits_in_context is {SIZE}x{SIZE} RGB; found data.image_size {data.image_size}, data.channels {data.channels}"
+        )
+    if isinstance(data.classes, list):
+        raise InputError("digits_in_context has the classes 0 to 9 by number; give data.classes as a number or null")
+    if data.classes is not None and data.classes > len(PLACES):
+        raise InputError(f"data.classes is {data.classes}, but digits_in_context has {len(PLACES)}")
+    say("drawing digits in context")
+    per_digit = min(500, data.images_per_class or 500)
+    demo = make_digits_in_context(data.seed, per_digit)
+    kept = np.flatnonzero(demo.digits < (data.classes or len(PLACES)))
+    cache = _create_cache(stage.folder.path, len(kept), data)
+    items = []
+    for row, source in enumerate(tqdm(kept, desc="caching", unit="picture", leave=False)):
+        cache[row] = demo.images[source]
+        extra = (PLACES[demo.places[source]], str(bool(demo.congruent[source])).lower())
+        path = f"digits_in_context/{demo.digits[source]}/{source:04d}"
+        items.append(Item(row, path, str(demo.digits[source]), digest(demo.images[source].tobytes(), length=64), "", extra))
+    cache.flush()
+    return items
+
+
+def cache_folder(stage: Stage, data: DataSection) -> list[Item]:
+    """A folder of pictures -> images.partial.npy; broken files are listed, and end the run unless data.skip_broken."""
+    root = Path(data.source)
+    if data.source == "imagenette":
+        from sources.imagenette import imagenette_folder
+
+        root = imagenette_folder(Path(data.download_dir))
+    found = choose(find_pictures(root), data)
+    say(f"{len(found)} files in {len({one.class_name for one in found})} classes under {root}")
+    notes = stage.folder.last / "decoded.json"
+    scan = digest(*(one.path for one in found))
+    earlier = read_json(notes) if notes.is_file() else {}
+    done: list[list[str | None]] = earlier["done"] if earlier.get("scan") == scan else []
+    if done:
+        cache = np.lib.format.open_memmap(stage.folder.path / "images.partial.npy", mode="r+")
+    else:
+        cache = _create_cache(stage.folder.path, len(found), data)
+    paths = [str(root / one.path) for one in found]
+    with tqdm(total=len(paths), initial=len(done), desc="decoding", unit="picture", leave=False) as bar:
+        for start in range(len(done), len(paths), CHECKPOINT_EVERY):
+            chunk = paths[start : start + CHECKPOINT_EVERY]
+            for decoded in decode_all(chunk, data.image_size, data.channels, data.workers):
+                if decoded.pixels is not None:
+                    cache[len(done)] = decoded.pixels
+                done.append([decoded.hash, decoded.problem])
+                bar.update()
+            cache.flush()
+            write_json(notes, {"scan": scan, "done": done})
+    _report_broken(stage, [(path, problem) for path, (_, problem) in zip(paths, done, strict=True) if problem], data)
+    return [
+        Item(row, one.path, one.class_name, str(name), one.split)
+        for row, (one, (name, problem)) in enumerate(zip(found, done, strict=True))
+        if not problem
+    ]
+
+
+def _create_cache(folder: Path, count: int, data: DataSection) -> np.ndarray:
+    shape = (count, data.image_size, data.image_size, data.channels)
+    file = folder / "images.partial.npy"
+    free = _free_bytes(folder)
+    if free < np.prod(shape):
+        raise InputError(f"{folder} has {free / 1e9:.1f} GB free; the cache needs {np.prod(shape) / 1e9:.1f} GB")
+    return np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
+
+
+def _free_bytes(folder: Path) -> int:
+    import shutil
+
+    return shutil.disk_usage(folder).free
+
+
+def _report_broken(stage: Stage, broken: list[tuple[str, str]], data: DataSection) -> None:
+    if not broken:
+        return
+    write_csv(stage.folder.path / "broken.csv", ("path", "problem"), broken)
+    for path, problem in broken[:20]:
+        say(f"{path} {problem}")
+    if len(broken) > 20:
+        say(f"... and {len(broken) - 20} more in {stage.folder.path / 'broken.csv'}")
+    if not data.skip_broken:
+        raise InputError(
+            f"{len(broken)} of the files cannot be used (listed above); mend or remove them, or type --data.skip_broken true"
+        )
+    say(f"going on without {len(broken)} files, as data.skip_broken is true")
+
+
+def settle(stage: Stage, items: list[Item], data: DataSection) -> tuple[list[Item], list[str]]:
+    """Which item is on which side: the folder's own split if it has one and it is wanted, else a new one."""
+    if not items:
+        raise InputError(f"{data.source} has no picture that can be used")
+    if all(item.given for item in items) and data.given_split:
+        items, dropped = drop_shared(items)
+        if dropped:
+            write_csv(stage.folder.path / "dropped.csv", ("path", "split"), [(item.path, item.given) for item in dropped])
+            say(f"{len(dropped)} pictures are also in a later split and were dropped (dropped.csv)")
+        missing = [split for split in SPLITS if not any(item.given == split for item in items)]
+        if missing:
+            raise InputError(f"{data.source}: nothing is left in {', '.join(missing)}; type --data.given_split false")
+        say("keeping the folder's own train, val and test")
+        return items, [item.given for item in items]
+    ratios = (data.train, data.val, data.test)
+    return items, assign_splits([i.class_name for i in items], [i.hash for i in items], ratios, data.seed)
+
+
+def write_manifest(stage: Stage, items: list[Item], sides: list[str]) -> list[dict[str, str]]:
+    """manifest.csv: one line per picture."""
+    names = sorted({item.class_name for item in items} - {NO_CLASS})
+    label = {name: number for number, name in enumerate(names)} | {NO_CLASS: -1}
+    header = ["position", "row", "path", "class", "label", "split", "hash"]
+    header += ["place", "congruent"] if items[0].extra else []
+    rows = [
+        [n, item.row, item.path, item.class_name, label[item.class_name], side, item.hash, *item.extra]
+        for n, (item, side) in enumerate(zip(items, sides, strict=True))
+    ]
+    write_csv(stage.folder.path / "manifest.csv", header, rows)
+    return read_csv(stage.folder.path / "manifest.csv")
+
+
+def describe(stage: Stage, manifest: list[dict[str, str]], data: DataSection) -> dict[str, Any]:
+    """split.json: hash, format, classes, counts, mean and standard deviation of the training pictures in [0, 1]."""
+    images = np.load(stage.folder.path / "images.partial.npy", mmap_mode="r")
+    train = np.array([int(row["row"]) for row in manifest if row["split"] == "train"])
+    total, squares = np.zeros(data.channels), np.zeros(data.channels)
+    for start in tqdm(range(0, len(train), 1000), desc="measuring", leave=False):
+        pixels = images[train[start : start + 1000]].astype(np.float64) / 255
+        total += pixels.mean((1, 2)).sum(0)
+        squares += (pixels**2).mean((1, 2)).sum(0)
+    mean = total / len(train)
+    return {
+        "split_hash": manifest_hash([tuple(row[name] for name in HASHED) for row in manifest]),
+        "source": data.source,
+        "image_size": data.image_size,
+        "channels": data.channels,
+        "classes": sorted({row["class"] for row in manifest} - {NO_CLASS}),
+        "counts": {split: sum(row["split"] == split for row in manifest) for split in SPLITS},
+        "mean": mean.tolist(),
+        "std": np.sqrt(np.maximum(squares / len(train) - mean**2, 1e-12)).tolist(),
+    }
+
+
+def examples_figure(folder: Path, manifest: list[dict[str, str]], meta: dict[str, Any]) -> Any:
+    """Eight pictures of each of up to ten classes."""
+    images = np.load(folder / "images.npy", mmap_mode="r")
+    rows = []
+    for name in (meta["classes"] or [NO_CLASS])[:10]:
+        chosen = [int(row["row"]) for row in manifest if row["class"] == name and row["split"] == "train"][:8]
+        rows.append((name or "train", to_unit(to_model(images[chosen]))))
+    return picture_grid(rows)
+
+
+def report(stage: Stage, meta: dict[str, Any]) -> None:
+    stage.metrics |= {f"pictures_{split}": count for split, count in meta["counts"].items()}
+    stage.metrics["classes"] = len(meta["classes"])
+    counts = ", ".join(f"{count} {split}" for split, count in meta["counts"].items())
+    say(f"{counts}; {len(meta['classes']) or 'no'} classes; split {meta['split_hash']}")
+
+
+def main() -> int:
+    return stage_main("data_split", run, __doc__ or "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""What a stage is handed by those before it: found, loaded, and checked against each other.
+
+A model is refused when it was made for another split, picture size, codebook or grid; the message has both values,
+the file, and the command that mends it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from classifier import Classifier, load_classifier
+from config import Config
+from data_split import Split, mend
+from pipeline.files import InputError, digest, read_json
+from pipeline.runs import check_handed, resolve_run
+from pipeline.stage import say
+from vqvae import VQVAE, load_vqvae
+
+if TYPE_CHECKING:
+    from transformers import DistilBertForMaskedLM
+
+
+@dataclass(frozen=True)
+class HandedVQVAE:
+    """A VQ-VAE, where it came from, and what names its codebook."""
+
+    folder: Path
+    model: VQVAE
+    meta: dict[str, Any]
+
+    @property
+    def codebook(self) -> str:
+        return str(self.meta["codebook"])
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What indices, and models over indices, must agree on."""
+        return {name: self.meta[name] for name in ("codebook", "codebook_size", "grid")}
+
+    def key(self, split: Split) -> str:
+        return f"{split.key}-codebook {self.codebook}"
+
+    def describe(self) -> str:
+        grid = self.meta["grid"]
+        return f"VQ-VAE {self.folder} (K {self.meta['codebook_size']}, {grid}x{grid} tokens)"
+
+
+@dataclass(frozen=True)
+class HandedIndices:
+    """The stored indices of every picture of a split: (pictures, h, w), in manifest order."""
+
+    folder: Path
+    indices: np.ndarray
+
+    def tokens(self, positions: np.ndarray) -> Tensor:
+        """(B, N) long."""
+        return torch.from_numpy(self.indices[positions].astype(np.int64)).flatten(1)
+
+
+def codebook_digest(model: VQVAE) -> str:
+    """Names a codebook by its content, and by the encoder that chooses from it."""
+    weights = [model.quantizer.codebook, *model.encoder.parameters()]
+    return digest(*(w.detach().cpu().float().numpy().tobytes() for w in weights))
+
+
+def take_vqvae(cfg: Config, asked: str, split: Split, device: torch.device) -> HandedVQVAE:
+    folder = resolve_run(
+        Path(cfg.run.dir), "train_vqvae", asked, split.key, f"split {split.hash}", mend("train_vqvae", cfg)
+    )
+    meta = _checked_meta(folder, "train_vqvae", split.identity, mend("train_vqvae", cfg))
+    handed = HandedVQVAE(folder, load_vqvae(folder / "model", device), meta)
+    say(f"inherited: {handed.describe()}")
+    return handed
+
+
+def take_indices(cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE) -> HandedIndices:
+    command = mend("vqvae_reconstruction", cfg)
+    runs = Path(cfg.run.dir)
+    folder = resolve_run(runs, "vqvae_reconstruction", asked, vqvae.key(split), vqvae.describe(), command)
+    file = folder / "indices" / "meta.json"
+    if not file.is_file():
+        raise InputError(f"{folder} has no stored indices ({file} is missing); type: {command}")
+    check_handed(file, read_json(file), split.identity | vqvae.identity, command)
+    indices = np.load(folder / "indices" / "indices.npy", mmap_mode="r")
+    if len(indices) != len(split.manifest):
+        raise InputError(f"{folder} has indices of {len(indices)} pictures, the split {len(split.manifest)}; type: {command}")
+    say(f"inherited: indices {folder}")
+    return HandedIndices(folder, indices)
+
+
+def take_classifier(
+    cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE, device: torch.device
+) -> tuple[Path, Classifier]:
+    command = mend("train_classifier", cfg)
+    runs = Path(cfg.run.dir)
+    folder = resolve_run(runs, "train_classifier", asked, vqvae.key(split), vqvae.describe(), command)
+    _checked_meta(folder, "train_classifier", split.identity | vqvae.identity, command)
+    say(f"inherited: classifier {folder}")
+    return folder, load_classifier(folder / "model", device)
+
+
+def take_distil(
+    cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE, device: torch.device
+) -> tuple[Path, "DistilBertForMaskedLM"]:
+    from completion import load_distilbert
+
+    command = mend("train_distil", cfg)
+    runs = Path(cfg.run.dir)
+    folder = resolve_run(runs, "train_distil", asked, vqvae.key(split), vqvae.describe(), command)
+    _checked_meta(folder, "train_distil", split.identity | vqvae.identity, command)
+    say(f"inherited: DistilBERT {folder}")
+    return folder, load_distilbert(folder / "model", device)
+
+
+def _checked_meta(folder: Path, stage: str, expected: dict[str, Any], command: str) -> dict[str, Any]:
+    file = folder / "model" / "meta.json"
+    if not file.is_file():
+        raise InputError(f"{folder} has no model ({file} is missing); type: {command}")
+    meta: dict[str, Any] = read_json(file)
+    check_handed(file, meta, {"stage": stage, **expected}, command)
+    return meta

@@ -1,0 +1,218 @@
+"""The one training loop: AdamW with warm-up and cosine, bf16, early stop, checkpoint each epoch, exact resume.
+
+All randomness of epoch e comes from (seed, e), so a run killed at any moment and resumed from its last whole epoch
+ends with the same weights as one that was never killed, without saving the state of any generator.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pipeline.files import write_safetensors
+from pipeline.machine import Machine, generator
+
+History = list[dict[str, float]]
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss that is not finite; the message has stage, step, learning rate and loss terms."""
+
+
+class Learner(Protocol):
+    """What a stage hands to the engine: a model, and what one step and one validation mean for it."""
+
+    model: nn.Module
+
+    @property
+    def count(self) -> int:
+        """How many examples there are to train on."""
+        ...
+
+    def step(self, rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Scalars of one batch of examples `rows` in [0, count): "loss" is minimised, all are averaged per epoch."""
+        ...
+
+    def epoch_metrics(self) -> dict[str, float]:
+        """What was gathered over the steps of the epoch, such as perplexity; called once at its end."""
+        ...
+
+    def validate(self) -> dict[str, float]:
+        """Validation metrics, in evaluation mode and float32."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train. `horizon`: the epochs that the cosine spans, more than `epochs` when a retrain stops early."""
+
+    epochs: int
+    horizon: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    warmup: float
+    clip_norm: float
+    patience: int | None  # None: no validation, keep the last weights
+    monitor: str  # key of Learner.validate
+    lower_is_better: bool
+    seed: int
+
+
+@dataclass
+class Progress:
+    """Where a fit is. `epoch` counts finished epochs; history has a line for each."""
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_score: float = math.nan
+    stopped: bool = False
+    history: History = field(default_factory=list)
+
+
+def learning_rate_at(step: int, total: int, plan: Plan) -> float:
+    """Linear warm-up over `plan.warmup` of the steps, then cosine to zero."""
+    warm = max(1, round(plan.warmup * total))
+    if step < warm:
+        return plan.learning_rate * (step + 1) / warm
+    return plan.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+
+
+def fit(
+    learner: Learner,
+    plan: Plan,
+    machine: Machine,
+    label: str,
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[History], None] = lambda history: None,
+) -> Progress:
+    """Train `learner.model`; it ends with the weights of the best epoch. `on_epoch` may raise to stop (pruning).
+
+    checkpoint: a file written after each epoch; when it exists, the fit goes on from it.
+    Raises TrainingDiverged when a loss is not finite.
+    """
+    model = learner.model
+    optimizer = build_optimizer(model, plan, machine)
+    progress, best = Progress(), {}
+    if checkpoint and checkpoint.is_file():
+        progress, best = _restore(checkpoint, model, optimizer)
+    steps = max(1, learner.count // plan.batch_size)
+    with tqdm(total=plan.epochs * steps, initial=progress.epoch * steps, desc=label, unit="step", leave=False) as bar:
+        while progress.epoch < plan.epochs and not progress.stopped:
+            trained = _train_epoch(learner, optimizer, plan, machine, progress.epoch, steps, label, bar)
+            validated = _validate(learner) if plan.patience is not None else {}
+            progress.epoch += 1
+            values = {f"train_{k}": v for k, v in trained.items()} | {f"val_{k}": v for k, v in validated.items()}
+            progress.history.append({"epoch": progress.epoch, **values})
+            if _is_better(progress, validated, plan):
+                progress.best_epoch, progress.best_score = progress.epoch, validated.get(plan.monitor, math.nan)
+                best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+            progress.stopped = plan.patience is not None and progress.epoch - progress.best_epoch >= plan.patience
+            if checkpoint:
+                _save(checkpoint, model, optimizer, progress, best)
+            on_epoch(progress.history)
+            bar.set_postfix_str(f"epoch {progress.epoch}, {plan.monitor} {validated.get(plan.monitor, math.nan):.4g}")
+    model.load_state_dict(best)
+    model.eval()
+    return progress
+
+
+def build_optimizer(model: nn.Module, plan: Plan, machine: Machine) -> torch.optim.AdamW:
+    """AdamW that decays kernels and matrices only, not biases, norms or codebooks."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    decayed = [p for name, p in named if p.ndim >= 2 and "codebook" not in name]
+    others = [p for name, p in named if p.ndim < 2 or "codebook" in name]
+    groups = [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    fused = machine.device.type in ("cuda", "cpu")
+    return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.98), fused=fused)
+
+
+def _train_epoch(
+    learner: Learner,
+    optimizer: torch.optim.AdamW,
+    plan: Plan,
+    machine: Machine,
+    epoch: int,
+    steps: int,
+    label: str,
+    bar: tqdm,
+) -> dict[str, float]:
+    """One pass over the training examples in an order drawn from (seed, epoch); averages of what the steps return."""
+    draws = generator(plan.seed, epoch)
+    torch.manual_seed(int(torch.randint(2**31, (1,), generator=draws)))  # dropout has no generator of its own
+    order = torch.randperm(learner.count, generator=draws)
+    learner.model.train()
+    sums: dict[str, float] = {}
+    for number in range(steps):
+        step = epoch * steps + number
+        rate = learning_rate_at(step, plan.horizon * steps, plan)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        rows = order[number * plan.batch_size : (number + 1) * plan.batch_size]
+        with torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.bf16):
+            scalars = learner.step(rows, draws)
+        values = {name: float(value.detach()) for name, value in scalars.items()}
+        if not math.isfinite(values["loss"]):
+            terms = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            raise TrainingDiverged(
+                f"{label}: the loss is not finite at step {step} (learning rate {rate:.3g}; {terms}); "
+                "try a lower learning_rate or precision fp32"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        scalars["loss"].backward()
+        nn.utils.clip_grad_norm_(learner.model.parameters(), plan.clip_norm)
+        optimizer.step()
+        for name, value in values.items():
+            sums[name] = sums.get(name, 0.0) + value
+        bar.update()
+    return {name: value / steps for name, value in sums.items()} | learner.epoch_metrics() | {"learning_rate": rate}
+
+
+@torch.no_grad()
+def _validate(learner: Learner) -> dict[str, float]:
+    learner.model.eval()
+    return learner.validate()
+
+
+def _is_better(progress: Progress, validated: dict[str, float], plan: Plan) -> bool:
+    if plan.patience is None or progress.best_epoch == 0:
+        return True
+    score = validated[plan.monitor]
+    return score < progress.best_score if plan.lower_is_better else score > progress.best_score
+
+
+def _save(
+    file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, best: dict[str, Tensor]
+) -> None:
+    """Weights, best weights, optimizer and progress in one file, so that they always belong together."""
+    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{number}/{name}": tensor for name, tensor in state.items()}
+    write_safetensors(file, tensors, metadata={"progress": json.dumps(asdict(progress))})
+
+
+def _restore(
+    file: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[Progress, dict[str, Tensor]]:
+    """The way back of `_save`; the learning rate needs no state, it is a function of the step."""
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
+    with safe_open(file, framework="pt") as stored:
+        progress = Progress(**json.loads(stored.metadata()["progress"]))
+        for key in stored.keys():  # noqa: SIM118 (not a dict)
+            part, _, name = key.partition("/")
+            parts[part][name] = stored.get_tensor(key)
+    model.load_state_dict(parts["model"])
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in parts["optimizer"].items():
+        number, _, name = key.partition("/")
+        state.setdefault(int(number), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return progress, parts["best"]

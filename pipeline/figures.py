@@ -1,0 +1,169 @@
+"""Figures as matplotlib `Figure` objects (no pyplot, no global state). Pictures here are float (B, C, H, W) in [0, 1].
+
+Colours: Okabe and Ito's palette, which colour-blind readers can tell apart; lines also differ in style.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pipeline.files import replacing
+
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#666666"
+DPI = 130
+
+
+def save(figure: Figure, path: Path) -> None:
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=DPI, facecolor="white", format="png")
+
+
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, np.ndarray]:
+    """A figure of the size in inches and its axes (rows, columns), without the upper and right frame."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=8)
+    return figure, axes
+
+
+def history_figure(history: Sequence[Mapping[str, float]], best_epoch: int) -> Figure:
+    """One panel per metric over the epochs, train and validation together; the best epoch is marked."""
+    names = {key.split("_", 1)[1]: None for epoch in history for key in epoch if key != "epoch"}
+    columns = min(4, len(names))
+    rows = math.ceil(len(names) / columns)
+    figure, axes = new_figure(3.0 * columns, 2.3 * rows, rows, columns)
+    for axis in axes.flat[len(names) :]:
+        axis.set_visible(False)
+    epochs = [epoch["epoch"] for epoch in history]
+    for axis, name in zip(axes.flat, names, strict=False):
+        for part, colour, style in (("train", BLUE, "-"), ("val", ORANGE, "--")):
+            values = [epoch.get(f"{part}_{name}", math.nan) for epoch in history]
+            if not all(math.isnan(value) for value in values):
+                marker = "o" if len(values) < 3 else None
+                axis.plot(epochs, values, style, color=colour, marker=marker, markersize=4, label=part)
+        axis.axvline(best_epoch, color=GREY, linewidth=0.8, linestyle=":", label="best epoch")
+        axis.set_title(name.replace("_", " "), fontsize=9)
+        axis.set_xlabel("epoch", fontsize=8)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    handles = {
+        label: handle
+        for axis in axes.flat
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    axes.flat[0].legend(handles.values(), handles.keys(), fontsize=7, frameon=False)
+    return figure
+
+
+def picture_grid(rows: Sequence[tuple[str, Tensor]], titles: Sequence[str] = (), scale: float = 0.85) -> Figure:
+    """Rows of pictures with a label at the left: [(label, (B, C, H, W)), ...]; `titles` stand over the columns."""
+    columns = max(len(pictures) for _, pictures in rows)
+    figure = Figure(figsize=(scale * columns + 1.1, scale * len(rows) + (0.3 if titles else 0.1)), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for row, (label, pictures) in enumerate(rows):
+        for column, axis in enumerate(axes[row]):
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.spines[:].set_visible(False)
+            if column < len(pictures):
+                show_picture(axis, pictures[column])
+            if row == 0 and column < len(titles):
+                axis.set_title(titles[column], fontsize=8)
+        axes[row][0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+    return figure
+
+
+def show_picture(axis: Any, picture: Tensor) -> None:
+    """One (C, H, W) picture in [0, 1]; one channel is shown in grey."""
+    array = picture.detach().cpu().float().clamp(0, 1).permute(1, 2, 0).numpy()
+    if array.shape[2] == 1:
+        axis.imshow(array[:, :, 0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    else:
+        axis.imshow(array[:, :, :3], interpolation="nearest")
+
+
+def index_map_figure(pictures: Tensor, grids: np.ndarray, reconstructions: Tensor, codes: int) -> Figure:
+    """original | index map | reconstruction, one row per picture. grids: (B, h, w) integers in [0, codes)."""
+    side = 1.5
+    figure = Figure(figsize=(3 * side + 0.2, side * len(pictures) + 0.3), layout="constrained")
+    axes = figure.subplots(len(pictures), 3, squeeze=False)
+    for row in range(len(pictures)):
+        show_picture(axes[row][0], pictures[row])
+        axes[row][1].imshow(grids[row], cmap="nipy_spectral", vmin=0, vmax=codes - 1, interpolation="nearest")
+        show_picture(axes[row][2], reconstructions[row])
+    for axis, title in zip(axes[0], ("original", f"indices (of {codes})", "reconstruction"), strict=True):
+        axis.set_title(title, fontsize=9)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    return figure
+
+
+def usage_figure(counts: np.ndarray, perplexity: float) -> Figure:
+    """How often each code is used, most used first, on a logarithmic scale."""
+    figure, axes = new_figure(6, 3)
+    axis = axes[0, 0]
+    shares = np.sort(counts)[::-1] / counts.sum()
+    axis.bar(np.arange(len(shares)), shares, width=1.0, color=BLUE)
+    axis.axhline(1 / len(shares), color=ORANGE, linestyle="--", linewidth=1, label="all codes used equally")
+    if (shares > 0).any():
+        axis.set_yscale("log")
+    axis.set_xlabel("codes, most used first", fontsize=9)
+    axis.set_ylabel("share of all tokens", fontsize=9)
+    axis.set_title(f"{(counts > 0).sum()} of {len(counts)} codes in use, perplexity {perplexity:.1f}", fontsize=9)
+    axis.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def confusion_figure(confusion: np.ndarray, names: Sequence[str], title: str) -> Figure:
+    """Rows: true class, columns: predicted; shares of the true class. Counts are written in while they are readable."""
+    count = len(names)
+    side = min(9.0, max(3.6, 0.42 * count + 1.6))
+    figure, axes = new_figure(side + 0.7, side)
+    axis = axes[0, 0]
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    picture = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if count <= 20:
+        for true, predicted in np.ndindex(count, count):
+            if confusion[true, predicted]:
+                colour = "white" if shares[true, predicted] > 0.5 else "black"
+                text = str(int(confusion[true, predicted]))
+                axis.text(predicted, true, text, ha="center", va="center", fontsize=7, color=colour)
+    size = 8 if count <= 20 else max(3, 8 - count // 25)
+    axis.set_xticks(range(count), names, rotation=90, fontsize=size)
+    axis.set_yticks(range(count), names, fontsize=size)
+    axis.set_xlabel("predicted", fontsize=9)
+    axis.set_ylabel("true", fontsize=9)
+    axis.set_title(title, fontsize=10)
+    figure.colorbar(picture, ax=axis, fraction=0.046, pad=0.02, label="share of the true class")
+    return figure
+
+
+def curves_figure(
+    percentages: Sequence[float],
+    curves: Sequence[tuple[str, str, str, Sequence[float], Sequence[tuple[float, float]] | None]],
+    xlabel: str,
+    ylabel: str,
+    title: str,
+) -> Figure:
+    """Curves (label, colour, line style, values, 95 % intervals or None) over percentages, bands behind them."""
+    figure, axes = new_figure(5.6, 3.8)
+    axis = axes[0, 0]
+    for label, colour, style, values, bands in curves:
+        axis.plot(percentages, values, style, color=colour, marker="o", markersize=3, label=label)
+        if bands is not None:
+            low, high = zip(*bands, strict=True)
+            axis.fill_between(percentages, low, high, color=colour, alpha=0.18, linewidth=0)
+    axis.set_xlabel(xlabel, fontsize=9)
+    axis.set_ylabel(ylabel, fontsize=9)
+    axis.set_title(title, fontsize=10)
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.25, linewidth=0.5)
+    axis.legend(fontsize=8, frameon=False)
+    return figure

@@ -1,0 +1,120 @@
+"""Run folders and the hand-off between stages.
+
+`runs/<stage>/<time>-<id>/` holds config.yaml (as resolved), run.json, metrics.json (flat name -> number),
+metrics.jsonl (a line per epoch), figures/, last/ (to resume) and model/ (model.safetensors, config.json, meta.json).
+`runs/<stage>/best.json` names, for each split (and codebook), the run with the best validation score.
+"""
+
+import json
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.files import InputError, read_json, write_json, write_text
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run of one stage on disk."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, runs: Path, stage: str, settings: str, digest: str) -> "RunFolder":
+        """A new folder with the resolved settings in it. Raises InputError when it cannot be written."""
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        folder = cls(runs / stage / name)
+        write_text(folder.path / "config.yaml", settings)
+        folder.update(stage=stage, status="running", digest=digest)
+        return folder
+
+    @classmethod
+    def find_unfinished(cls, runs: Path, stage: str, digest: str) -> "RunFolder | None":
+        """The newest run of the stage with the same settings and inputs that has not ended well."""
+        for path in sorted((runs / stage).glob("*/run.json"), reverse=True):
+            record = read_json(path)
+            if record["digest"] == digest and record["status"] != "finished":
+                return cls(path.parent)
+        return None
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def last(self) -> Path:
+        return self.path / "last"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    def record(self) -> dict[str, Any]:
+        """run.json: stage, status (running, finished, failed), digest and what the stage adds."""
+        file = self.path / "run.json"
+        return read_json(file) if file.is_file() else {}
+
+    def update(self, **values: Any) -> None:
+        write_json(self.path / "run.json", self.record() | values)
+
+    def write_metrics(self, metrics: dict[str, float]) -> None:
+        write_json(self.path / "metrics.json", metrics)
+
+    def write_history(self, history: list[dict[str, float]]) -> None:
+        """One line per epoch, written whole, so that a resumed run has no line twice."""
+        write_text(self.path / "metrics.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in history))
+
+
+def read_best(runs: Path, stage: str) -> dict[str, dict[str, Any]]:
+    file = runs / stage / "best.json"
+    return read_json(file) if file.is_file() else {}
+
+
+def note_best(folder: RunFolder, key: str, score: float | None, metric: str, lower_is_better: bool) -> bool:
+    """Enter the run in best.json if no run with this key scored better. Returns whether it was entered.
+
+    score None: the stage has nothing to compare, its newest run counts.
+    """
+    file = folder.path.parent / "best.json"
+    best = read_json(file) if file.is_file() else {}
+    known = best.get(key)
+    if score is not None and known and (folder.path.parent / known["run"]).is_dir():
+        if (known["score"] < score) if lower_is_better else (known["score"] > score):
+            return False
+    best[key] = {"run": folder.name, "score": score, "metric": metric, "lower_is_better": lower_is_better}
+    write_json(file, best)
+    return True
+
+
+def resolve_run(runs: Path, stage: str, asked: str, key: str, wanted: str, mend: str) -> Path:
+    """The run folder a later stage reads: the best for `key`, or the one that is named.
+
+    `wanted` says in words what `key` stands for and `mend` what command makes such a run; both go into the error.
+    Raises InputError when there is none.
+    """
+    if asked.startswith("models:/"):
+        from pipeline.tracking import registered_run
+
+        return registered_run(runs, asked)
+    if asked != "best":
+        path = Path(asked)
+        if not (path / "run.json").is_file():
+            raise InputError(f"{path} is not a run folder (no run.json in it); expected best or a folder under {runs / stage}")
+        return path
+    best = read_best(runs, stage)
+    if key not in best:
+        others = f" ({len(best)} for others)" if best else ""
+        raise InputError(f"no finished run of {stage} for {wanted} in {runs / stage}{others}; type: {mend}")
+    path = runs / stage / best[key]["run"]
+    if not path.is_dir():
+        raise InputError(f"{runs / stage / 'best.json'} names {path}, which is gone; type: {mend}")
+    return path
+
+
+def check_handed(file: Path, found: dict[str, Any], expected: dict[str, Any], mend: str) -> None:
+    """Compare what a model was made for with what it is to be used for. Raises InputError naming both values."""
+    for name, value in expected.items():
+        if found.get(name) != value:
+            raise InputError(f"{file}: {name} is {found.get(name)}, but {value} is needed here; type: {mend}")

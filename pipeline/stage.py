@@ -1,0 +1,125 @@
+"""The frame around each stage: run folder, MLflow run, machine, what was inherited, and a clean end."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from pipeline import figures
+from pipeline.files import digest, write_json, write_safetensors
+from pipeline.machine import Machine, commit, versions
+from pipeline.runs import RunFolder, note_best
+from pipeline.tracking import Ledger, NullLedger, open_ledger
+
+
+def say(text: str) -> None:
+    """A line to the user that does not tear a progress bar."""
+    tqdm.write(text)
+
+
+@dataclass
+class Stage:
+    """An open run of a stage. `metrics` collects the final numbers, flat name -> number."""
+
+    name: str
+    folder: RunFolder
+    ledger: Ledger
+    machine: Machine
+    resumed: bool
+    metrics: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+    def figure(self, name: str, figure: Figure) -> None:
+        """Save under figures/, as PNG."""
+        figures.save(figure, self.folder.path / "figures" / f"{name}.png")
+
+    def model(self, tensors: dict[str, Any], config: dict[str, Any], meta: dict[str, Any]) -> None:
+        """Write model/: weights, what builds the model again, and what it was made for."""
+        write_safetensors(self.folder.model / "model.safetensors", tensors, metadata={"format": "pt"})
+        write_json(self.folder.model / "config.json", config)
+        write_json(self.folder.model / "meta.json", self.described(meta))
+
+    def described(self, meta: dict[str, Any]) -> dict[str, Any]:
+        """`meta` with what every hand-over carries: run, commit, versions, metrics."""
+        return {"stage": self.name, "run": self.folder.name, **meta, "commit": commit(), "versions": versions(), "metrics": self.metrics}  # fmt: skip
+
+    def finish(
+        self,
+        key: str,
+        score: float | None = None,
+        metric: str = "",
+        lower_is_better: bool = True,
+        registered_as: str | None = None,
+    ) -> None:
+        """Write the final numbers, enter the run in best.json, hand everything to MLflow.
+
+        score: the validation number that decides between runs with the same `key`; None lets the newest win.
+        """
+        self.metrics["seconds"] = time.monotonic() - self.started
+        self.folder.write_metrics(self.metrics)
+        self.folder.update(status="finished", key=key, score=score, metric=metric)
+        won = note_best(self.folder, key, score, metric, lower_is_better)
+        self.ledger.metrics(self.metrics, step=0)
+        for entry in ("config.yaml", "metrics.json", "metrics.jsonl", "manifest.csv", "curves.csv", "figures", "model"):
+            if (self.folder.path / entry).exists():
+                is_folder = (self.folder.path / entry).is_dir()
+                self.ledger.artifacts(self.folder.path / entry, entry if is_folder else "")
+        if registered_as:
+            self.ledger.register(registered_as, "champion" if won else None)
+        if score is not None:
+            say(f"validation {metric} {score:.4g}: {'the best so far' if won else 'an earlier run is better'}")
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings -> dotted names; only those of sections that exist."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and key != "space":
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+@contextmanager
+def open_stage(
+    name: str, cfg: Any, inputs: dict[str, str], identity: str, machine: Machine, resume: bool
+) -> Iterator[Stage]:
+    """A run folder and an MLflow run that end as finished, or as failed when the block raises.
+
+    cfg: the settings (a pydantic model with cfg.run.dir and cfg.run.mlflow); inputs: what the stage was handed, name
+    -> run folder; identity: all that must be equal for `resume` to go on with an earlier run. The last line that the
+    stage prints is its run folder.
+    """
+    runs = Path(cfg.run.dir)
+    settings = yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False)
+    key = digest(name, identity, *(f"{k}={v}" for k, v in sorted(inputs.items())))
+    folder = RunFolder.find_unfinished(runs, name, key) if resume else None
+    if resume:
+        say(f"resuming {folder.path}" if folder else "nothing to resume with these settings: starting a new run")
+    resumed = folder is not None
+    folder = folder or RunFolder.create(runs, name, settings, key)
+    record = folder.record()
+    tags = {"stage": name, "mlflow.source.git.commit": commit(), "mlflow.note.content": f"run folder: {folder.path}"}
+    ledger: Ledger = NullLedger()
+    if cfg.run.mlflow:
+        ledger = open_ledger(runs, name, folder.name, tags, record.get("mlflow_run"))
+        ledger.params(_flat({section: getattr(cfg, section).model_dump() for section in ("run", "data", name) if hasattr(cfg, section)}))
+        ledger.params({f"version.{k}": v for k, v in versions().items()})
+        ledger.params({f"input.{k}": v for k, v in inputs.items()})
+    folder.update(status="running", mlflow_run=ledger.run_id, inputs=inputs, commit=commit(), versions=versions())
+    stage = Stage(name, folder, ledger, machine, resumed)
+    try:
+        yield stage
+    except BaseException as error:
+        folder.update(status="failed", error=str(error) or type(error).__name__)
+        ledger.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    ledger.end("FINISHED")
+    say(str(folder.path))

@@ -1,0 +1,159 @@
+"""MLflow as a ledger: the run folder is complete without it, and every file of it is also there.
+
+Uses `MlflowClient` with explicit run ids, never the global "active run". Runs live in `sqlite:///<runs>/mlflow.db`,
+artifacts in `<runs>/artifacts`. `NullLedger` takes its place with `run.mlflow: false`.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.files import InputError
+
+
+class Ledger(Protocol):
+    """What a stage writes down while it runs."""
+
+    run_id: str
+
+    def params(self, values: Mapping[str, Any]) -> None: ...
+    def metrics(self, values: Mapping[str, float], step: int) -> None: ...
+    def tags(self, values: Mapping[str, str]) -> None: ...
+    def dataset(self, name: str, digest: str, folder: Path) -> None: ...
+    def child(self, name: str) -> "Ledger": ...
+    def artifacts(self, path: Path, under: str = "") -> None: ...
+    def register(self, name: str, alias: str | None) -> None: ...
+    def end(self, status: str) -> None: ...
+
+
+class NullLedger:
+    """Writes nothing."""
+
+    run_id = ""
+
+    def params(self, values: Mapping[str, Any]) -> None: ...
+    def metrics(self, values: Mapping[str, float], step: int) -> None: ...
+    def tags(self, values: Mapping[str, str]) -> None: ...
+    def dataset(self, name: str, digest: str, folder: Path) -> None: ...
+    def artifacts(self, path: Path, under: str = "") -> None: ...
+    def register(self, name: str, alias: str | None) -> None: ...
+    def end(self, status: str) -> None: ...
+
+    def child(self, name: str) -> "NullLedger":
+        return self
+
+
+class MlflowLedger:
+    """One MLflow run; `child` opens runs nested under it."""
+
+    def __init__(self, client: Any, experiment_id: str, run_id: str) -> None:
+        self._client = client
+        self._experiment_id = experiment_id
+        self.run_id = run_id
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        known = self._client.get_run(self.run_id).data.params
+        fresh = [Param(key, str(value)) for key, value in values.items() if key not in known]
+        for start in range(0, len(fresh), 100):  # the most that one call takes
+            self._client.log_batch(self.run_id, params=fresh[start : start + 100])
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._client.log_batch(self.run_id, metrics=[Metric(key, float(v), now, step) for key, v in values.items()])
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in values.items()])
+
+    def dataset(self, name: str, digest: str, folder: Path) -> None:
+        from mlflow.data.meta_dataset import MetaDataset
+        from mlflow.data.sources import LocalArtifactDatasetSource
+        from mlflow.entities import DatasetInput
+
+        described = MetaDataset(LocalArtifactDatasetSource(str(folder)), name=name, digest=digest)
+        self._client.log_inputs(self.run_id, datasets=[DatasetInput(described._to_mlflow_entity())])
+
+    def child(self, name: str) -> "MlflowLedger":
+        run = self._client.create_run(
+            self._experiment_id, run_name=name, tags={"mlflow.parentRunId": self.run_id, "mlflow.source.type": "LOCAL"}
+        )
+        return MlflowLedger(self._client, self._experiment_id, run.info.run_id)
+
+    def artifacts(self, path: Path, under: str = "") -> None:
+        """A file, or a folder with all that is in it."""
+        if path.is_dir():
+            self._client.log_artifacts(self.run_id, str(path), under or None)
+        else:
+            self._client.log_artifact(self.run_id, str(path), under or None)
+
+    def register(self, name: str, alias: str | None) -> None:
+        """Register the run's model folder under `name`; the alias moves to it when given."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        source = f"{self._client.get_run(self.run_id).info.artifact_uri}/model"
+        made = self._client.create_model_version(name, source=source, run_id=self.run_id)
+        if alias:
+            self._client.set_registered_model_alias(name, alias, made.version)
+
+    def end(self, status: str) -> None:
+        self._client.set_terminated(self.run_id, status)
+
+
+def database_uri(runs: Path) -> str:
+    return f"sqlite:///{(runs / 'mlflow.db').resolve().as_posix()}"
+
+
+def open_ledger(runs: Path, stage: str, name: str, tags: Mapping[str, str], run_id: str | None) -> MlflowLedger:
+    """A new MLflow run in the experiment named after the stage, or an earlier one by its id."""
+    client = _client(runs)
+    experiment = client.get_experiment_by_name(stage)
+    root = (runs / "artifacts").resolve().as_uri()
+    experiment_id = experiment.experiment_id if experiment else client.create_experiment(stage, artifact_location=root)
+    if run_id:
+        client.update_run(run_id, status="RUNNING")
+        return MlflowLedger(client, experiment_id, run_id)
+    described = {"mlflow.source.name": f"{stage}.py", "mlflow.source.type": "LOCAL", **tags}
+    return MlflowLedger(client, experiment_id, client.create_run(experiment_id, run_name=name, tags=described).info.run_id)
+
+
+def registered_run(runs: Path, uri: str) -> Path:
+    """models:/NAME@ALIAS or models:/NAME/VERSION -> the run folder that made it. Raises InputError when unknown."""
+    from mlflow.exceptions import MlflowException
+
+    client = _client(runs)
+    name, at, alias = uri.removeprefix("models:/").partition("@")
+    try:
+        if at:
+            found = client.get_model_version_by_alias(name, alias)
+        else:
+            name, _, number = name.rpartition("/")
+            found = client.get_model_version(name, number)
+        run = client.get_run(found.run_id)
+    except MlflowException:
+        known = ", ".join(f"models:/{m.name}@champion" for m in client.search_registered_models()) or "none"
+        raise InputError(f"{uri} is not registered in {runs / 'mlflow.db'}; registered are: {known}") from None
+    path = runs / run.data.tags["stage"] / run.info.run_name
+    if not path.is_dir():
+        raise InputError(f"{uri} was made by {path}, which is gone; name another run folder")
+    return path
+
+
+def _client(runs: Path) -> Any:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    from mlflow import MlflowClient
+
+    runs.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(database_uri(runs), database_uri(runs))

@@ -1,0 +1,139 @@
+"""What the training stages have in common: tune on validation, fit with the best settings, retrain if asked."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+
+from pipeline import tuning
+from pipeline.engine import History, Learner, Plan, Progress, fit
+from pipeline.figures import history_figure
+from pipeline.machine import Machine, seed_everything
+from pipeline.stage import Stage, say
+
+#: Builds the learner of a stage from its settings; True: train on train + validation, for the retrain.
+Build = Callable[[Any, bool], Learner]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What validation is judged by. `monitor` stops and checkpoints a fit; `objective` compares settings."""
+
+    monitor: str
+    objective: str
+    lower_is_better: bool
+
+
+@dataclass
+class Trained:
+    """The learner with its final weights, the settings it was made with, and how the fit on `train` went."""
+
+    learner: Learner
+    section: Any
+    progress: Progress
+    score: float  # goal.objective at the best epoch
+
+
+def plan_of(section: Any, goal: Goal, seed: int, epochs: int, patience: int | None, horizon: int | None = None) -> Plan:
+    return Plan(
+        epochs=epochs,
+        horizon=horizon or epochs,
+        batch_size=section.batch_size,
+        learning_rate=section.learning_rate,
+        weight_decay=section.weight_decay,
+        warmup=section.warmup,
+        clip_norm=section.clip_norm,
+        patience=patience,
+        monitor=goal.monitor,
+        lower_is_better=goal.lower_is_better,
+        seed=seed,
+    )
+
+
+def run_trial(
+    trial: optuna.Trial,
+    section: Any,
+    build: Build,
+    goal: Goal,
+    machine: Machine,
+    seed: int,
+    on_history: Callable[[History], None] = lambda history: None,
+) -> float:
+    """One short fit; returns goal.objective at the best epoch. Raises optuna.TrialPruned when it does not keep up."""
+    tune = section.tune
+
+    def on_epoch(history: History) -> None:
+        on_history(history)
+        trial.report(history[-1][f"val_{goal.objective}"], len(history))
+        if len(history) < tune.epochs and trial.should_prune():
+            raise optuna.TrialPruned
+
+    seed_everything(seed)
+    learner = build(section, False)
+    plan = plan_of(section, goal, seed, tune.epochs, tune.patience)
+    progress = fit(learner, plan, machine, f"trial {trial.number}", on_epoch=on_epoch)
+    return progress.history[progress.best_epoch - 1][f"val_{goal.objective}"]
+
+
+def train(stage: Stage, section: Any, build: Build, goal: Goal, seed: int, runs: Any) -> Trained:
+    """Tune, fit, retrain. Writes the history and the figures of the study and of the fit."""
+    if section.tune.trials and section.tune.space:
+        section = section.replace(_tuned(stage, section, build, goal, seed, runs))
+    stage.ledger.params({f"best.{key}": getattr(section, key) for key in section.tune.space})
+    seed_everything(seed)
+    learner = build(section, False)
+    plan = plan_of(section, goal, seed, section.epochs, section.patience)
+
+    def on_epoch(history: History) -> None:
+        stage.folder.write_history(history)
+        stage.ledger.metrics({k: v for k, v in history[-1].items() if k != "epoch"}, step=len(history))
+
+    progress = fit(learner, plan, stage.machine, f"{stage.name} fit", stage.folder.last / "fit.safetensors", on_epoch)
+    stage.folder.write_history(progress.history)
+    stage.figure("curves", history_figure(progress.history, progress.best_epoch))
+    score = progress.history[progress.best_epoch - 1][f"val_{goal.objective}"]
+    say(f"best epoch {progress.best_epoch} of {progress.epoch}: validation {goal.objective} {score:.4g}")
+    stage.metrics |= {"best_epoch": progress.best_epoch, f"val_{goal.objective}": score}
+    if section.retrain:
+        say(f"retraining on train + validation for {progress.best_epoch} epochs")
+        seed_everything(seed)
+        learner = build(section, True)
+        plan = plan_of(section, goal, seed, progress.best_epoch, None, horizon=section.epochs)
+        fit(learner, plan, stage.machine, f"{stage.name} retrain", stage.folder.last / "retrain.safetensors")
+    return Trained(learner, section, progress, score)
+
+
+def _tuned(stage: Stage, section: Any, build: Build, goal: Goal, seed: int, runs: Any) -> dict[str, Any]:
+    """The best values of the stage's study."""
+    tune = section.tune
+    name = tune.study or f"{stage.name} {stage.folder.name}"
+    study = tuning.open_study(runs, name, goal.lower_is_better, tune.startup_trials)
+
+    def objective(trial: optuna.Trial, values: dict[str, Any]) -> float:
+        ledger = stage.ledger.child(f"trial {trial.number}")
+        ledger.params(values)
+        status = "FAILED"
+
+        def on_history(history: History) -> None:
+            ledger.metrics({k: v for k, v in history[-1].items() if k != "epoch"}, step=len(history))
+
+        try:
+            score = run_trial(trial, section.replace(values), build, goal, stage.machine, seed, on_history)
+            ledger.metrics({goal.objective: score}, step=0)
+            status = "FINISHED"
+        except optuna.TrialPruned:
+            ledger.tags({"pruned": "true"})
+            status = "FINISHED"
+            raise
+        finally:
+            ledger.end(status)
+        shown = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
+        say(f"trial {trial.number}: {goal.objective} {score:.4g} with {shown}")
+        return score
+
+    start = {key: getattr(section, key) for key in tune.space}
+    best = tuning.optimize(study, tune.space, start, tune.trials, seed, objective, say)
+    for figure_name, figure in tuning.study_figures(study).items():
+        stage.figure(figure_name, figure)
+    return best

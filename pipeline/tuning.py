@@ -1,0 +1,142 @@
+"""The Optuna study of a stage, kept in `<runs>/optuna.db`: seeded, pruned, resumable, each trial a nested MLflow run.
+
+The sampler is seeded anew for each trial from (seed, trials that ended), so an interrupted study that is resumed asks
+for the same settings as one that was not. The first trial is always config.yaml's own setting.
+"""
+
+import math
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from matplotlib.figure import Figure
+from optuna.trial import TrialState
+
+from pipeline.engine import TrainingDiverged
+from pipeline.files import InputError
+
+Space = dict[str, Any]
+
+
+def storage_uri(runs: Path) -> str:
+    return f"sqlite:///{(runs / 'optuna.db').resolve().as_posix()}"
+
+
+def open_study(runs: Path, name: str, lower_is_better: bool, startup_trials: int) -> optuna.Study:
+    """Create the study, or open it when it exists."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    runs.mkdir(parents=True, exist_ok=True)
+    return optuna.create_study(
+        study_name=name,
+        storage=storage_uri(runs),
+        load_if_exists=True,
+        direction="minimize" if lower_is_better else "maximize",
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=startup_trials, n_warmup_steps=1),
+    )
+
+
+def suggest(trial: optuna.trial.BaseTrial, space: Space) -> dict[str, Any]:
+    """One value for each key of the space: a list gives choices; {low, high, log} a range, of whole numbers if both
+    ends are."""
+    chosen: dict[str, Any] = {}
+    for key, values in space.items():
+        if isinstance(values, list):
+            chosen[key] = trial.suggest_categorical(key, values)
+            continue
+        low, high, log = values["low"], values["high"], bool(values.get("log", False))
+        if isinstance(low, int) and isinstance(high, int):
+            chosen[key] = trial.suggest_int(key, low, high, log=log)
+        else:
+            chosen[key] = trial.suggest_float(key, float(low), float(high), log=log)
+    return chosen
+
+
+def optimize(
+    study: optuna.Study,
+    space: Space,
+    start: dict[str, Any],
+    trials: int,
+    seed: int,
+    objective: Callable[[optuna.Trial, dict[str, Any]], float],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Run trials until `trials` have ended (earlier ones of the study count) and return the best values.
+
+    start: the values to try first. A trial whose loss is not finite fails, one that runs out of memory is pruned, and
+    the study goes on. Raises InputError when no trial could be completed.
+    """
+    _requeue_interrupted(study)
+    if not study.trials and all(_within(start[key], values) for key, values in space.items()):
+        study.enqueue_trial({key: start[key] for key in space})
+    while (ended := _ended(study)) < trials:
+        study.sampler = optuna.samplers.TPESampler(seed=seed + ended, n_startup_trials=4)
+        trial = study.ask()
+        values = suggest(trial, space)
+        try:
+            study.tell(trial, objective(trial, values))
+        except optuna.TrialPruned:
+            study.tell(trial, state=TrialState.PRUNED)
+        except TrainingDiverged as error:
+            trial.set_user_attr("error", str(error))
+            study.tell(trial, state=TrialState.FAIL)
+            say(f"trial {trial.number} failed: {error}")
+        except torch.OutOfMemoryError:
+            study.tell(trial, state=TrialState.PRUNED)
+            say(f"trial {trial.number} pruned: out of memory with {values}")
+    completed = [t for t in study.trials if t.state == TrialState.COMPLETE and t.value is not None]
+    if not completed:
+        raise InputError(f"none of the {trials} trials of study {study.study_name} could be completed; see their errors above")
+    return dict(study.best_params)
+
+
+def _requeue_interrupted(study: optuna.Study) -> None:
+    """A killed process leaves its trial running for ever: fail it and try its values again."""
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+        study.enqueue_trial(trial.params)
+
+
+def _ended(study: optuna.Study) -> int:
+    """Trials that ended by themselves; interrupted ones, failed without an error, do not count."""
+    ended = (TrialState.COMPLETE, TrialState.PRUNED)
+    return sum(t.state in ended or (t.state == TrialState.FAIL and "error" in t.user_attrs) for t in study.trials)
+
+
+def _within(value: Any, values: Any) -> bool:
+    if isinstance(values, list):
+        return value in values
+    return float(values["low"]) <= value <= float(values["high"])
+
+
+def study_figures(study: optuna.Study) -> dict[str, Figure]:
+    """History, importance of each setting, and a slice per setting; importance needs two different results."""
+    import optuna.visualization.matplotlib as draw
+
+    completed = study.get_trials(states=(TrialState.COMPLETE,))
+    scores = {t.value for t in completed if t.value is not None and math.isfinite(t.value)}
+    wanted: dict[str, Callable[[optuna.Study], Any]] = {"study_history": draw.plot_optimization_history}
+    wanted["study_slice"] = draw.plot_slice
+    if len(scores) >= 2:
+        wanted["study_importance"] = draw.plot_param_importances
+    return {name: _drawn(plot, study) for name, plot in wanted.items()}
+
+
+def _drawn(plot: Callable[[optuna.Study], Any], study: optuna.Study) -> Figure:
+    """Optuna draws through pyplot: take its figure over and close it there."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    with warnings.catch_warnings(), matplotlib.rc_context({"figure.constrained_layout.use": True, "font.size": 9}):
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.simplefilter("ignore", UserWarning)
+        axes = plot(study)
+    several = hasattr(axes, "flat")
+    figure = (axes.flat[0] if several else axes).figure
+    figure.set_size_inches(3.2 * len(axes) if several else 7, 3.6)
+    pyplot.close(figure)
+    return figure

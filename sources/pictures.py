@@ -1,0 +1,89 @@
+"""Any picture file -> a square uint8 array."""
+
+import hashlib
+import io
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
+
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
+
+
+class Decoded(NamedTuple):
+    """`pixels` (size, size, channels) uint8 and the SHA-256 of the file, or what was wrong with it."""
+
+    path: str
+    hash: str
+    pixels: np.ndarray | None
+    problem: str | None
+
+
+def decode_all(paths: Sequence[str], size: int, channels: int, workers: int) -> Iterator[Decoded]:
+    """Decode files on `workers` threads (0: all cores), in order; Pillow decodes outside Python's lock."""
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield from pool.map(lambda path: decode(path, size, channels), paths)
+
+
+def decode(path: str, size: int, channels: int) -> Decoded:
+    """Read a file once: hash its bytes, decode, turn upright, fit to size x size. Never raises for a bad file."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        return Decoded(path, "", None, f"cannot be read: {error.strerror}")
+    name = hashlib.sha256(content).hexdigest()
+    if not content:
+        return Decoded(path, name, None, "is empty (0 bytes)")
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            return Decoded(path, name, fit(picture, size, channels), None)
+    except UnidentifiedImageError:
+        return Decoded(path, name, None, "is not a picture")
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        return Decoded(path, name, None, f"has more than {MAX_PIXELS:,} pixels (decompression bomb?)")
+    except (OSError, ValueError, SyntaxError, EOFError, OverflowError) as error:
+        return Decoded(path, name, None, f"is broken: {' '.join(str(error).split())}")
+
+
+def fit(picture: Image.Image, size: int, channels: int) -> np.ndarray:
+    """(size, size, channels) uint8: upright (EXIF), shorter side to `size`, centre crop, on white where transparent."""
+    if picture.format == "JPEG":  # decode at a coarser scale when the picture is much larger than needed
+        picture.draft("RGB" if channels == 3 else "L", (2 * size, 2 * size))
+    picture.load()
+    upright = ImageOps.exif_transpose(picture)
+    plain = _plain(upright, channels)
+    return np.asarray(_square(plain, size)).reshape(size, size, channels)
+
+
+def _plain(picture: Image.Image, channels: int) -> Image.Image:
+    """Any mode -> L or RGB. 16-bit pictures keep their upper 8 bits, transparent ones are laid on white."""
+    if picture.mode in SIXTEEN_BIT or picture.mode == "I":
+        values = np.asarray(picture).astype(np.int64)
+        picture = Image.fromarray((values.clip(0, 65535) >> 8).astype(np.uint8))
+    elif picture.mode == "F":
+        picture = Image.fromarray((np.asarray(picture).clip(0, 1) * 255).round().astype(np.uint8))
+    if picture.has_transparency_data:
+        layer = picture.convert("RGBA")
+        picture = Image.new("RGBA", layer.size, "white")
+        picture.alpha_composite(layer)
+    return picture.convert("RGB" if channels == 3 else "L")
+
+
+def _square(picture: Image.Image, size: int) -> Image.Image:
+    """The largest central square, resized with antialiasing; untouched when it already has that size."""
+    width, height = picture.size
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    if (width, height) == (size, size):
+        return picture
+    return picture.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
