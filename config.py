@@ -256,7 +256,7 @@ class ReconstructMaskedSection(Section):
     """Pictures per step."""
     bootstrap: Annotated[int, Field(ge=100)] = 1000
     """Resamples of the pictures behind each 95 % interval."""
-    grid_pictures: Annotated[int, Field(ge=1, le=16)] = 6
+    grid_pictures: Annotated[int, Field(ge=1, le=16)] = 4
     """Pictures in the grid."""
 
 

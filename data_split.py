@@ -248,7 +248,7 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
         stage.ledger.dataset(Path(cfg.data.source).name, meta["split_hash"], stage.folder.path)
         stage.figure("examples", examples_figure(stage.folder.path, manifest, meta))
         report(stage, meta)
-        stage.finish(identity)
+        stage.finish(identity, extra_artifacts=("manifest.csv", "split.json", "broken.csv", "dropped.csv"))
         return float(len(manifest))
 
 

@@ -1,7 +1,7 @@
 """The frame around each stage: run folder, MLflow run, machine, what was inherited, and a clean end."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,22 +51,24 @@ class Stage:
 
     def finish(
         self,
-        key: str,
+        key: str | None,
         score: float | None = None,
         metric: str = "",
         lower_is_better: bool = True,
         registered_as: str | None = None,
+        extra_artifacts: Sequence[str] = (),
     ) -> None:
         """Write the final numbers, enter the run in best.json, hand everything to MLflow.
 
         score: the validation number that decides between runs with the same `key`; None lets the newest win.
+        key None: the run is not handed on (someone's own pictures).
         """
         self.metrics["seconds"] = time.monotonic() - self.started
         self.folder.write_metrics(self.metrics)
         self.folder.update(status="finished", key=key, score=score, metric=metric)
-        won = note_best(self.folder, key, score, metric, lower_is_better)
+        won = key is not None and note_best(self.folder, key, score, metric, lower_is_better)
         self.ledger.metrics(self.metrics, step=0)
-        for entry in ("config.yaml", "metrics.json", "metrics.jsonl", "manifest.csv", "curves.csv", "figures", "model"):
+        for entry in ("config.yaml", "metrics.json", "metrics.jsonl", "figures", "model", *extra_artifacts):
             if (self.folder.path / entry).exists():
                 is_folder = (self.folder.path / entry).is_dir()
                 self.ledger.artifacts(self.folder.path / entry, entry if is_folder else "")

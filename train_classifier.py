@@ -1,0 +1,222 @@
+"""Stage 4: the classifier that says whether a picture is still recognisable.
+
+Reads:  runs/data_split/<best>, runs/train_vqvae/<best>
+Writes: runs/train_classifier/<run>/ with model/, per-class tables, confusion matrices, the tuning study
+
+    python train_classifier.py
+    python train_classifier.py --train_classifier.architecture resnet18 --train_classifier.inputs originals
+
+Tunes on validation; the winner is evaluated once on test, on originals and on reconstructions.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import classifier
+from classifier import Classifier, ClassifierConfig
+from cli import stage_main
+from config import Config, TrainClassifierSection
+from data_split import Split, open_split
+from handoff import HandedVQVAE, take_vqvae
+from pipeline.figures import confusion_figure
+from pipeline.files import InputError, write_csv
+from pipeline.machine import Machine, prepare_machine
+from pipeline.stage import Stage, open_stage, say
+from pipeline.training import Goal, run_trial, train
+from pipeline.tuning import suggest
+
+GOAL = Goal(monitor="loss", objective="error", lower_is_better=True)
+KINDS = ("originals", "reconstructions")
+
+
+class ClassifierLearner:
+    """The classifier as the training loop sees it. Reconstructions are made on the fly by the frozen VQ-VAE."""
+
+    def __init__(
+        self, section: TrainClassifierSection, split: Split, vqvae: HandedVQVAE, machine: Machine, with_val: bool
+    ) -> None:
+        self.section, self.split, self.vqvae, self.machine = section, split, vqvae.model, machine
+        self.train_positions = split.positions("train", "val") if with_val else split.positions("train")
+        self.labels = torch.from_numpy(split.labels)
+        config = ClassifierConfig(
+            architecture=section.architecture,
+            classes=len(split.classes),
+            channels=split.meta["channels"],
+            image_size=split.meta["image_size"],
+            codebook_size=vqvae.model.config.codebook_size,
+            dropout=section.dropout,
+            mean=tuple(split.meta["mean"]),
+            std=tuple(split.meta["std"]),
+        )
+        self.model = build_classifier(config, section.pretrained).to(machine.device)
+
+    @property
+    def count(self) -> int:
+        return len(self.train_positions)
+
+    def step(self, rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        positions = self.train_positions[rows.numpy()]
+        x = self.split.pictures(positions).to(self.machine.device)
+        if self.section.augmentation == "shift_flip":
+            x = classifier.flip(x, generator)
+        if self.section.augmentation in ("shift", "shift_flip"):
+            x = classifier.shift(x, self.split.meta["image_size"] // 8, generator)
+        labels = self.labels[positions].to(self.machine.device)
+        logits = self.model(self._training_input(x, generator))
+        loss = F.cross_entropy(logits.float(), labels)
+        return {"loss": loss, "error": (logits.argmax(1) != labels).float().mean()}
+
+    def _training_input(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """What `inputs` asks for; with both, a coin for each picture."""
+        if self.model.sees_codes:
+            return self.as_codes(x)
+        if self.section.inputs == "originals":
+            return x
+        painted = self.as_reconstruction(x)
+        if self.section.inputs == "reconstructions":
+            return painted
+        coins = (torch.rand(len(x), generator=generator) < 0.5).to(x.device)
+        return torch.where(coins[:, None, None, None], painted, x)
+
+    @torch.no_grad()
+    def as_codes(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return self.vqvae.encode_indices(x)
+
+    @torch.no_grad()
+    def as_reconstruction(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return self.vqvae.decode_indices(self.vqvae.encode_indices(x))
+
+    def epoch_metrics(self) -> dict[str, float]:
+        return {}
+
+    def judged_on(self) -> tuple[str, ...]:
+        """The kinds of picture that count on validation: those it is trained for."""
+        return KINDS if self.section.inputs == "both" or self.model.sees_codes else (self.section.inputs,)
+
+    def validate(self) -> dict[str, float]:
+        positions = self.split.positions("val")
+        labels = self.labels[positions]
+        values: dict[str, float] = {}
+        for kind, logits in self.logits(positions, self.judged_on()).items():
+            values[f"loss_{kind}"] = float(F.cross_entropy(logits, labels))
+            values[f"error_{kind}"] = 1 - top_k(logits, labels, 1)
+        for name in ("loss", "error"):
+            parts = [value for key, value in values.items() if key.startswith(f"{name}_")]
+            values[name] = sum(parts) / len(parts)
+        return values
+
+    @torch.no_grad()
+    def logits(self, positions: np.ndarray, kinds: tuple[str, ...], batch_size: int = 250) -> dict[str, Tensor]:
+        """(pictures, classes) for each kind, on the CPU. A classifier of codes sees the same codes as both kinds."""
+        found: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
+        for start in range(0, len(positions), batch_size):
+            x = self.split.pictures(positions[start : start + batch_size]).to(self.machine.device)
+            for kind in kinds:
+                if self.model.sees_codes:
+                    seen = self.as_codes(x)
+                else:
+                    seen = x if kind == "originals" else self.as_reconstruction(x)
+                found[kind].append(self.model(seen).float().cpu())
+        return {kind: torch.cat(parts) for kind, parts in found.items()}
+
+
+def build_classifier(config: ClassifierConfig, pretrained: bool) -> Classifier:
+    """With pretrained weights when they are asked for and can be had; says so when not."""
+    if pretrained and not config.architecture.startswith("resnet"):
+        say(f"train_classifier.pretrained has no effect on architecture {config.architecture}: there are no such weights")
+        return Classifier(config)
+    try:
+        return Classifier(config, pretrained)
+    except OSError as error:  # URLError is one
+        say(f"ImageNet weights of {config.architecture} cannot be had ({error}): starting from random weights")
+        return Classifier(config)
+
+
+def top_k(logits: Tensor, labels: Tensor, k: int) -> float:
+    """Share of pictures whose label is among the k likeliest classes."""
+    best = logits.topk(min(k, logits.shape[1]), dim=1).indices
+    return float((best == labels[:, None]).any(1).float().mean())
+
+
+def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) -> float:
+    """The whole stage; returns the validation error. With a trial: one short fit, no run folder."""
+    machine = prepare_machine(cfg.run.device, cfg.run.precision, cfg.run.threads, say)
+    split, section = open_split(cfg), cfg.train_classifier
+    if not split.classes:
+        raise InputError(f"train_classifier needs classes, and {cfg.data.source} has none; skip this stage")
+    vqvae = take_vqvae(cfg, section.vqvae, split, machine.device)
+
+    def build(chosen: TrainClassifierSection, with_val: bool) -> ClassifierLearner:
+        return ClassifierLearner(chosen, split, vqvae, machine, with_val)
+
+    if trial is not None:
+        chosen = section.replace(suggest(trial, section.tune.space))
+        return run_trial(trial, chosen, build, GOAL, machine, cfg.run.seed)
+    inputs = {"data_split": str(split.folder), "train_vqvae": str(vqvae.folder)}
+    identity = f"{cfg.run.seed} {section.model_dump_json()}"
+    with open_stage("train_classifier", cfg, inputs, identity, machine, resume) as stage:
+        say(f"{len(split.classes)} classes, on {machine.describe()}")
+        trained = train(stage, section, build, GOAL, cfg.run.seed, Path(cfg.run.dir))
+        learner: ClassifierLearner = trained.learner  # type: ignore[assignment]
+        report(stage, learner, split)
+        config = learner.model.config
+        meta = {**split.identity, **vqvae.identity, "classes": split.classes, "inputs": trained.section.inputs}
+        stage.model(learner.model.state_dict(), classifier.describe_config(config), meta)
+        name = f"classifier-{Path(cfg.data.source).name}-{split.hash[:6]}"
+        stage.finish(
+            vqvae.key(split), trained.score, GOAL.objective, GOAL.lower_is_better, name, ("classes_originals.csv", "classes_reconstructions.csv")
+        )
+        return trained.score
+
+
+def report(stage: Stage, learner: ClassifierLearner, split: Split) -> None:
+    """The one look at test: top-1, top-5, a line per class, the confusion matrix; on originals and reconstructions."""
+    learner.model.eval()
+    positions = split.positions("test")
+    labels = torch.from_numpy(split.labels[positions])
+    for kind, logits in learner.logits(positions, KINDS).items():
+        top1, top5 = top_k(logits, labels, 1), top_k(logits, labels, 5)
+        stage.metrics |= {f"test_top1_{kind}": top1, f"test_top5_{kind}": top5}
+        stage.metrics[f"test_loss_{kind}"] = float(F.cross_entropy(logits, labels))
+        confusion = confusion_matrix(labels.numpy(), logits.argmax(1).numpy(), len(split.classes))
+        write_csv(stage.folder.path / f"classes_{kind}.csv", CLASS_HEADER, class_table(confusion, split.classes))
+        title = f"test {kind}: top-1 {100 * top1:.1f} %"
+        stage.figure(f"confusion_{kind}", confusion_figure(confusion, split.classes, title))
+        say(f"test {kind}: top-1 {100 * top1:.1f} %, top-5 {100 * top5:.1f} % (n = {len(labels)})")
+
+
+CLASS_HEADER = ("class", "pictures", "recall", "precision", "most_confused_with")
+
+
+def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """(classes, classes) counts; rows: true class, columns: predicted."""
+    return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+
+
+def class_table(confusion: np.ndarray, names: list[str]) -> list[list[Any]]:
+    """A line per class: pictures, recall, precision, and the class it is most often taken for."""
+    rows: list[list[Any]] = []
+    for number, name in enumerate(names):
+        right, total, claimed = confusion[number, number], confusion[number].sum(), confusion[:, number].sum()
+        wrong = confusion[number].copy()
+        wrong[number] = 0
+        mistaken = names[int(wrong.argmax())] if wrong.any() else ""
+        rows.append([name, total, f"{right / max(total, 1):.4f}", f"{right / max(claimed, 1):.4f}", mistaken])
+    return rows
+
+
+def main() -> int:
+    return stage_main("train_classifier", run, __doc__ or "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,235 @@
+"""Stage 5: the DistilBERT that completes partly forgotten grids of indices.
+
+Reads:  runs/vqvae_reconstruction/<best> (the indices), runs/train_vqvae/<best> (to paint samples)
+Writes: runs/train_distil/<run>/ with model/, masks/ (the fixed validation masks), baselines.csv, curves, samples
+
+    python train_distil.py
+    python train_distil.py --train_distil.init distilbert-base-uncased
+
+Masks: True = masked, to be predicted. Training draws them afresh at each step; validation and test masks are fixed.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optuna
+import torch
+from torch import Tensor
+
+from cli import stage_main
+from completion import (
+    blank_out,
+    build_distilbert,
+    complete,
+    from_pretrained_body,
+    masked_cross_entropy,
+    prefer_fast_attention,
+)
+from config import Config, TrainDistilSection
+from data_split import Split, open_split
+from handoff import HandedIndices, HandedVQVAE, take_indices, take_vqvae
+from masking import random_mask, training_mask
+from pipeline.figures import BLUE, GREY, ORANGE, curves_figure, picture_grid
+from pipeline.files import InputError, write_array, write_csv
+from pipeline.machine import Machine, generator, prepare_machine
+from pipeline.metrics import to_unit
+from pipeline.stage import Stage, open_stage, say
+from pipeline.training import Goal, run_trial, train
+from pipeline.tuning import suggest
+
+if TYPE_CHECKING:
+    from transformers import DistilBertForMaskedLM
+
+GOAL = Goal(monitor="loss", objective="loss", lower_is_better=True)
+MASK_STREAM = {"val": 101, "test": 102}  # tells the generators of fixed masks apart from those of training
+
+
+class DistilLearner:
+    """The DistilBERT as the training loop sees it."""
+
+    def __init__(
+        self, section: TrainDistilSection, split: Split, indices: HandedIndices, codebook_size: int, machine: Machine,
+        seed: int, with_val: bool,
+    ) -> None:  # fmt: skip
+        self.section, self.machine = section, machine
+        self.train_tokens = indices.tokens(split.positions("train", "val") if with_val else split.positions("train"))
+        self.val_tokens = indices.tokens(split.positions("val"))
+        self.val_masks = fixed_masks("val", *self.val_tokens.shape, section.percentages, seed)
+        self.model = build_model(section, codebook_size, self.train_tokens.shape[1]).to(machine.device)
+        prefer_fast_attention(self.model, machine.device)
+
+    @property
+    def count(self) -> int:
+        return len(self.train_tokens)
+
+    def step(self, rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        tokens = self.train_tokens[rows]
+        mask = training_mask(*tokens.shape, self.section.mask_schedule, generator, self.section.fixed_ratio)
+        device = self.machine.device
+        losses, right = masked_cross_entropy(self.model, tokens.to(device), mask.to(device))
+        return {"loss": losses.mean(), "accuracy": right.float().mean()}
+
+    def epoch_metrics(self) -> dict[str, float]:
+        return {}
+
+    def validate(self) -> dict[str, float]:
+        """Loss: the mean over the percentages of the masked cross-entropy; the accuracy likewise, and each by itself."""
+        found = evaluate(self.model, self.val_tokens, self.val_masks, self.machine.device)
+        values = {"loss": float(np.mean([ce for ce, _ in found.values()]))}
+        values["accuracy"] = float(np.mean([accuracy for _, accuracy in found.values()]))
+        return values | {f"loss_at_{percent}": ce for percent, (ce, _) in found.items()}
+
+
+def build_model(section: TrainDistilSection, codebook_size: int, tokens: int) -> "DistilBertForMaskedLM":
+    """From scratch, or around the layers of a trained DistilBERT. Raises InputError when that cannot be had."""
+    if section.init == "scratch":
+        return build_distilbert(codebook_size, tokens, section.dim, section.layers, section.heads, section.dropout)
+    try:
+        return from_pretrained_body(section.init, codebook_size, tokens)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"train_distil.init {section.init} cannot be had: {reason}; type --train_distil.init scratch") from None
+
+
+def fixed_masks(part: str, pictures: int, tokens: int, percentages: list[int], seed: int) -> dict[int, Tensor]:
+    """percent -> (pictures, N) bool, the same for the same seed."""
+    return {
+        percent: random_mask(pictures, tokens, percent / 100, generator(seed, MASK_STREAM[part], percent))
+        for percent in percentages
+    }
+
+
+@torch.no_grad()
+def evaluate(
+    model: "DistilBertForMaskedLM", tokens: Tensor, masks: dict[int, Tensor], device: torch.device, batch_size: int = 250
+) -> dict[int, tuple[float, float]]:
+    """percent -> (masked cross-entropy in nats per token, masked accuracy)."""
+    model.eval()
+    found = {}
+    for percent, mask in masks.items():
+        parts = [
+            masked_cross_entropy(model, tokens[i : i + batch_size].to(device), mask[i : i + batch_size].to(device))
+            for i in range(0, len(tokens), batch_size)
+        ]
+        losses, right = (torch.cat([part[side] for part in parts]) for side in (0, 1))
+        found[percent] = (float(losses.mean()), float(right.float().mean()))
+    return found
+
+
+def baseline_probabilities(train_tokens: Tensor, codebook_size: int) -> dict[str, Tensor]:
+    """What is known without looking at the picture: (N, K) for the code and for the code of the position.
+
+    Counts over the training grids. The code gets one pseudo-count each; the position is smoothed towards the code
+    with a weight of K/8 pictures, so that rare codes do not cost infinitely much.
+    """
+    tokens = train_tokens.shape[1]
+    overall = torch.bincount(train_tokens.flatten(), minlength=codebook_size).double() + 1
+    overall = overall / overall.sum()
+    counts = torch.stack([torch.bincount(train_tokens[:, n], minlength=codebook_size) for n in range(tokens)]).double()
+    weight = codebook_size / 8
+    by_position = (counts + weight * overall) / (len(train_tokens) + weight)
+    return {"most frequent code": overall.expand(tokens, -1), "most frequent code of the position": by_position}
+
+
+def judge_baseline(probabilities: Tensor, tokens: Tensor, mask: Tensor) -> tuple[float, float]:
+    """(masked cross-entropy, masked accuracy) of (N, K) probabilities that ignore the picture."""
+    positions = torch.arange(tokens.shape[1]).expand_as(tokens)
+    losses = -probabilities[positions, tokens].log()
+    right = probabilities.argmax(1)[positions] == tokens
+    return float(losses[mask].mean()), float(right[mask].double().mean())
+
+
+def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) -> float:
+    """The whole stage; returns the validation loss in nats per masked token. With a trial: one short fit, no run
+    folder."""
+    machine = prepare_machine(cfg.run.device, cfg.run.precision, cfg.run.threads, say)
+    split, section = open_split(cfg), cfg.train_distil
+    vqvae = take_vqvae(cfg, section.vqvae, split, machine.device)
+    indices = take_indices(cfg, section.indices, split, vqvae)
+    codebook_size = vqvae.model.config.codebook_size
+
+    def build(chosen: TrainDistilSection, with_val: bool) -> DistilLearner:
+        return DistilLearner(chosen, split, indices, codebook_size, machine, cfg.run.seed, with_val)
+
+    if trial is not None:
+        chosen = section.replace(suggest(trial, section.tune.space))
+        return run_trial(trial, chosen, build, GOAL, machine, cfg.run.seed)
+    inputs = {"data_split": str(split.folder), "train_vqvae": str(vqvae.folder), "vqvae_reconstruction": str(indices.folder)}
+    identity = f"{cfg.run.seed} {section.model_dump_json()}"
+    with open_stage("train_distil", cfg, inputs, identity, machine, resume) as stage:
+        trained = train(stage, section, build, GOAL, cfg.run.seed, Path(cfg.run.dir))
+        learner: DistilLearner = trained.learner  # type: ignore[assignment]
+        for percent, mask in learner.val_masks.items():
+            write_array(stage.folder.path / "masks" / f"val_{percent}.npy", mask.numpy())
+        report(stage, learner, indices.tokens(split.positions("test")), codebook_size, cfg.run.seed)
+        stage.figure("completed", completed_figure(learner, split, indices, vqvae, cfg.run.seed))
+        save(stage, learner, split, vqvae)
+        name = f"distil-{Path(cfg.data.source).name}-{split.hash[:6]}"
+        extra = ("masks", "baselines.csv")
+        stage.finish(vqvae.key(split), trained.score, GOAL.objective, GOAL.lower_is_better, name, extra)
+        return trained.score
+
+
+def report(stage: Stage, learner: DistilLearner, tokens: Tensor, codebook_size: int, seed: int) -> None:
+    """The one look at test: masked cross-entropy and accuracy per mask percentage, beside two baselines."""
+    masks = fixed_masks("test", *tokens.shape, learner.section.percentages, seed)
+    found = {"DistilBERT": evaluate(learner.model, tokens, masks, stage.machine.device)}
+    for name, probabilities in baseline_probabilities(learner.train_tokens, codebook_size).items():
+        found[name] = {percent: judge_baseline(probabilities, tokens, mask) for percent, mask in masks.items()}
+    rows = [
+        [name, percent, f"{ce:.6g}", f"{accuracy:.6g}", int(masks[percent].sum())]
+        for name, values in found.items()
+        for percent, (ce, accuracy) in values.items()
+    ]
+    write_csv(stage.folder.path / "baselines.csv", ("model", "percent", "cross_entropy", "accuracy", "tokens"), rows)
+    for percent, (ce, accuracy) in found["DistilBERT"].items():
+        stage.metrics |= {f"test_loss_at_{percent}": ce, f"test_accuracy_at_{percent}": accuracy}
+    for name, values in list(found.items())[1:]:
+        stage.metrics |= {f"test_loss_at_{p}_{name.replace(' ', '_')}": ce for p, (ce, _) in values.items()}
+    looks = zip(found.items(), (BLUE, GREY, ORANGE), ("-", ":", "--"), strict=True)
+    curves = [(name, colour, style, [ce for ce, _ in values.values()], None) for (name, values), colour, style in looks]
+    figure = curves_figure(
+        list(masks), curves, "tokens masked (%)", "cross-entropy (nats per token)", f"Completion of {len(tokens)} test grids"
+    )
+    stage.figure("cross_entropy", figure)
+    for percent in masks:
+        parts = [f"{name} {values[percent][0]:.2f} nats, {100 * values[percent][1]:.1f} %" for name, values in found.items()]
+        say(f"test, {percent} % masked: {'; '.join(parts)}")
+
+
+@torch.no_grad()
+def completed_figure(
+    learner: DistilLearner, split: Split, indices: HandedIndices, vqvae: HandedVQVAE, seed: int, count: int = 8
+) -> Any:
+    """Validation pictures with 25, 50, 75 and 90 % of the tokens masked, and completed."""
+    device, model = learner.machine.device, vqvae.model
+    positions = split.positions("val")
+    positions = positions[:: max(1, len(positions) // count)][:count]
+    tokens = indices.tokens(positions).to(device)
+    codes = model.embed_indices(tokens.view(len(tokens), model.config.grid, -1))
+    blank = model.embed_indices(learner.train_tokens[:1000].to(device)[:, None]).mean((0, 2, 3))
+    rows = [("original", to_unit(split.pictures(positions)))]
+    for percent in (25, 50, 75, 90):
+        mask = random_mask(*tokens.shape, percent / 100, generator(seed, 103, percent)).to(device)
+        completed = complete(learner.model, tokens, mask).view(len(tokens), model.config.grid, -1)
+        rows.append((f"{percent} % gone", to_unit(model.decode_codes(blank_out(codes, mask, blank)))))
+        rows.append(("completed", to_unit(model.decode_indices(completed))))
+    return picture_grid(rows)
+
+
+def save(stage: Stage, learner: DistilLearner, split: Split, vqvae: HandedVQVAE) -> None:
+    """model/: as transformers reads it (config.json, model.safetensors), and meta.json."""
+    tensors = learner.model.state_dict()
+    tensors.pop("vocab_projector.weight")  # tied to the input embedding, and stored there
+    meta = {**split.identity, **vqvae.identity, "tokens": learner.train_tokens.shape[1]}
+    stage.model(tensors, learner.model.config.to_dict(), meta)
+
+
+def main() -> int:
+    return stage_main("train_distil", run, __doc__ or "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
