@@ -67,7 +67,11 @@ def build_parser(stage: str, description: str, shortcuts: dict[str, str]) -> arg
         usage=f"python {stage}.py [--config FILE ...] [--section.key VALUE ...] [--resume]",
     )
     parser.add_argument(
-        "--config", nargs="+", default=[], metavar="FILE", help="overlays on config.yaml, such as presets/imagenette.yaml"
+        "--config",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="overlays on config.yaml, such as presets/imagenette.yaml",
     )
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same settings")
     for option, key in shortcuts.items():

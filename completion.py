@@ -6,7 +6,7 @@ predicted. Architecture: DistilBERT (Sanh et al. 2019), trained like the masked 
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -57,8 +57,8 @@ def load_distilbert(folder: Path, device: torch.device) -> "DistilBertForMaskedL
 
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder / 'config.json'} is missing; type: python train_distil.py")
-    model = DistilBertForMaskedLM.from_pretrained(folder, local_files_only=True).to(device).eval()
-    prefer_fast_attention(model, device)
+    model = DistilBertForMaskedLM.from_pretrained(folder, local_files_only=True).eval()
+    prepare_for(model, device)
     return model
 
 
@@ -85,8 +85,9 @@ def masked_cross_entropy(model: "DistilBertForMaskedLM", indices: Tensor, mask: 
     return F.cross_entropy(logits, targets, reduction="none"), logits.argmax(1) == targets
 
 
-def prefer_fast_attention(model: "DistilBertForMaskedLM", device: torch.device) -> None:
-    """On CPU the plain attention is about twice as fast as the fused one at these sizes; elsewhere keep the fused."""
+def prepare_for(model: "DistilBertForMaskedLM", device: torch.device) -> None:
+    """Move to the device. On CPU the plain attention is about twice as fast as the fused one at these sizes."""
+    torch.nn.Module.to(model, device)
     model.set_attn_implementation("eager" if device.type == "cpu" else "sdpa")
 
 
@@ -96,10 +97,19 @@ def blank_out(codes: Tensor, mask: Tensor, blank: Tensor) -> Tensor:
     return torch.where(mask.view(b, 1, h, w), blank.view(1, -1, 1, 1), codes)
 
 
+class Completed(NamedTuple):
+    """A completed batch of grids: the likeliest codes, and for each token the code vector to expect there."""
+
+    indices: Tensor  # (B, N) long, masked tokens replaced by the likeliest code
+    expected: Tensor  # (B, N, D), masked tokens: mean of all code vectors weighted by their probability
+
+
 @torch.no_grad()
-def complete(model: "DistilBertForMaskedLM", indices: Tensor, mask: Tensor) -> Tensor:
-    """(B, N) indices -> (B, N): masked tokens become the likeliest code, all in one pass; the others stay."""
-    completed = indices.clone()
+def complete(model: "DistilBertForMaskedLM", indices: Tensor, mask: Tensor, codebook: Tensor) -> Completed:
+    """Fill all masked tokens in one pass; the others stay as they are. codebook: (K, D) code vectors."""
+    completed, expected = indices.clone(), codebook[indices]
     if mask.any():
-        completed[mask] = masked_logits(model, indices, mask).argmax(1)
-    return completed
+        logits = masked_logits(model, indices, mask)  # (M, K)
+        completed[mask] = logits.argmax(1)
+        expected[mask] = logits.softmax(1) @ codebook
+    return Completed(completed, expected)

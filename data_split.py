@@ -192,7 +192,7 @@ def _at_least_one(want: list[int]) -> list[int]:
 
 def drop_shared(items: list[Item]) -> tuple[list[Item], list[Item]]:
     """For a given split: a picture that is also in test (or val) leaves train (or val). Returns kept and dropped."""
-    strictest = {}
+    strictest: dict[str, str] = {}
     for item in items:
         strictest[item.hash] = max(strictest.get(item.hash, ""), item.given, key=("", *SPLITS).index)
     kept = [item for item in items if item.given == strictest[item.hash]]
@@ -206,7 +206,9 @@ def choose(found: list[Found], data: DataSection) -> list[Found]:
         by_class[one.class_name].append(one)
     names = sorted(by_class)
     if len(names) == 1 and names[0] != NO_CLASS:
-        raise InputError(f"{data.source} has one class only ({names[0]}); expected at least 2, or pictures in no class folder")
+        raise InputError(
+            f"{data.source} has one class only ({names[0]}); expected at least 2, or pictures in no class folder"
+        )
     if NO_CLASS in by_class and data.classes is not None:
         raise InputError(f"{data.source} has no class folders, so data.classes must be null; found {data.classes}")
     if isinstance(data.classes, list):
@@ -236,10 +238,8 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     machine = prepare_machine(cfg.run.device, cfg.run.precision, cfg.run.threads, say)
     identity = data_key(cfg.data)
     with open_stage("data_split", cfg, {}, identity, machine, resume) as stage:
-        if cfg.data.source == "digits_in_context":
-            items = cache_demo(stage, cfg.data)
-        else:
-            items = cache_folder(stage, cfg.data)
+        cache = cache_demo if cfg.data.source == "digits_in_context" else cache_folder
+        items = cache(stage, cfg.data)
         items, sides = settle(stage, items, cfg.data)
         manifest = write_manifest(stage, items, sides)
         meta = describe(stage, manifest, cfg.data)
@@ -258,7 +258,8 @@ def cache_demo(stage: Stage, data: DataSection) -> list[Item]:
 
     if (data.image_size, data.channels) != (SIZE, 3):
         raise InputError(
-            f"digits_in_context is {SIZE}x{SIZE} RGB; found data.image_size {data.image_size}, data.channels {data.channels}"
+            f"digits_in_context is {SIZE}x{SIZE} RGB; found data.image_size {data.image_size}, "
+            f"data.channels {data.channels}"
         )
     if isinstance(data.classes, list):
         raise InputError("digits_in_context has the classes 0 to 9 by number; give data.classes as a number or null")
@@ -274,7 +275,9 @@ def cache_demo(stage: Stage, data: DataSection) -> list[Item]:
         cache[row] = demo.images[source]
         extra = (PLACES[demo.places[source]], str(bool(demo.congruent[source])).lower())
         path = f"digits_in_context/{demo.digits[source]}/{source:04d}"
-        items.append(Item(row, path, str(demo.digits[source]), digest(demo.images[source].tobytes(), length=64), "", extra))
+        items.append(
+            Item(row, path, str(demo.digits[source]), digest(demo.images[source].tobytes(), length=64), "", extra)
+        )
     cache.flush()
     return items
 
@@ -315,7 +318,7 @@ def cache_folder(stage: Stage, data: DataSection) -> list[Item]:
     ]
 
 
-def _create_cache(folder: Path, count: int, data: DataSection) -> np.ndarray:
+def _create_cache(folder: Path, count: int, data: DataSection) -> np.memmap:
     shape = (count, data.image_size, data.image_size, data.channels)
     file = folder / "images.partial.npy"
     free = _free_bytes(folder)
@@ -340,7 +343,8 @@ def _report_broken(stage: Stage, broken: list[tuple[str, str]], data: DataSectio
         say(f"... and {len(broken) - 20} more in {stage.folder.path / 'broken.csv'}")
     if not data.skip_broken:
         raise InputError(
-            f"{len(broken)} of the files cannot be used (listed above); mend or remove them, or type --data.skip_broken true"
+            f"{len(broken)} of the files cannot be used (listed above); "
+            "mend or remove them, or type --data.skip_broken true"
         )
     say(f"going on without {len(broken)} files, as data.skip_broken is true")
 
@@ -352,7 +356,9 @@ def settle(stage: Stage, items: list[Item], data: DataSection) -> tuple[list[Ite
     if all(item.given for item in items) and data.given_split:
         items, dropped = drop_shared(items)
         if dropped:
-            write_csv(stage.folder.path / "dropped.csv", ("path", "split"), [(item.path, item.given) for item in dropped])
+            write_csv(
+                stage.folder.path / "dropped.csv", ("path", "split"), [(item.path, item.given) for item in dropped]
+            )
             say(f"{len(dropped)} pictures are also in a later split and were dropped (dropped.csv)")
         missing = [split for split in SPLITS if not any(item.given == split for item in items)]
         if missing:

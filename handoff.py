@@ -87,7 +87,9 @@ def take_indices(cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE) -> H
     check_handed(file, read_json(file), split.identity | vqvae.identity, command)
     indices = np.load(folder / "indices" / "indices.npy", mmap_mode="r")
     if len(indices) != len(split.manifest):
-        raise InputError(f"{folder} has indices of {len(indices)} pictures, the split {len(split.manifest)}; type: {command}")
+        raise InputError(
+            f"{folder} has indices of {len(indices)} pictures, the split {len(split.manifest)}; type: {command}"
+        )
     say(f"inherited: indices {folder}")
     return HandedIndices(folder, indices)
 

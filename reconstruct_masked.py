@@ -6,13 +6,13 @@ Writes: runs/reconstruct_masked/<run>/ with curves.csv and figures/ (mse, classi
     python reconstruct_masked.py
     python reconstruct_masked.py --reconstruct_masked.pictures 200 --reconstruct_masked.percentages "[25, 50, 75]"
 
-Forgotten tokens are chosen at random, nested over the percentages. They are filled by the DistilBERT ("completed") or
-by the average code ("blank"). Masks: True = masked, to be predicted.
+Forgotten tokens are chosen at random, nested over the percentages. They are filled by the DistilBERT with the likeliest
+code ("likeliest") or with the code vector to expect ("expected", the mean of all weighted by their probability), or not
+at all ("blank", the average code everywhere). Masks: True = masked, to be predicted.
 """
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from config import Config, ReconstructMaskedSection
 from data_split import Split, open_split
 from handoff import HandedIndices, HandedVQVAE, take_classifier, take_distil, take_indices, take_vqvae
 from masking import mask_first, masked_count, random_order
-from pipeline.figures import BLUE, ORANGE, curves_figure, picture_grid
+from pipeline.figures import BLUE, GREEN, ORANGE, curves_figure, picture_grid
 from pipeline.files import write_csv
 from pipeline.machine import generator, prepare_machine
 from pipeline.metrics import bootstrap_interval, picture_errors, to_unit
@@ -36,7 +36,11 @@ from pipeline.stage import Stage, open_stage, say
 if TYPE_CHECKING:
     from transformers import DistilBertForMaskedLM
 
-FILLINGS = ("completed", "blank")
+FILLINGS = {  # name in curves.csv: label, colour and line style in figures
+    "likeliest": ("completed, likeliest code", BLUE, "-"),
+    "expected": ("completed, expected code vector", GREEN, "-."),
+    "blank": ("not completed (average code)", ORANGE, "--"),
+}
 #: (percentage, filling) -> measure -> one number per picture
 Measured = dict[tuple[int, str], dict[str, Tensor]]
 
@@ -57,14 +61,18 @@ class Memory:
         side = self.vqvae.model.config.grid
         return tokens.view(len(tokens), side, side)
 
-    def recall(self, tokens: Tensor, mask: Tensor, filling: str) -> tuple[Tensor, Tensor]:
-        """The painted pictures (B, C, H, W) in [-1, 1] and the grids they were painted from (B, h, w)."""
+    def recall(self, tokens: Tensor, mask: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """filling -> painted pictures (B, C, H, W) in [-1, 1] and the grids (B, h, w) that stand for them."""
         model = self.vqvae.model
-        if filling == "completed":
-            grid = self.grid(complete(self.distil, tokens, mask))
-            return model.decode_indices(grid), grid
-        codes = blank_out(model.embed_indices(self.grid(tokens)), mask, self.blank)
-        return model.decode_codes(codes), self.grid(tokens.masked_fill(mask, self.common))
+        filled = complete(self.distil, tokens, mask, model.codebook_vectors())
+        likeliest = self.grid(filled.indices)
+        expected = filled.expected.transpose(1, 2).unflatten(2, likeliest.shape[1:])  # (B, D, h, w)
+        blank = blank_out(model.embed_indices(self.grid(tokens)), mask, self.blank)
+        return {
+            "likeliest": (model.decode_indices(likeliest), likeliest),
+            "expected": (model.decode_codes(expected), likeliest),
+            "blank": (model.decode_codes(blank), self.grid(tokens.masked_fill(mask, self.common))),
+        }
 
     def predict(self, pictures: Tensor, grid: Tensor) -> Tensor | None:
         """(B,) the class the classifier sees, None without a classifier."""
@@ -74,7 +82,7 @@ class Memory:
 
 
 def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
-    """The whole stage; returns the MSE to the VQ-VAE's reconstruction, completed, averaged over the percentages."""
+    """The whole stage; returns the MSE of the expected filling to the VQ-VAE's reconstruction, over all percentages."""
     machine = prepare_machine(cfg.run.device, cfg.run.precision, cfg.run.threads, say)
     section, split = cfg.reconstruct_masked, open_split(cfg)
     vqvae = take_vqvae(cfg, section.vqvae, split, machine.device)
@@ -87,7 +95,9 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     else:
         say("no classes in the data: recall is measured without a classifier")
     named = {name: str(folder) for name, folder in inputs.items()}
-    with open_stage("reconstruct_masked", cfg, named, f"{cfg.run.seed} {section.model_dump_json()}", machine, resume) as stage:
+    with open_stage(
+        "reconstruct_masked", cfg, named, f"{cfg.run.seed} {section.model_dump_json()}", machine, resume
+    ) as stage:
         blank, common = average_code(split, indices, vqvae, machine.device)
         memory = Memory(vqvae, distil, classifier, blank, common, machine.device)
         positions = choose_pictures(split, section.pictures, cfg.run.seed)
@@ -98,7 +108,9 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
         draw(stage, memory, split, indices, positions, order, rows, section)
         report(stage, rows)
         stage.finish(vqvae.key(split), extra_artifacts=("curves.csv",))
-        return float(np.mean([measured[percent, "completed"]["mse_to_reconstruction"].mean() for percent in section.percentages]))
+        return float(
+            np.mean([measured[percent, "expected"]["mse_to_reconstruction"].mean() for percent in section.percentages])
+        )
 
 
 def choose_pictures(split: Split, count: int | None, seed: int) -> np.ndarray:
@@ -114,9 +126,8 @@ def average_code(split: Split, indices: HandedIndices, vqvae: HandedVQVAE, devic
     """Of the training grids: the mean code vector (D,) and the most frequent code."""
     size = vqvae.model.config.codebook_size
     counts = np.bincount(indices.indices[split.positions("train")].ravel(), minlength=size)
-    codes = vqvae.model.embed_indices(torch.arange(size, device=device).view(1, 1, -1))[0, :, 0]  # (D, K)
     shares = torch.from_numpy(counts / counts.sum()).float().to(device)
-    return codes @ shares, int(counts.argmax())
+    return shares @ vqvae.model.codebook_vectors(), int(counts.argmax())
 
 
 @torch.no_grad()
@@ -142,8 +153,7 @@ def measure(
             for percent in section.percentages:
                 count = masked_count(percent / 100, tokens.shape[1])
                 mask = mask_first(order[start : start + section.batch_size], count).to(memory.device)
-                for filling in FILLINGS:
-                    painted, grid = memory.recall(tokens, mask, filling)
+                for filling, (painted, grid) in memory.recall(tokens, mask).items():
                     values = _compare(painted, truth, whole)
                     values |= _classify(memory.predict(painted, grid), labels, seen)
                     values |= _tokens_right(grid.flatten(1), tokens, mask)
@@ -192,7 +202,11 @@ def summarise(measured: Measured, resamples: int, seed: int) -> list[list[Any]]:
 def curve(rows: list[list[Any]], filling: str, name: str) -> tuple[list[int], list[float], list[tuple[float, float]]]:
     """Percentages, means and intervals of one curve."""
     chosen = sorted((row for row in rows if row[1] == filling and row[2] == name), key=lambda row: row[0])
-    return [row[0] for row in chosen], [float(row[3]) for row in chosen], [(float(row[4]), float(row[5])) for row in chosen]
+    return (
+        [row[0] for row in chosen],
+        [float(row[3]) for row in chosen],
+        [(float(row[4]), float(row[5])) for row in chosen],
+    )
 
 
 def draw(
@@ -213,12 +227,15 @@ def draw(
         wanted += [("classification_error", "classification error", "classification_error")]
     for name, label, file in wanted:
         curves = []
-        for filling, colour, style in (("completed", BLUE, "-"), ("blank", ORANGE, "--")):
+        for filling, (text, colour, style) in FILLINGS.items():
             percentages, means, intervals = curve(rows, filling, name)
-            text = "completed by the DistilBERT" if filling == "completed" else "not completed (average code)"
             curves.append((text, colour, style, means, intervals))
         figure = curves_figure(
-            percentages, curves, "tokens forgotten (%), chosen at random", label, f"Recall of {count} test pictures, 95 % intervals"
+            percentages,
+            curves,
+            "tokens forgotten (%), chosen at random",
+            label,
+            f"Recall of {count} test pictures, 95 % intervals",
         )
         stage.figure(file, figure)
     stage.figure("grid", grid_figure(memory, split, indices, positions, order, section))
@@ -241,7 +258,7 @@ def grid_figure(
     rows = []
     for percent in section.percentages:
         mask = mask_first(order[picks], masked_count(percent / 100, tokens.shape[1]))
-        completed = memory.recall(tokens, mask.to(memory.device), "completed")[0].cpu()
+        completed = memory.recall(tokens, mask.to(memory.device))["likeliest"][0].cpu()
         masked = grey_out(whole, mask, memory.vqvae.model.config.stride)
         triples = torch.stack([masked, completed, truth], dim=1).flatten(0, 1)
         rows.append((f"{percent} %", to_unit(triples)))
@@ -260,14 +277,11 @@ def report(stage: Stage, rows: list[list[Any]]) -> None:
     """The main numbers as a small table, all of them in metrics.json."""
     for percent, filling, name, mean, *_ in rows:
         stage.metrics[f"{filling}_{name}_at_{percent}"] = float(mean)
-    shown = [name for name in ("mse_to_reconstruction", "classification_error") if curve(rows, "completed", name)[0]]
-    say("forgotten  " + "  ".join(f"{name} (completed / blank)".ljust(44) for name in shown))
+    shown = [name for name in ("mse_to_reconstruction", "classification_error") if curve(rows, "blank", name)[0]]
+    say("forgotten  " + "".join(f"{name} ({' / '.join(FILLINGS)})".ljust(58) for name in shown))
     for percent in dict.fromkeys(row[0] for row in rows):
-        cells = []
-        for name in shown:
-            values = [stage.metrics[f"{filling}_{name}_at_{percent}"] for filling in FILLINGS]
-            cells.append(f"{values[0]:.4f} / {values[1]:.4f}".ljust(44))
-        say(f"{percent:>6} %   " + "  ".join(cells))
+        cells = [" / ".join(f"{stage.metrics[f'{f}_{name}_at_{percent}']:.4f}" for f in FILLINGS) for name in shown]
+        say(f"{percent:>6} %   " + "".join(cell.ljust(58) for cell in cells))
 
 
 def main() -> int:

@@ -132,7 +132,7 @@ class ClassifierLearner:
 def build_classifier(config: ClassifierConfig, pretrained: bool) -> Classifier:
     """With pretrained weights when they are asked for and can be had; says so when not."""
     if pretrained and not config.architecture.startswith("resnet"):
-        say(f"train_classifier.pretrained has no effect on architecture {config.architecture}: there are no such weights")
+        say(f"train_classifier.pretrained is passed over: there are no ImageNet weights of {config.architecture}")
         return Classifier(config)
     try:
         return Classifier(config, pretrained)
@@ -166,14 +166,19 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
     with open_stage("train_classifier", cfg, inputs, identity, machine, resume) as stage:
         say(f"{len(split.classes)} classes, on {machine.describe()}")
         trained = train(stage, section, build, GOAL, cfg.run.seed, Path(cfg.run.dir))
-        learner: ClassifierLearner = trained.learner  # type: ignore[assignment]
+        learner: ClassifierLearner = trained.learner
         report(stage, learner, split)
         config = learner.model.config
         meta = {**split.identity, **vqvae.identity, "classes": split.classes, "inputs": trained.section.inputs}
         stage.model(learner.model.state_dict(), classifier.describe_config(config), meta)
         name = f"classifier-{Path(cfg.data.source).name}-{split.hash[:6]}"
         stage.finish(
-            vqvae.key(split), trained.score, GOAL.objective, GOAL.lower_is_better, name, ("classes_originals.csv", "classes_reconstructions.csv")
+            vqvae.key(split),
+            trained.score,
+            GOAL.objective,
+            GOAL.lower_is_better,
+            name,
+            ("classes_originals.csv", "classes_reconstructions.csv"),
         )
         return trained.score
 

@@ -25,7 +25,7 @@ from completion import (
     complete,
     from_pretrained_body,
     masked_cross_entropy,
-    prefer_fast_attention,
+    prepare_for,
 )
 from config import Config, TrainDistilSection
 from data_split import Split, open_split
@@ -56,9 +56,9 @@ class DistilLearner:
         self.section, self.machine = section, machine
         self.train_tokens = indices.tokens(split.positions("train", "val") if with_val else split.positions("train"))
         self.val_tokens = indices.tokens(split.positions("val"))
-        self.val_masks = fixed_masks("val", *self.val_tokens.shape, section.percentages, seed)
-        self.model = build_model(section, codebook_size, self.train_tokens.shape[1]).to(machine.device)
-        prefer_fast_attention(self.model, machine.device)
+        self.val_masks = fixed_masks("val", self.val_tokens, section.percentages, seed)
+        self.model = build_model(section, codebook_size, self.train_tokens.shape[1])
+        prepare_for(self.model, machine.device)
 
     @property
     def count(self) -> int:
@@ -66,7 +66,9 @@ class DistilLearner:
 
     def step(self, rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         tokens = self.train_tokens[rows]
-        mask = training_mask(*tokens.shape, self.section.mask_schedule, generator, self.section.fixed_ratio)
+        mask = training_mask(
+            len(rows), tokens.shape[1], self.section.mask_schedule, generator, self.section.fixed_ratio
+        )
         device = self.machine.device
         losses, right = masked_cross_entropy(self.model, tokens.to(device), mask.to(device))
         return {"loss": losses.mean(), "accuracy": right.float().mean()}
@@ -75,7 +77,7 @@ class DistilLearner:
         return {}
 
     def validate(self) -> dict[str, float]:
-        """Loss: the mean over the percentages of the masked cross-entropy; the accuracy likewise, and each by itself."""
+        """Masked cross-entropy (loss) and accuracy, averaged over the percentages; the loss also at each."""
         found = evaluate(self.model, self.val_tokens, self.val_masks, self.machine.device)
         values = {"loss": float(np.mean([ce for ce, _ in found.values()]))}
         values["accuracy"] = float(np.mean([accuracy for _, accuracy in found.values()]))
@@ -90,20 +92,26 @@ def build_model(section: TrainDistilSection, codebook_size: int, tokens: int) ->
         return from_pretrained_body(section.init, codebook_size, tokens)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"train_distil.init {section.init} cannot be had: {reason}; type --train_distil.init scratch") from None
+        raise InputError(
+            f"train_distil.init {section.init} cannot be had: {reason}; type --train_distil.init scratch"
+        ) from None
 
 
-def fixed_masks(part: str, pictures: int, tokens: int, percentages: list[int], seed: int) -> dict[int, Tensor]:
-    """percent -> (pictures, N) bool, the same for the same seed."""
+def fixed_masks(part: str, tokens: Tensor, percentages: list[int], seed: int) -> dict[int, Tensor]:
+    """percent -> (pictures, N) bool for tokens (pictures, N), the same for the same seed."""
     return {
-        percent: random_mask(pictures, tokens, percent / 100, generator(seed, MASK_STREAM[part], percent))
+        percent: random_mask(len(tokens), tokens.shape[1], percent / 100, generator(seed, MASK_STREAM[part], percent))
         for percent in percentages
     }
 
 
 @torch.no_grad()
 def evaluate(
-    model: "DistilBertForMaskedLM", tokens: Tensor, masks: dict[int, Tensor], device: torch.device, batch_size: int = 250
+    model: "DistilBertForMaskedLM",
+    tokens: Tensor,
+    masks: dict[int, Tensor],
+    device: torch.device,
+    batch_size: int = 250,
 ) -> dict[int, tuple[float, float]]:
     """percent -> (masked cross-entropy in nats per token, masked accuracy)."""
     model.eval()
@@ -156,11 +164,15 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
     if trial is not None:
         chosen = section.replace(suggest(trial, section.tune.space))
         return run_trial(trial, chosen, build, GOAL, machine, cfg.run.seed)
-    inputs = {"data_split": str(split.folder), "train_vqvae": str(vqvae.folder), "vqvae_reconstruction": str(indices.folder)}
+    inputs = {
+        "data_split": str(split.folder),
+        "train_vqvae": str(vqvae.folder),
+        "vqvae_reconstruction": str(indices.folder),
+    }
     identity = f"{cfg.run.seed} {section.model_dump_json()}"
     with open_stage("train_distil", cfg, inputs, identity, machine, resume) as stage:
         trained = train(stage, section, build, GOAL, cfg.run.seed, Path(cfg.run.dir))
-        learner: DistilLearner = trained.learner  # type: ignore[assignment]
+        learner: DistilLearner = trained.learner
         for percent, mask in learner.val_masks.items():
             write_array(stage.folder.path / "masks" / f"val_{percent}.npy", mask.numpy())
         report(stage, learner, indices.tokens(split.positions("test")), codebook_size, cfg.run.seed)
@@ -174,7 +186,7 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
 
 def report(stage: Stage, learner: DistilLearner, tokens: Tensor, codebook_size: int, seed: int) -> None:
     """The one look at test: masked cross-entropy and accuracy per mask percentage, beside two baselines."""
-    masks = fixed_masks("test", *tokens.shape, learner.section.percentages, seed)
+    masks = fixed_masks("test", tokens, learner.section.percentages, seed)
     found = {"DistilBERT": evaluate(learner.model, tokens, masks, stage.machine.device)}
     for name, probabilities in baseline_probabilities(learner.train_tokens, codebook_size).items():
         found[name] = {percent: judge_baseline(probabilities, tokens, mask) for percent, mask in masks.items()}
@@ -191,11 +203,17 @@ def report(stage: Stage, learner: DistilLearner, tokens: Tensor, codebook_size: 
     looks = zip(found.items(), (BLUE, GREY, ORANGE), ("-", ":", "--"), strict=True)
     curves = [(name, colour, style, [ce for ce, _ in values.values()], None) for (name, values), colour, style in looks]
     figure = curves_figure(
-        list(masks), curves, "tokens masked (%)", "cross-entropy (nats per token)", f"Completion of {len(tokens)} test grids"
+        list(masks),
+        curves,
+        "tokens masked (%)",
+        "cross-entropy (nats per token)",
+        f"Completion of {len(tokens)} test grids",
     )
     stage.figure("cross_entropy", figure)
     for percent in masks:
-        parts = [f"{name} {values[percent][0]:.2f} nats, {100 * values[percent][1]:.1f} %" for name, values in found.items()]
+        parts = [
+            f"{name} {values[percent][0]:.2f} nats, {100 * values[percent][1]:.1f} %" for name, values in found.items()
+        ]
         say(f"test, {percent} % masked: {'; '.join(parts)}")
 
 
@@ -209,11 +227,13 @@ def completed_figure(
     positions = positions[:: max(1, len(positions) // count)][:count]
     tokens = indices.tokens(positions).to(device)
     codes = model.embed_indices(tokens.view(len(tokens), model.config.grid, -1))
-    blank = model.embed_indices(learner.train_tokens[:1000].to(device)[:, None]).mean((0, 2, 3))
+    blank = model.codebook_vectors()[learner.train_tokens.to(device)].mean((0, 1))
     rows = [("original", to_unit(split.pictures(positions)))]
     for percent in (25, 50, 75, 90):
-        mask = random_mask(*tokens.shape, percent / 100, generator(seed, 103, percent)).to(device)
-        completed = complete(learner.model, tokens, mask).view(len(tokens), model.config.grid, -1)
+        mask = random_mask(len(tokens), tokens.shape[1], percent / 100, generator(seed, 103, percent)).to(device)
+        completed = complete(learner.model, tokens, mask, model.codebook_vectors()).indices.view(
+            codes.shape[0], *codes.shape[2:]
+        )
         rows.append((f"{percent} % gone", to_unit(model.decode_codes(blank_out(codes, mask, blank)))))
         rows.append(("completed", to_unit(model.decode_indices(completed))))
     return picture_grid(rows)

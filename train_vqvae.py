@@ -42,7 +42,8 @@ class VQVAELearner:
         self.split, self.machine = split, machine
         self.train_positions = split.positions("train", "val") if with_val else split.positions("train")
         self.val_positions = split.positions("val")
-        self.model = VQVAE(model_config(section, split)).to(machine.device, memory_format=torch.channels_last)
+        self.model = VQVAE(model_config(section, split))
+        self.model.to(machine.device).to(memory_format=torch.channels_last)
         self._counts = torch.zeros(section.codebook_size)
 
     @property
@@ -134,7 +135,7 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
     with open_stage("train_vqvae", cfg, {"data_split": str(split.folder)}, identity, machine, resume) as stage:
         announce(split, section, machine)
         trained = train(stage, section, build, GOAL, cfg.run.seed, runs)
-        learner: VQVAELearner = trained.learner  # type: ignore[assignment]
+        learner: VQVAELearner = trained.learner
         report(stage, learner, split)
         save(stage, learner, split)
         name = f"vqvae-{Path(cfg.data.source).name}-{split.hash[:6]}"

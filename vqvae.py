@@ -3,7 +3,7 @@ been learnt since: moving-average codebook, data-dependent start, restart of dea
 
 Letters: B batch, C channels, H W pixels, h w grid, N = h*w tokens, K codes, D code dimension, M = B*N vectors.
 Pictures are float in [-1, 1]. Nobody outside this file touches the codebook: others use `encode_indices`,
-`decode_indices`, `embed_indices` and `decode_codes`.
+`decode_indices`, `embed_indices`, `codebook_vectors` and `decode_codes`.
 """
 
 import json
@@ -47,12 +47,15 @@ class VQVAEConfig:
     def __post_init__(self) -> None:
         problems = [
             (self.stride in STRIDES, f"stride is {self.stride}; expected one of {STRIDES}"),
-            (self.image_size % self.stride == 0, f"image size {self.image_size} is not divisible by the stride {self.stride}"),
+            (
+                self.image_size % self.stride == 0,
+                f"image_size {self.image_size} is not divisible by stride {self.stride}",
+            ),
             (self.codebook_size >= 2, f"codebook_size is {self.codebook_size}; expected at least 2"),
             (self.hidden % 8 == 0, f"hidden is {self.hidden}; expected a multiple of 8"),
-            (self.codebook_update in CODEBOOK_UPDATES, f"codebook_update is {self.codebook_update!r}; expected one of {CODEBOOK_UPDATES}"),
-            (self.reconstruction_loss in RECONSTRUCTION_LOSSES, f"reconstruction_loss is {self.reconstruction_loss!r}; expected one of {RECONSTRUCTION_LOSSES}"),
-        ]  # fmt: skip
+            _one_of("codebook_update", self.codebook_update, CODEBOOK_UPDATES),
+            _one_of("reconstruction_loss", self.reconstruction_loss, RECONSTRUCTION_LOSSES),
+        ]
         found = [message for fine, message in problems if not fine]
         if found:
             raise ValueError("; ".join(found))
@@ -66,6 +69,10 @@ class VQVAEConfig:
     def tokens(self) -> int:
         """N, tokens per picture."""
         return self.grid**2
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> tuple[bool, str]:
+    return value in allowed, f"{name} is {value!r}; expected one of {allowed}"
 
 
 class Quantized(NamedTuple):
@@ -109,7 +116,7 @@ class Quantizer(nn.Module):
             if self.training and not self.initialized:
                 self._start_from(flat.detach(), generator)
             indices = self.nearest(flat)  # (M,)
-            codes = F.embedding(indices, self._codes())  # (M, D)
+            codes = F.embedding(indices, self.codes())  # (M, D)
             codebook_loss = F.mse_loss(codes, flat.detach())
             commitment_loss = F.mse_loss(flat, codes.detach())
             passed = rotate(flat, codes) if self.config.rotation_trick else flat + (codes - flat).detach()
@@ -121,14 +128,15 @@ class Quantizer(nn.Module):
 
     def nearest(self, flat: Tensor) -> Tensor:
         """(M, D) -> (M,) long: argmin_k ||z - e_k||^2, equation (1)."""
-        codes = self._codes()
+        codes = self.codes()
         return (codes.square().sum(1) - 2 * flat @ codes.T).argmin(1)
 
     def embed(self, indices: Tensor) -> Tensor:
         """(B, h, w) long -> (B, D, h, w), the code vectors at those indices."""
-        return F.embedding(indices, self._codes()).permute(0, 3, 1, 2)
+        return F.embedding(indices, self.codes()).permute(0, 3, 1, 2)
 
-    def _codes(self) -> Tensor:
+    def codes(self) -> Tensor:
+        """(K, D), of length one with `normalize_codes`."""
         return F.normalize(self.codebook, dim=1) if self.config.normalize_codes else self.codebook
 
     @torch.no_grad()
@@ -219,7 +227,12 @@ class Encoder(nn.Sequential):
         layers: list[nn.Module] = []
         channels = config.channels
         for width in stage_widths(config):
-            layers += [nn.PixelUnshuffle(2), nn.Conv2d(4 * channels, width, 3, padding=1), nn.GroupNorm(8, width), nn.SiLU()]
+            layers += [
+                nn.PixelUnshuffle(2),
+                nn.Conv2d(4 * channels, width, 3, padding=1),
+                nn.GroupNorm(8, width),
+                nn.SiLU(),
+            ]
             channels = width
         layers += [ResidualBlock(config.hidden) for _ in range(config.residual_blocks)]
         layers += [nn.GroupNorm(8, config.hidden), nn.SiLU(), nn.Conv2d(config.hidden, config.code_dim, 1)]
@@ -234,7 +247,12 @@ class Decoder(nn.Sequential):
         layers += [ResidualBlock(config.hidden) for _ in range(config.residual_blocks)]
         widths = stage_widths(config)[::-1]
         for width, next_width in zip(widths, [*widths[1:], config.channels], strict=True):
-            layers += [nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, 4 * next_width, 3, padding=1), nn.PixelShuffle(2)]
+            layers += [
+                nn.GroupNorm(8, width),
+                nn.SiLU(),
+                nn.Conv2d(width, 4 * next_width, 3, padding=1),
+                nn.PixelShuffle(2),
+            ]
         super().__init__(*layers)
 
 
@@ -284,6 +302,10 @@ class VQVAE(nn.Module):
         """(B, h, w) integers in [0, K) -> code vectors (B, D, h, w)."""
         return self.quantizer.embed(indices.long())
 
+    def codebook_vectors(self) -> Tensor:
+        """(K, D), the code vectors as the decoder gets them; not to be changed."""
+        return self.quantizer.codes().detach()
+
     def decode_codes(self, codes: Tensor) -> Tensor:
         """Code vectors, or mixtures of them, (B, D, h, w) -> (B, C, H, W) in [-1, 1]."""
         return self._to_picture(self.decoder(codes).float())
@@ -321,5 +343,3 @@ def load_vqvae(folder: Path, device: torch.device) -> VQVAE:
 def describe_config(config: VQVAEConfig) -> dict[str, object]:
     """The config as plain values, the form that `load_vqvae` reads back."""
     return asdict(config)
-
-

@@ -81,11 +81,9 @@ def smallest_unsigned(codes: int) -> np.dtype:
 def store_indices(stage: Stage, split: Split, vqvae: HandedVQVAE, indices: np.ndarray) -> None:
     """indices/: a data set of its own, with all that is needed to use it elsewhere."""
     folder = stage.folder.path / "indices"
-    config = vqvae.model.config
-    codebook = vqvae.model.embed_indices(torch.arange(config.codebook_size, device=stage.machine.device).view(1, 1, -1))
     write_array(folder / "indices.npy", indices)
     write_array(folder / "labels.npy", split.labels)
-    write_array(folder / "codebook.npy", codebook[0, :, 0].T.detach().cpu().numpy())  # (K, D)
+    write_array(folder / "codebook.npy", vqvae.model.codebook_vectors().cpu().numpy())
     rows = read_csv(split.folder / "manifest.csv")
     write_csv(folder / "manifest.csv", list(rows[0]), [list(row.values()) for row in rows])
     meta = {**split.identity, **vqvae.identity, "vqvae": str(vqvae.folder), "classes": split.classes}
@@ -134,8 +132,14 @@ def draw(
     ranked = test[np.argsort(-errors["mse"][test], kind="stable")]
     middle = max(0, (len(ranked) - count) // 2)
     rows = []
-    for name, chosen in (("worst", ranked[:count]), ("median", ranked[middle : middle + count]), ("best", ranked[-count:])):
-        painted = vqvae.model.decode_indices(torch.from_numpy(indices[chosen].astype(np.int64)).to(stage.machine.device))
+    for name, chosen in (
+        ("worst", ranked[:count]),
+        ("median", ranked[middle : middle + count]),
+        ("best", ranked[-count:]),
+    ):
+        painted = vqvae.model.decode_indices(
+            torch.from_numpy(indices[chosen].astype(np.int64)).to(stage.machine.device)
+        )
         rows += [(name, to_unit(split.pictures(chosen))), ("painted", to_unit(painted))]
     stage.figure("worst_median_best", picture_grid(rows))
     shown = test[:: max(1, len(test) // 5)][:5]
@@ -155,7 +159,9 @@ def reconstruct_own(stage: Stage, vqvae: HandedVQVAE, source: Path, batch_size: 
     config, device = vqvae.model.config, stage.machine.device
     files = own_files(source)
     x = to_model(load_own(files, config.image_size, config.channels))
-    found = torch.cat([vqvae.model.encode_indices(x[i : i + batch_size].to(device)) for i in range(0, len(x), batch_size)])
+    found = torch.cat(
+        [vqvae.model.encode_indices(x[i : i + batch_size].to(device)) for i in range(0, len(x), batch_size)]
+    )
     painted = paint(vqvae.model, found, batch_size)
     errors = picture_errors(to_unit(painted), to_unit(x))
     folder = stage.folder.path / "own"
@@ -165,9 +171,15 @@ def reconstruct_own(stage: Stage, vqvae: HandedVQVAE, source: Path, batch_size: 
     rows = [[str(file), *(f"{float(values[i]):.6g}" for values in errors.values())] for i, file in enumerate(files)]
     write_csv(folder / "pictures.csv", ("path", *errors), rows)
     shown = slice(0, 8)
-    stage.figure("own", index_map_figure(to_unit(x[shown]), found[shown].cpu().numpy(), to_unit(painted[shown]), config.codebook_size))
+    stage.figure(
+        "own",
+        index_map_figure(to_unit(x[shown]), found[shown].cpu().numpy(), to_unit(painted[shown]), config.codebook_size),
+    )
     stage.metrics |= {f"own_{name}": float(values.mean()) for name, values in errors.items()}
-    say(f"{len(files)} pictures, fitted to {config.image_size}x{config.image_size} (centre crop): PSNR {stage.metrics['own_psnr']:.2f} dB, in {folder}")
+    say(
+        f"{len(files)} pictures, fitted to {config.image_size}x{config.image_size} (centre crop): "
+        f"PSNR {stage.metrics['own_psnr']:.2f} dB, in {folder}"
+    )
     stage.finish(None, extra_artifacts=("own",))
     return stage.metrics["own_mse"]
 
@@ -189,7 +201,9 @@ def paint_own(stage: Stage, vqvae: HandedVQVAE, file: Path, batch_size: int) -> 
 
 def paint(model: VQVAE, indices: Tensor, batch_size: int) -> Tensor:
     """(B, h, w) -> (B, C, H, W) in [-1, 1], on the CPU."""
-    return torch.cat([model.decode_indices(indices[i : i + batch_size]).cpu() for i in range(0, len(indices), batch_size)])
+    return torch.cat(
+        [model.decode_indices(indices[i : i + batch_size]).cpu() for i in range(0, len(indices), batch_size)]
+    )
 
 
 def own_files(source: Path) -> list[Path]:
@@ -219,9 +233,13 @@ def load_indices(file: Path, grid: int, codebook_size: int) -> np.ndarray:
         raise InputError(f"--indices {file} cannot be read as a .npy file: {error}") from None
     indices = indices[None] if indices.ndim == 2 else indices
     if indices.ndim != 3 or indices.shape[1:] != (grid, grid) or not np.issubdtype(indices.dtype, np.integer):
-        raise InputError(f"--indices {file} is {indices.dtype} {indices.shape}; expected whole numbers (pictures, {grid}, {grid})")
+        raise InputError(
+            f"--indices {file} is {indices.dtype} {indices.shape}; expected whole numbers (pictures, {grid}, {grid})"
+        )
     if indices.size and not 0 <= indices.min() <= indices.max() < codebook_size:
-        raise InputError(f"--indices {file} has codes {indices.min()} to {indices.max()}; expected 0 to {codebook_size - 1}")
+        raise InputError(
+            f"--indices {file} has codes {indices.min()} to {indices.max()}; expected 0 to {codebook_size - 1}"
+        )
     return indices.astype(np.int64)
 
 

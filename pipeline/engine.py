@@ -100,7 +100,8 @@ def fit(
     """
     model = learner.model
     optimizer = build_optimizer(model, plan, machine)
-    progress, best = Progress(), {}
+    progress = Progress()
+    best: dict[str, Tensor] = {}
     if checkpoint and checkpoint.is_file():
         progress, best = _restore(checkpoint, model, optimizer)
     steps = max(1, learner.count // plan.batch_size)
@@ -199,9 +200,7 @@ def _save(
     write_safetensors(file, tensors, metadata={"progress": json.dumps(asdict(progress))})
 
 
-def _restore(
-    file: Path, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[Progress, dict[str, Tensor]]:
+def _restore(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Progress, dict[str, Tensor]]:
     """The way back of `_save`; the learning rate needs no state, it is a function of the step."""
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
     with safe_open(file, framework="pt") as stored:

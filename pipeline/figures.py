@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
 from pipeline.files import replacing
@@ -53,9 +54,7 @@ def history_figure(history: Sequence[Mapping[str, float]], best_epoch: int) -> F
         axis.set_xlabel("epoch", fontsize=8)
         axis.xaxis.get_major_locator().set_params(integer=True)
     handles = {
-        label: handle
-        for axis in axes.flat
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
     axes.flat[0].legend(handles.values(), handles.keys(), fontsize=7, frameon=False)
     return figure
@@ -65,7 +64,7 @@ def picture_grid(rows: Sequence[tuple[str, Tensor]], titles: Sequence[str] = (),
     """Rows of pictures with a label at the left: [(label, (B, C, H, W)), ...]; `titles` stand over the columns."""
     columns = max(len(pictures) for _, pictures in rows)
     figure = Figure(figsize=(scale * columns + 1.1, scale * len(rows) + (0.3 if titles else 0.1)), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)
+    figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02))
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for row, (label, pictures) in enumerate(rows):
         for column, axis in enumerate(axes[row]):
@@ -167,3 +166,60 @@ def curves_figure(
     axis.grid(alpha=0.25, linewidth=0.5)
     axis.legend(fontsize=8, frameon=False)
     return figure
+
+
+def study_history_figure(trials: Sequence[int], scores: Sequence[float], lower_is_better: bool) -> Figure:
+    """The score of each completed trial and the best so far."""
+    figure, axes = new_figure(5.2, 3.2)
+    axis = axes[0, 0]
+    best = (np.minimum if lower_is_better else np.maximum).accumulate(np.asarray(scores, dtype=float))
+    axis.step(trials, best, where="post", color=ORANGE, label="best so far")
+    axis.plot(trials, scores, "o", color=BLUE, markersize=5, label="trial")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.set_xlabel("trial", fontsize=9)
+    axis.set_ylabel(_score_label(lower_is_better), fontsize=9)
+    axis.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def study_slice_figure(values: Mapping[str, Sequence[Any]], scores: Sequence[float], lower_is_better: bool) -> Figure:
+    """The score against each setting; settings that are not numbers, or few numbers, stand side by side."""
+    columns = min(3, len(values))
+    rows = math.ceil(len(values) / columns)
+    figure, axes = new_figure(2.7 * columns + 0.6, 2.4 * rows, rows, columns)
+    best = int(np.argmin(scores) if lower_is_better else np.argmax(scores))
+    for number, (axis, (name, taken)) in enumerate(zip(axes.flat, values.items(), strict=False)):
+        places: list[float] = list(taken)
+        if not all(isinstance(value, float) for value in taken):
+            choices = sorted(set(taken), key=lambda value: (str(type(value)), value))
+            places = [choices.index(value) for value in taken]
+            axis.set_xticks(range(len(choices)), [str(choice) for choice in choices])
+            axis.set_xlim(-0.5, len(choices) - 0.5)
+        axis.plot(places, scores, "o", color=BLUE, markersize=5)
+        axis.plot(places[best], scores[best], "*", color=ORANGE, markersize=11, label="best")
+        axis.set_xlabel(name.replace("_", " "), fontsize=9)
+        axis.locator_params(axis="y", nbins=5)
+        if all(isinstance(value, float) for value in taken):
+            axis.locator_params(axis="x", nbins=4)
+        if number % columns == 0:
+            axis.set_ylabel(_score_label(lower_is_better), fontsize=8)
+    for axis in axes.flat[len(values) :]:
+        axis.set_visible(False)
+    axes.flat[0].legend(fontsize=7, frameon=False)
+    return figure
+
+
+def study_importance_figure(importance: Mapping[str, float], trials: int) -> Figure:
+    """How much of the spread of the scores each setting accounts for (PED-ANOVA)."""
+    figure, axes = new_figure(5.2, 0.4 * len(importance) + 1.2)
+    axis = axes[0, 0]
+    names = list(importance)[::-1]
+    axis.barh([name.replace("_", " ") for name in names], [importance[name] for name in names], color=BLUE)
+    axis.set_xlim(0, 1)
+    axis.set_xlabel("importance (PED-ANOVA)", fontsize=9)
+    axis.set_title(f"{trials} completed trials" + (": too few to be sure" if trials < 20 else ""), fontsize=9)
+    return figure
+
+
+def _score_label(lower_is_better: bool) -> str:
+    return f"validation score ({'lower' if lower_is_better else 'higher'} is better)"

@@ -1,9 +1,8 @@
-"""Files that are either whole or not there: each write goes to a temporary name first, then `os.replace`."""
+"""Files that are either whole or not there: each write goes to a temporary name first, then `Path.replace`."""
 
 import csv
 import hashlib
 import json
-import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         why = error.strerror or str(error)
         raise InputError(f"cannot write {path}: {why}; make room or name another folder with --run.dir") from error

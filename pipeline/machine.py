@@ -4,6 +4,7 @@ import os
 import platform
 import random
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,7 +30,7 @@ class Machine:
         return f"{self.device.type} ({cores}), training in {'bf16' if self.bf16 else 'fp32'}"
 
 
-def prepare_machine(device: str, precision: str, threads: int, say=print) -> Machine:
+def prepare_machine(device: str, precision: str, threads: int, say: Callable[[str], None] = print) -> Machine:
     """Choose device and precision, fix the number of threads, ask torch for deterministic algorithms.
 
     Raises InputError for a GPU that is not there. Says so when bf16 is asked for but is emulated.
@@ -70,7 +71,7 @@ def _has_bf16(device: torch.device) -> bool:
 def seed_everything(seed: int) -> None:
     """Seed the global generators: weights and dropout draw from them, everything else is passed a generator."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 (libraries may draw from it)
     torch.manual_seed(seed)
 
 

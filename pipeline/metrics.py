@@ -43,7 +43,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _blur(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, C, H-10, W-10): the Gaussian window at all positions wholly inside, as two matrix products."""
+    """(B, C, H, W) -> (B, C, H-10, W-10): the Gaussian window wherever it fits, as two matrix products."""
     rows, columns = (_window_matrix(side, x.device) for side in x.shape[-2:])
     return rows @ x @ columns.T
 

@@ -81,7 +81,8 @@ def note_best(folder: RunFolder, key: str, score: float | None, metric: str, low
     best = read_json(file) if file.is_file() else {}
     known = best.get(key)
     if score is not None and known and (folder.path.parent / known["run"]).is_dir():
-        if (known["score"] < score) if lower_is_better else (known["score"] > score):
+        worse = known["score"] < score if lower_is_better else known["score"] > score
+        if worse:
             return False
     best[key] = {"run": folder.name, "score": score, "metric": metric, "lower_is_better": lower_is_better}
     write_json(file, best)
@@ -101,7 +102,9 @@ def resolve_run(runs: Path, stage: str, asked: str, key: str, wanted: str, mend:
     if asked != "best":
         path = Path(asked)
         if not (path / "run.json").is_file():
-            raise InputError(f"{path} is not a run folder (no run.json in it); expected best or a folder under {runs / stage}")
+            raise InputError(
+                f"{path} is not a run folder (no run.json in it); expected best or a folder under {runs / stage}"
+            )
         return path
     best = read_best(runs, stage)
     if key not in best:

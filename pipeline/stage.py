@@ -47,7 +47,8 @@ class Stage:
 
     def described(self, meta: dict[str, Any]) -> dict[str, Any]:
         """`meta` with what every hand-over carries: run, commit, versions, metrics."""
-        return {"stage": self.name, "run": self.folder.name, **meta, "commit": commit(), "versions": versions(), "metrics": self.metrics}  # fmt: skip
+        made = {"commit": commit(), "versions": versions(), "metrics": self.metrics}
+        return {"stage": self.name, "run": self.folder.name, **meta, **made}
 
     def finish(
         self,
@@ -112,7 +113,15 @@ def open_stage(
     ledger: Ledger = NullLedger()
     if cfg.run.mlflow:
         ledger = open_ledger(runs, name, folder.name, tags, record.get("mlflow_run"))
-        ledger.params(_flat({section: getattr(cfg, section).model_dump() for section in ("run", "data", name) if hasattr(cfg, section)}))
+        ledger.params(
+            _flat(
+                {
+                    section: getattr(cfg, section).model_dump()
+                    for section in ("run", "data", name)
+                    if hasattr(cfg, section)
+                }
+            )
+        )
         ledger.params({f"version.{k}": v for k, v in versions().items()})
         ledger.params({f"input.{k}": v for k, v in inputs.items()})
     folder.update(status="running", mlflow_run=ledger.run_id, inputs=inputs, commit=commit(), versions=versions())

@@ -74,10 +74,11 @@ class MlflowLedger:
 
     def dataset(self, name: str, digest: str, folder: Path) -> None:
         from mlflow.data.meta_dataset import MetaDataset
-        from mlflow.data.sources import LocalArtifactDatasetSource
+        from mlflow.data.sources import LocalArtifactDatasetSource  # type: ignore[attr-defined]
         from mlflow.entities import DatasetInput
 
-        described = MetaDataset(LocalArtifactDatasetSource(str(folder)), name=name, digest=digest)
+        source = LocalArtifactDatasetSource(str(folder))
+        described = MetaDataset(source, name=name, digest=digest)  # type: ignore[abstract]
         self._client.log_inputs(self.run_id, datasets=[DatasetInput(described._to_mlflow_entity())])
 
     def child(self, name: str) -> "MlflowLedger":
@@ -125,7 +126,9 @@ def open_ledger(runs: Path, stage: str, name: str, tags: Mapping[str, str], run_
         client.update_run(run_id, status="RUNNING")
         return MlflowLedger(client, experiment_id, run_id)
     described = {"mlflow.source.name": f"{stage}.py", "mlflow.source.type": "LOCAL", **tags}
-    return MlflowLedger(client, experiment_id, client.create_run(experiment_id, run_name=name, tags=described).info.run_id)
+    return MlflowLedger(
+        client, experiment_id, client.create_run(experiment_id, run_name=name, tags=described).info.run_id
+    )
 
 
 def registered_run(runs: Path, uri: str) -> Path:

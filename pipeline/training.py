@@ -7,13 +7,13 @@ from typing import Any
 import optuna
 
 from pipeline import tuning
-from pipeline.engine import History, Learner, Plan, Progress, fit
+from pipeline.engine import History, Plan, Progress, fit
 from pipeline.figures import history_figure
 from pipeline.machine import Machine, seed_everything
 from pipeline.stage import Stage, say
 
-#: Builds the learner of a stage from its settings; True: train on train + validation, for the retrain.
-Build = Callable[[Any, bool], Learner]
+#: Builds the engine.Learner of a stage from its settings; True: train on train + validation, for the retrain.
+Build = Callable[[Any, bool], Any]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Goal:
 class Trained:
     """The learner with its final weights, the settings it was made with, and how the fit on `train` went."""
 
-    learner: Learner
+    learner: Any
     section: Any
     progress: Progress
     score: float  # goal.objective at the best epoch

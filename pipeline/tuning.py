@@ -4,7 +4,6 @@ The sampler is seeded anew for each trial from (seed, trials that ended), so an 
 for the same settings as one that was not. The first trial is always config.yaml's own setting.
 """
 
-import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from matplotlib.figure import Figure
 from optuna.trial import TrialState
 
 from pipeline.engine import TrainingDiverged
+from pipeline.figures import study_history_figure, study_importance_figure, study_slice_figure
 from pipeline.files import InputError
 
 Space = dict[str, Any]
@@ -88,7 +88,9 @@ def optimize(
             say(f"trial {trial.number} pruned: out of memory with {values}")
     completed = [t for t in study.trials if t.state == TrialState.COMPLETE and t.value is not None]
     if not completed:
-        raise InputError(f"none of the {trials} trials of study {study.study_name} could be completed; see their errors above")
+        raise InputError(
+            f"none of the {trials} trials of study {study.study_name} could be completed; see their errors above"
+        )
     return dict(study.best_params)
 
 
@@ -112,31 +114,16 @@ def _within(value: Any, values: Any) -> bool:
 
 
 def study_figures(study: optuna.Study) -> dict[str, Figure]:
-    """History, importance of each setting, and a slice per setting; importance needs two different results."""
-    import optuna.visualization.matplotlib as draw
-
-    completed = study.get_trials(states=(TrialState.COMPLETE,))
-    scores = {t.value for t in completed if t.value is not None and math.isfinite(t.value)}
-    wanted: dict[str, Callable[[optuna.Study], Any]] = {"study_history": draw.plot_optimization_history}
-    wanted["study_slice"] = draw.plot_slice
-    if len(scores) >= 2:
-        wanted["study_importance"] = draw.plot_param_importances
-    return {name: _drawn(plot, study) for name, plot in wanted.items()}
-
-
-def _drawn(plot: Callable[[optuna.Study], Any], study: optuna.Study) -> Figure:
-    """Optuna draws through pyplot: take its figure over and close it there."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    with warnings.catch_warnings(), matplotlib.rc_context({"figure.constrained_layout.use": True, "font.size": 9}):
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        warnings.simplefilter("ignore", UserWarning)
-        axes = plot(study)
-    several = hasattr(axes, "flat")
-    figure = (axes.flat[0] if several else axes).figure
-    figure.set_size_inches(3.2 * len(axes) if several else 7, 3.6)
-    pyplot.close(figure)
-    return figure
+    """History, a slice per setting, and the importance of each setting (needs two different results)."""
+    completed = [t for t in study.get_trials(states=(TrialState.COMPLETE,)) if t.value is not None]
+    scores = [float(t.value) for t in completed if t.value is not None]
+    lower = study.direction == optuna.study.StudyDirection.MINIMIZE
+    found = {"study_history": study_history_figure([t.number for t in completed], scores, lower)}
+    names = sorted({name for t in completed for name in t.params})
+    found["study_slice"] = study_slice_figure({n: [t.params[n] for t in completed] for n in names}, scores, lower)
+    if len(set(scores)) >= 2 and names:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            importance = optuna.importance.get_param_importances(study)
+        found["study_importance"] = study_importance_figure(importance, len(completed))
+    return found

@@ -1,0 +1,35 @@
+# Each line also works typed by hand. CONFIG="presets/imagenette.yaml" lays presets over config.yaml.
+VENV ?= .venv
+PYTHON ?= python3
+RUN = $(VENV)/bin/python
+CONFIG ?=
+OPTIONS ?=
+ARGS = $(if $(CONFIG),--config $(CONFIG)) $(OPTIONS)
+STAGES = data_split train_vqvae vqvae_reconstruction train_classifier train_distil reconstruct_masked
+
+.PHONY: demo test lint ui
+
+demo: $(VENV)/installed
+	@for stage in $(STAGES); do echo "== $$stage"; $(RUN) $$stage.py $(ARGS) || exit $$?; done
+	@$(RUN) summary.py $(ARGS)
+
+test: $(VENV)/installed-tests
+	$(RUN) -m pytest
+
+lint: $(VENV)/installed-tests
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+ui: $(VENV)/installed
+	$(RUN) summary.py --ui $(OPTIONS)
+
+$(VENV)/installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/installed-tests: $(VENV)/installed requirements-dev.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
