@@ -136,12 +136,16 @@ def manifest_hash(rows: Sequence[tuple[str, ...]]) -> str:
     return digest(*("\t".join(row) for row in sorted(rows)))
 
 
-def split_counts(total: int, ratios: Sequence[float]) -> list[int]:
-    """Whole numbers that sum to `total`, each within one of its share (largest remainder)."""
+def split_counts(total: int, ratios: Sequence[float], owed: Sequence[float] = (0.0, 0.0, 0.0)) -> list[int]:
+    """Whole numbers that sum to `total`, each within one of its share; what is left over goes where most is due.
+
+    owed: by how much each split fell short of its share before.
+    """
     shares = [total * ratio for ratio in ratios]
     counts = [int(share + 1e-9) for share in shares]
-    by_remainder = sorted(range(len(ratios)), key=lambda i: counts[i] - shares[i])
-    for i in by_remainder[: total - sum(counts)]:
+    due = [share - count + before for share, count, before in zip(shares, counts, owed, strict=True)]
+    by_need = sorted(range(len(ratios)), key=lambda i: -due[i])
+    for i in by_need[: total - sum(counts)]:
         counts[i] += 1
     return counts
 
@@ -167,9 +171,10 @@ def assign_splits(classes: Sequence[str], hashes: Sequence[str], ratios: Sequenc
             raise InputError(
                 f"{label} has {len(groups)} different pictures; a split into train, val and test needs at least 3"
             )
-        seen += sum(len(members[name]) for name in groups)
-        want = [target - have for target, have in zip(split_counts(seen, ratios), placed, strict=True)]
-        want = _at_least_one(want)
+        total = sum(len(members[name]) for name in groups)
+        owed = [seen * ratio - have for ratio, have in zip(ratios, placed, strict=True)]
+        want = _at_least_one(split_counts(total, ratios, owed))
+        seen += total
         order = np.random.default_rng((seed, number)).permutation(len(groups))
         for name in sorted((groups[i] for i in order), key=lambda name: -len(members[name])):
             side = max(range(len(SPLITS)), key=lambda i: want[i])

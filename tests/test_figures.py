@@ -1,0 +1,189 @@
+"""Every figure ends as a PNG with something on it. Pictures are float (B, C, H, W) in [0, 1]."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import optuna
+import pytest
+import torch
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+from PIL import Image
+
+from pipeline import figures
+from pipeline.tuning import study_figures
+
+HISTORY = [
+    {"epoch": epoch, "train_loss": 1 / epoch, "val_loss": 1.2 / epoch, "train_learning_rate": 0.1, "val_ssim": 0.5}
+    for epoch in (1, 2, 3, 4)
+]
+
+
+def rgb(count: int) -> torch.Tensor:
+    return torch.rand(count, 3, 16, 16)
+
+
+def grey(count: int) -> torch.Tensor:
+    return torch.rand(count, 1, 16, 16)
+
+
+def a_study(trials: int = 4) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.optimize(
+        lambda trial: trial.suggest_float("rate", 1e-4, 1e-2, log=True) * trial.suggest_categorical("size", [16, 32]),
+        trials,
+    )
+    return study
+
+
+DRAWINGS: dict[str, Callable[[], Figure]] = {
+    "history": lambda: figures.history_figure(HISTORY, 3),
+    "history of one epoch": lambda: figures.history_figure(HISTORY[:1], 1),
+    "grid of RGB": lambda: figures.picture_grid([("masked", rgb(3)), ("completed", rgb(3))], ["a", "b", "c"]),
+    "grid of grey": lambda: figures.picture_grid([("masked", grey(2)), ("completed", grey(3))]),
+    "grid of one": lambda: figures.picture_grid([("one", rgb(1))]),
+    "index map of RGB": lambda: figures.index_map_figure(rgb(2), np.arange(32).reshape(2, 4, 4) % 9, rgb(2), 9),
+    "index map of grey": lambda: figures.index_map_figure(grey(1), np.zeros((1, 4, 4), np.uint8), grey(1), 256),
+    "usage": lambda: figures.usage_figure(np.array([5, 0, 100, 1]), 1.3),
+    "usage of one code": lambda: figures.usage_figure(np.array([0, 7]), 1.0),
+    "confusion": lambda: figures.confusion_figure(np.eye(10) * 9 + 1, [str(n) for n in range(10)], "digits"),
+    "confusion of 100": lambda: figures.confusion_figure(np.eye(100), [f"class {n}" for n in range(100)], "many"),
+    "confusion with an absent class": lambda: figures.confusion_figure(np.eye(2) * [[3], [0]], ["a", "b"], ""),
+    "study history": lambda: figures.study_history_figure([0, 1, 3], [0.5, 0.7, 0.2], True),
+    "study slices": lambda: figures.study_slice_figure(
+        {"rate": [0.1, 0.2, 0.3], "size": [16, 32, 16], "kind": ["a", "b", "a"], "flag": [True, False, True]},
+        [0.5, 0.7, 0.2],
+        True,
+    ),
+    "study importance": lambda: figures.study_importance_figure({"rate": 0.7, "size": 0.3}, 12),
+    "curves": lambda: figures.curves_figure(
+        [10, 50, 100],
+        [
+            ("with", figures.BLUE, "-", [0.1, 0.2, 0.4], [(0.05, 0.15), (0.1, 0.3), (0.3, 0.5)]),
+            ("without", figures.ORANGE, "--", [0.2, 0.4, 0.8], None),
+        ],
+        "% forgotten",
+        "MSE",
+        "headline",
+    ),
+}  # fmt: skip
+
+
+def picture_of(figure: Figure, folder: Path) -> np.ndarray:
+    path = folder / "figures" / "drawn.png"
+    figures.save(figure, path)
+    with Image.open(path) as stored:
+        assert stored.format == "PNG"
+        return np.asarray(stored.convert("RGB"))
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_every_figure_is_a_png_with_something_on_it(name: str, tmp_path: Path) -> None:
+    figure = DRAWINGS[name]()
+    picture = picture_of(figure, tmp_path)
+    width, height = figure.get_size_inches() * figures.DPI
+    assert abs(picture.shape[1] - width) <= 1 and abs(picture.shape[0] - height) <= 1
+    assert min(picture.shape[:2]) > 80
+    assert (picture != 255).any(axis=2).mean() > 0.005, "it is all white"
+
+
+def shown_colours(picture: torch.Tensor, folder: Path) -> set[tuple[int, ...]]:
+    drawn = picture_of(figures.picture_grid([("", picture[None])], scale=2), folder)
+    return {tuple(colour) for colour in drawn.reshape(-1, 3).tolist()}
+
+
+def test_a_picture_is_shown_in_its_own_colours(tmp_path: Path) -> None:
+    """Four flat quarters: red, green, blue and one outside [0, 1], which is clamped."""
+    picture = torch.zeros(3, 8, 8)
+    picture[0, :4, :4] = picture[1, :4, 4:] = picture[2, 4:, :4] = 1
+    picture[:, 4:, 4:] = torch.tensor([1.5, -0.5, 0.6]).view(3, 1, 1)
+    assert {(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 0, 153)} <= shown_colours(picture, tmp_path)
+
+
+def test_grey_is_shown_on_the_whole_scale_and_not_stretched(tmp_path: Path) -> None:
+    """A flat grey stays this grey, whatever else is in the picture."""
+    colours = shown_colours(torch.full((1, 8, 8), 0.6), tmp_path)
+    assert (153, 153, 153) in colours and (0, 0, 0) not in colours
+
+
+def test_history_has_a_panel_for_each_metric_and_marks_the_best_epoch() -> None:
+    figure = figures.history_figure(HISTORY, 3)
+    panels = {axis.get_title(): axis for axis in figure.axes if axis.get_visible()}
+    assert set(panels) == {"loss", "learning rate", "ssim"}
+    lines = {line.get_label(): line for line in panels["loss"].get_lines()}
+    assert list(lines["train"].get_ydata()) == [epoch["train_loss"] for epoch in HISTORY]
+    assert list(lines["val"].get_ydata()) == [epoch["val_loss"] for epoch in HISTORY]
+    assert set(lines["best epoch"].get_xdata()) == {3}
+
+
+def test_confusion_shows_shares_of_the_true_class() -> None:
+    figure = figures.confusion_figure(np.array([[6, 2], [0, 5]]), ["a", "b"], "")
+    (shown,) = figure.axes[0].get_images()
+    assert np.allclose(shown.get_array(), [[0.75, 0.25], [0, 1]])
+    assert {text.get_text() for text in figure.axes[0].texts} == {"6", "2", "5"}
+
+
+@pytest.mark.parametrize("lower_is_better", [True, False])
+def test_the_study_history_follows_the_best_so_far(lower_is_better: bool) -> None:
+    figure = figures.study_history_figure([0, 1, 2, 3], [0.5, 0.7, 0.2, 0.9], lower_is_better)
+    lines = {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].get_lines()}
+    assert lines["trial"] == [0.5, 0.7, 0.2, 0.9]
+    assert lines["best so far"] == ([0.5, 0.5, 0.2, 0.2] if lower_is_better else [0.5, 0.7, 0.7, 0.9])
+
+
+@pytest.mark.parametrize(("lower_is_better", "best"), [(True, 2), (False, 3)])
+def test_the_study_slices_mark_the_best_trial_in_every_panel(lower_is_better: bool, best: int) -> None:
+    scores = [0.5, 0.7, 0.2, 0.9]
+    values = {"rate": [0.1, 0.2, 0.3, 0.4], "kind": ["b", "a", "b", "c"]}
+    figure = figures.study_slice_figure(values, scores, lower_is_better)
+    panels = {axis.get_xlabel(): {line.get_label(): line for line in axis.get_lines()} for axis in figure.axes}
+    marked = {name: lines["best"].get_xydata().tolist() for name, lines in panels.items()}
+    assert marked == {
+        "rate": [[values["rate"][best], scores[best]]],
+        "kind": [["abc".index(values["kind"][best]), scores[best]]],
+    }
+    kinds = [label.get_text() for label in figure.axes[1].get_xticklabels()]
+    assert kinds == ["a", "b", "c"]
+
+
+def test_study_figures_are_drawn_and_leave_pyplot_as_it_was(tmp_path: Path) -> None:
+    before, width = pyplot.get_fignums(), matplotlib.rcParams["font.size"]
+    drawn = study_figures(a_study())
+    assert set(drawn) == {"study_history", "study_slice", "study_importance"}
+    for figure in drawn.values():
+        assert (picture_of(figure, tmp_path) != 255).any(axis=2).mean() > 0.005
+    assert pyplot.get_fignums() == before == []
+    assert matplotlib.rcParams["font.size"] == width
+
+
+def test_a_study_of_one_trial_has_no_importance_but_the_other_figures() -> None:
+    assert set(study_figures(a_study(1))) == {"study_history", "study_slice"}
+
+
+def test_a_study_of_one_setting_with_a_single_choice_can_be_drawn() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.optimize(lambda trial: trial.number + trial.suggest_categorical("size", [16]), 3)
+    assert {"study_history", "study_slice"} <= set(study_figures(study))
+
+
+def test_a_study_that_was_continued_with_another_space_can_be_drawn() -> None:
+    """As with `tune.study` and a key that was added to `tune.space` later."""
+    study = a_study(3)
+    study.optimize(
+        lambda trial: trial.suggest_float("rate", 1e-4, 1e-2, log=True) + trial.suggest_float("decay", 0, 1), 3
+    )
+    assert {"study_history", "study_slice"} <= set(study_figures(study))
+
+
+def test_a_study_with_an_infinite_score_can_be_drawn(tmp_path: Path) -> None:
+    def objective(trial: optuna.Trial) -> float:
+        return trial.suggest_float("rate", 0.1, 1) * (math.inf if trial.number == 2 else 1)
+
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.optimize(objective, 4)
+    for figure in study_figures(study).values():
+        assert (picture_of(figure, tmp_path) != 255).any(axis=2).mean() > 0.005

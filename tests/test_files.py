@@ -1,0 +1,206 @@
+"""Files are whole or not there; what is written is what is read."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from pipeline import figures, files
+from pipeline.files import (
+    InputError,
+    digest,
+    read_csv,
+    read_json,
+    replacing,
+    write_array,
+    write_csv,
+    write_json,
+    write_safetensors,
+    write_text,
+)
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "text": lambda path: write_text(path, "x" * 100_000),
+    "json": lambda path: write_json(path, {"x": list(range(10_000))}),
+    "csv": lambda path: write_csv(path, ["a"], [["x" * 50]] * 2000),
+    "array": lambda path: write_array(path, np.zeros(20_000)),
+    "safetensors": lambda path: write_safetensors(path, {"x": torch.zeros(20_000)}),
+    "figure": lambda path: figures.save(figures.picture_grid([("a", torch.rand(2, 3, 32, 32))]), path),
+}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# Whole or not there
+
+
+def test_a_block_that_fails_leaves_the_previous_file_and_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    path.write_text("before", encoding="utf-8")
+    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
+        temporary.write_text("half of", encoding="utf-8")
+        raise ZeroDivisionError
+    assert path.read_text(encoding="utf-8") == "before" and names(tmp_path) == ["metrics.json"]
+
+
+def test_the_file_appears_only_when_the_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "er" / "a.txt"
+    with replacing(path) as temporary:
+        temporary.write_text("new", encoding="utf-8")
+        assert not path.exists() and temporary.parent == path.parent
+        assert temporary.suffix == ".txt", "writers that look at the ending must see the right one"
+    assert path.read_text(encoding="utf-8") == "new" and names(path.parent) == ["a.txt"]
+
+
+def test_an_interrupt_leaves_the_previous_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("before", encoding="utf-8")
+    with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
+        temporary.write_text("half of", encoding="utf-8")
+        raise KeyboardInterrupt
+    assert path.read_text(encoding="utf-8") == "before" and names(tmp_path) == ["a.txt"]
+
+
+def test_no_space_left_is_one_line_that_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("before", encoding="utf-8")
+
+    def full(self: Path, text: str, encoding: str) -> None:
+        self.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.Path, "write_text", full)
+    with pytest.raises(InputError) as caught:
+        write_text(path, "after")
+    monkeypatch.undo()
+    assert str(caught.value).startswith(f"cannot write {path}: No space left on device; ")
+    assert "--run.dir" in str(caught.value) and "\n" not in str(caught.value)
+    assert path.read_text(encoding="utf-8") == "before" and names(tmp_path) == ["a.txt"]
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Callable[[], None]]:
+    """Call it, and no file can grow beyond 1000 bytes: the nearest to a full disk that a test can have."""
+    resource = pytest.importorskip("resource", reason="only Unix can limit the size of files")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_every_kind_of_file_that_does_not_fit_leaves_the_previous_one_whole(
+    kind: str, small_disk: Callable[[], None], tmp_path: Path
+) -> None:
+    path = tmp_path / f"file.{kind}"
+    path.write_text("before", encoding="utf-8")
+    if kind == "figure":
+        WRITERS[kind](tmp_path / "warm.png")  # matplotlib stores its list of fonts once
+        (tmp_path / "warm.png").unlink()
+    small_disk()
+    with pytest.raises(InputError) as caught:
+        WRITERS[kind](path)
+    assert str(caught.value).startswith(f"cannot write {path}: ")
+    assert path.read_text(encoding="utf-8") == "before" and names(tmp_path) == [path.name]
+
+
+def test_a_folder_that_cannot_be_made_is_an_input_error(tmp_path: Path) -> None:
+    (tmp_path / "occupied").write_text("a file", encoding="utf-8")
+    with pytest.raises(InputError, match=r"cannot write .*; make room or name another folder with --run\.dir"):
+        write_json(tmp_path / "occupied" / "run.json", {})
+
+
+@pytest.mark.skipif(sys.platform == "win32" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write")
+def test_a_folder_without_permission_is_an_input_error(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(InputError, match="Permission denied"):
+            write_json(tmp_path / "run.json", {})
+    finally:
+        tmp_path.chmod(0o700)
+
+
+# Round trips
+
+
+def test_json_comes_back_the_same(tmp_path: Path) -> None:
+    values = {"a": [1, 2.5, None, True], "ü": {"b": "line\nbreak"}}
+    write_json(tmp_path / "a.json", values)
+    assert read_json(tmp_path / "a.json") == values
+
+
+def test_csv_comes_back_the_same(tmp_path: Path) -> None:
+    rows = [["1", 'with "quotes", commas'], ["2", "line\nbreak ü"]]
+    write_csv(tmp_path / "a.csv", ["id", "path"], rows)
+    assert [list(row.values()) for row in read_csv(tmp_path / "a.csv")] == rows
+    assert list(read_csv(tmp_path / "a.csv")[0]) == ["id", "path"]
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "int64", "float32"])
+def test_arrays_come_back_the_same(kind: str, tmp_path: Path) -> None:
+    array = np.arange(24).reshape(2, 3, 4).astype(kind)
+    write_array(tmp_path / "a.npy", array)
+    found = np.load(tmp_path / "a.npy")
+    assert found.dtype == array.dtype and np.array_equal(found, array)
+
+
+def test_arrays_of_objects_are_refused_rather_than_pickled(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="pickle"):
+        write_array(tmp_path / "a.npy", np.array([{"a": 1}]))
+    assert names(tmp_path) == []
+
+
+def test_tensors_come_back_the_same_even_views_that_share_memory(tmp_path: Path) -> None:
+    whole = torch.randn(4, 6)
+    tensors = {"whole": whole, "turned": whole.T, "row": whole[1], "flag": torch.tensor(True), "leaf": whole.clone()}
+    tensors["leaf"].requires_grad_()
+    write_safetensors(tmp_path / "a.safetensors", tensors, metadata={"note": "x"})
+    found = load_file(tmp_path / "a.safetensors")
+    assert set(found) == set(tensors)
+    assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+    with safe_open(tmp_path / "a.safetensors", framework="pt") as stored:
+        assert stored.metadata() == {"note": "x"}
+
+
+@pytest.mark.parametrize("read", [read_json, read_csv])
+def test_a_missing_file_is_named(read: Callable[[Path], object], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"absent\.file is missing"):
+        read(tmp_path / "absent.file")
+
+
+def test_a_torn_json_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "best.json").write_text('{"a": ', encoding="utf-8")
+    with pytest.raises(InputError, match=r"best\.json is not JSON"):
+        read_json(tmp_path / "best.json")
+
+
+# Digests
+
+
+def test_digests_do_not_change_from_release_to_release() -> None:
+    """Stored runs are found again by them. The value is SHA-256 of the parts, each closed by a zero byte."""
+    assert digest("train_vqvae", b"\x01") == "bd7db96be5d6"
+    assert len(digest("a", length=20)) == 20 and digest("a", length=20).startswith(digest("a"))
+
+
+def test_digests_tell_where_one_part_ends() -> None:
+    several = [("ab", "c"), ("a", "bc"), ("abc",), ("abc", ""), ("", "abc"), ("c", "ab")]
+    assert len({digest(*parts) for parts in several}) == len(several)
+    assert digest("text") == digest(b"text")
+
+
+@given(
+    st.lists(st.text(alphabet="ab", max_size=3), max_size=4), st.lists(st.text(alphabet="ab", max_size=3), max_size=4)
+)
+def test_digests_are_equal_for_equal_parts_only(one: list[str], other: list[str]) -> None:
+    assert (digest(*one) == digest(*other)) == (one == other)
