@@ -107,7 +107,7 @@ class Completed(NamedTuple):
 @torch.no_grad()
 def complete(model: "DistilBertForMaskedLM", indices: Tensor, mask: Tensor, codebook: Tensor) -> Completed:
     """Fill all masked tokens in one pass; the others stay as they are. codebook: (K, D) code vectors."""
-    completed, expected = indices.clone(), codebook[indices]
+    completed, expected = indices.clone(), codebook[indices.masked_fill(mask, 0)]
     if mask.any():
         logits = masked_logits(model, indices, mask)  # (M, K)
         completed[mask] = logits.argmax(1)

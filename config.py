@@ -6,18 +6,26 @@ sentences below are also what `--help` prints.
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 BASE_FILE = Path(__file__).with_name("config.yaml")
 
-Share = Annotated[float, Field(ge=0, le=1)]
-PositiveInt = Annotated[int, Field(ge=1)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-RunName = Annotated[str, Field(description="best, a run folder, or models:/NAME@ALIAS")]
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("true and false are no numbers")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_bool)]
+Real = Annotated[float, BeforeValidator(_no_bool)]
+PositiveInt = Annotated[Whole, Field(ge=1)]
+PositiveFloat = Annotated[Real, Field(gt=0)]
+RunName = str  # best, a run folder, or models:/NAME@ALIAS
 
 
 class ConfigError(ValueError):
@@ -43,13 +51,13 @@ class Section(BaseModel):
 class RunSection(Section):
     dir: str = "runs"
     """Folder for run folders, mlflow.db and optuna.db."""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 0
     """Seed of weights, batches, masks and tuning (the split has its own, data.seed)."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; auto takes a GPU when there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of training; auto takes bf16 where the processor has it. Evaluation is always fp32."""
-    threads: Annotated[int, Field(ge=0)] = 0
+    threads: Annotated[Whole, Field(ge=0)] = 0
     """CPU threads; 0 takes all cores. Another number of threads changes the last digits of results."""
     mlflow: bool = True
     """Also write to MLflow. The run folders are complete without it."""
@@ -58,27 +66,27 @@ class RunSection(Section):
 class DataSection(Section):
     source: str = "digits_in_context"
     """digits_in_context (embedded demo), imagenette (downloaded by torchvision), or a folder of pictures."""
-    classes: Annotated[int, Field(ge=2)] | list[str] | None = None
+    classes: Annotated[Whole, Field(ge=2)] | list[str] | None = None
     """How many class folders to take, in name order, or their names; null takes all."""
     images_per_class: PositiveInt | None = None
     """How many pictures of each class to take, chosen by the seed; null takes all."""
-    image_size: Annotated[int, Field(ge=8, le=1024)] = 32
+    image_size: Annotated[Whole, Field(ge=8, le=1024)] = 32
     """Side of the square pictures, pixels; must be divisible by train_vqvae.stride."""
     channels: Literal[1, 3] = 3
     """1 for grey, 3 for RGB."""
-    train: Annotated[float, Field(gt=0, lt=1)] = 0.70
+    train: Annotated[Real, Field(gt=0, lt=1)] = 0.70
     """Share of pictures to train on."""
-    val: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    val: Annotated[Real, Field(gt=0, lt=1)] = 0.15
     """Share of pictures for tuning, early stopping and choosing between runs."""
-    test: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    test: Annotated[Real, Field(gt=0, lt=1)] = 0.15
     """Share of pictures for the one final look."""
     given_split: bool = True
     """Keep the split of a folder that has train, val and test; false pools and splits anew."""
     skip_broken: bool = False
     """Go on without files that cannot be read (they are listed either way)."""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 0
     """Seed of the split and of the embedded demo."""
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[Whole, Field(ge=0)] = 0
     """Processes that decode pictures; 0 takes all cores."""
     download_dir: str = "downloads"
     """Where source imagenette is stored."""
@@ -94,13 +102,13 @@ class DataSection(Section):
 class Tune(Section):
     """An Optuna study. `space`: key of the stage -> list of choices, or {low, high, log}."""
 
-    trials: Annotated[int, Field(ge=0)] = 3
+    trials: Annotated[Whole, Field(ge=0)] = 3
     """How many settings to try before the final fit; 0 skips tuning."""
     epochs: PositiveInt = 3
     """Epochs of a trial."""
     patience: PositiveInt = 3
     """Epochs without a better validation score after which a trial stops."""
-    startup_trials: Annotated[int, Field(ge=0)] = 2
+    startup_trials: Annotated[Whole, Field(ge=0)] = 2
     """Trials before bad ones are pruned."""
     study: str | None = None
     """Name of a study in optuna.db to continue and add to; null starts one for this run."""
@@ -117,9 +125,9 @@ class Training(Section):
     """Pictures per step."""
     learning_rate: PositiveFloat = 1e-3
     """Peak of the learning rate: linear warm-up, then cosine to zero."""
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    weight_decay: Annotated[Real, Field(ge=0)] = 1e-4
     """Of AdamW, on matrices and kernels only."""
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    warmup: Annotated[Real, Field(ge=0, lt=1)] = 0.05
     """Share of the steps over which the learning rate rises."""
     clip_norm: PositiveFloat = 1.0
     """Largest norm of the gradient."""
@@ -131,9 +139,17 @@ class Training(Section):
     """The search before the final fit."""
 
     @model_validator(mode="after")
-    def _space_fits(self) -> "Training":
+    def _space_fits(self) -> Self:
+        """Every value the search may try is one that the stage takes; text such as 1e-3 becomes the number it is."""
+        checked, problems = {}, []
         for key, values in self.tune.space.items():
-            _check_space_entry(self, key, values)
+            try:
+                checked[key] = _checked_entry(self, key, values)
+            except ValueError as error:
+                problems.append(str(error))
+        if problems:
+            raise ValueError("\n".join(problems))
+        self.tune.space.update(checked)
         return self
 
 
@@ -144,23 +160,23 @@ class TrainVQVAESection(Training):
     """Peak of the learning rate: linear warm-up, then cosine to zero."""
     stride: Literal[4, 8, 16] = 4
     """Pixels per token along each side."""
-    hidden: Annotated[int, Field(ge=8, multiple_of=8)] = 96
+    hidden: Annotated[Whole, Field(ge=8, multiple_of=8)] = 96
     """Channels of encoder and decoder at the grid."""
-    residual_blocks: Annotated[int, Field(ge=0)] = 2
+    residual_blocks: Annotated[Whole, Field(ge=0)] = 2
     """Residual blocks in encoder and in decoder."""
-    codebook_size: Annotated[int, Field(ge=2, le=65536)] = 256
+    codebook_size: Annotated[Whole, Field(ge=2, le=65536)] = 256
     """K, the number of codes."""
     code_dim: PositiveInt = 32
     """D, numbers per code."""
-    commitment_weight: Annotated[float, Field(ge=0)] = 0.25
+    commitment_weight: Annotated[Real, Field(ge=0)] = 0.25
     """beta, weight of the commitment loss."""
     codebook_update: Literal["ema", "gradient"] = "ema"
     """Codebook by moving averages, or by the gradient of the codebook loss."""
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.97
+    ema_decay: Annotated[Real, Field(ge=0, lt=1)] = 0.97
     """Decay of the moving averages per step."""
     data_init: bool = True
     """Start the codebook from the first batch (clustered)."""
-    restart_share: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    restart_share: Annotated[Real, Field(ge=0, lt=1)] = 0.03
     """Restart codes used under this share of the average code's use; 0 never does."""
     normalize_codes: bool = False
     """Codes of length one (cosine distance)."""
@@ -175,7 +191,7 @@ class VQVAEReconstructionSection(Section):
     """The VQ-VAE: best, a run folder, or models:/NAME@ALIAS."""
     batch_size: PositiveInt = 256
     """Pictures per step."""
-    grid_pictures: Annotated[int, Field(ge=1, le=64)] = 8
+    grid_pictures: Annotated[Whole, Field(ge=1, le=64)] = 8
     """Pictures in each of the worst, median and best grids."""
     input: str | None = None
     """Instead of the split: reconstruct this picture or folder of pictures."""
@@ -198,7 +214,7 @@ class TrainClassifierSection(Training):
     """Pictures to train on (architecture codes always sees codes)."""
     augmentation: Literal["none", "shift", "shift_flip"] = "shift"
     """Random shifts by up to an eighth of the side; also left-right flips."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.1
     """Before the last layer."""
 
 
@@ -209,7 +225,7 @@ class TrainDistilSection(Training):
     """Grids per step."""
     learning_rate: PositiveFloat = 2e-3
     """Peak of the learning rate: linear warm-up, then cosine to zero."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    weight_decay: Annotated[Real, Field(ge=0)] = 0.01
     """Of AdamW, on matrices and kernels only."""
     indices: RunName = "best"
     """The indices: best, or a run folder of vqvae_reconstruction."""
@@ -223,13 +239,13 @@ class TrainDistilSection(Training):
     """Transformer layers (with init: scratch)."""
     heads: PositiveInt = 4
     """Attention heads; must divide dim (with init: scratch)."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.0
     """In every layer."""
     mask_schedule: Literal["cosine", "uniform", "fixed"] = "cosine"
     """How the mask ratio varies in training: cosine, uniform, or fixed."""
-    fixed_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
+    fixed_ratio: Annotated[Real, Field(gt=0, le=1)] = 0.5
     """The mask ratio with mask_schedule: fixed."""
-    percentages: list[Annotated[int, Field(ge=1, le=100)]] = [10, 25, 50, 75, 90, 100]
+    percentages: Annotated[list[Annotated[Whole, Field(ge=1, le=100)]], Field(min_length=1)] = [10, 25, 50, 75, 90, 100]
     """Mask percentages at which validation and test are measured."""
 
     @model_validator(mode="after")
@@ -248,15 +264,28 @@ class ReconstructMaskedSection(Section):
     """The DistilBERT: best, a run folder, or models:/NAME@ALIAS."""
     classifier: RunName = "best"
     """The classifier: best, a run folder, or models:/NAME@ALIAS."""
-    percentages: list[Annotated[int, Field(ge=0, le=100)]] = [10, 20, 30, 40, 50, 60, 70, 80, 85, 90, 95, 100]
+    percentages: Annotated[list[Annotated[Whole, Field(ge=0, le=100)]], Field(min_length=1)] = [
+        10,
+        20,
+        30,
+        40,
+        50,
+        60,
+        70,
+        80,
+        85,
+        90,
+        95,
+        100,
+    ]
     """Mask percentages to measure."""
     pictures: PositiveInt | None = None
     """How many test pictures to take, chosen by the seed; null takes all."""
     batch_size: PositiveInt = 250
     """Pictures per step."""
-    bootstrap: Annotated[int, Field(ge=100)] = 1000
+    bootstrap: Annotated[Whole, Field(ge=100)] = 1000
     """Resamples of the pictures behind each 95 % interval."""
-    grid_pictures: Annotated[int, Field(ge=1, le=16)] = 4
+    grid_pictures: Annotated[Whole, Field(ge=1, le=16)] = 4
     """Pictures in the grid."""
 
 
@@ -274,8 +303,10 @@ class Config(Section):
     @model_validator(mode="after")
     def _stride_divides(self) -> "Config":
         size, stride = self.data.image_size, self.train_vqvae.stride
-        if size % stride:
-            raise ValueError(f"data.image_size {size} is not divisible by train_vqvae.stride {stride}")
+        searched = self.train_vqvae.tune.space.get("stride", [])
+        for each in [stride, *(searched if isinstance(searched, list) else [])]:
+            if size % int(each):
+                raise ValueError(f"data.image_size {size} is not divisible by train_vqvae.stride {each}")
         return self
 
 
@@ -298,7 +329,8 @@ def check(values: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(list(dict.fromkeys(_explain(entry) for entry in error.errors()))) from None
+        problems = [line for entry in error.errors() for line in _explain(entry)]
+        raise ConfigError(list(dict.fromkeys(problems))) from None
 
 
 def changed_keys(config: Config, base: Path = BASE_FILE) -> dict[str, Any]:
@@ -358,36 +390,41 @@ def _describe_type(kind: Any, metadata: list[Any]) -> str:
     return f"{words} {', '.join(bounds)}" if bounds and kind in (int, float) else words
 
 
-def _check_space_entry(section: Training, key: str, values: Any) -> None:
-    """A search space may only name keys of the stage, with values that the key itself would take."""
+MOST_CHECKED = 5000  # whole numbers of a range that are tried one by one
+
+
+def _checked_entry(section: Training, key: str, values: Any) -> Any:
+    """One entry of a search space, its values as the key itself would take them.
+
+    Raises ValueError for unknown keys, values out of range, and ranges that are none.
+    """
     known = [name for name in type(section).model_fields if name != "tune"]
     if key not in known:
         raise ValueError(f"tune.space.{key} is not a key of this stage{_nearest(key, known)}")
-    if isinstance(values, dict):
-        extra = set(values) - {"low", "high", "log"}
-        if extra or not {"low", "high"} <= set(values):
-            raise ValueError(f"tune.space.{key} is {values}; expected low, high and optionally log, or a list")
-        candidates = [_as_number(values["low"]), _as_number(values["high"])]
-        if None in candidates or candidates[0] > candidates[1]:
-            raise ValueError(f"tune.space.{key}: low {values['low']} and high {values['high']} are not a range")
-    else:
-        candidates = values
-        if not candidates:
+    if isinstance(values, list):
+        if not values:
             raise ValueError(f"tune.space.{key} is empty; expected at least one choice")
-    for candidate in candidates:
-        try:
-            section.replace({key: candidate, "tune": Tune().model_dump()})
-        except ValidationError as error:
-            message = error.errors()[0]["msg"]
-            raise ValueError(f"tune.space.{key}: {candidate!r} is not a value of {key} ({message})") from None
+        return [_checked_candidate(section, key, value) for value in values]
+    if set(values) - {"low", "high", "log"} or not {"low", "high"} <= set(values):
+        raise ValueError(f"tune.space.{key} is {values}; expected low, high and optionally log, or a list")
+    low, high = (_checked_candidate(section, key, values[end]) for end in ("low", "high"))
+    log = values.get("log", False)
+    if isinstance(low, bool) or not isinstance(low, int | float):
+        raise ValueError(f"tune.space.{key}: {key} takes no numbers; expected a list of choices")
+    if low > high or not isinstance(log, bool) or (log and low <= 0):
+        raise ValueError(f"tune.space.{key}: low {low}, high {high}, log {log} are not a range")
+    if isinstance(low, int):
+        for value in range(low, min(high, low + MOST_CHECKED) + 1):
+            _checked_candidate(section, key, value)
+    return {"low": low, "high": high, "log": log}
 
 
-def _as_number(value: Any) -> Any:
-    """YAML reads 1e-3 as text; this reads it as the number it is."""
+def _checked_candidate(section: Training, key: str, value: Any) -> Any:
     try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return None
+        return getattr(section.replace({key: value, "tune": Tune().model_dump()}), key)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ValueError(f"tune.space.{key}: {value!r} is not a value of {key} ({message})") from None
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
@@ -396,6 +433,8 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         raise ConfigError([f"config file {file} does not exist; presets are: {', '.join(presets)}"])
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise ConfigError([f"{file} is not UTF-8 text"]) from None
     except yaml.YAMLError as error:
         raise ConfigError([f"{file} is not YAML: {' '.join(str(error).split())}"]) from None
     if values is None:
@@ -406,9 +445,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 
 def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
-    """Deep, key by key; a search space entry is replaced whole."""
+    """Deep, key by key; a search space is replaced whole."""
     for key, value in values.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict) and not {"low", "high"} & set(value):
+        if isinstance(value, dict) and isinstance(into.get(key), dict) and key != "space":
             _merge(into[key], value)
         else:
             into[key] = value
@@ -423,19 +462,19 @@ def _nearest(key: str, known: list[str]) -> str:
     return f"; did you mean {close[0]}?" if close else f"; expected one of {', '.join(known)}"
 
 
-def _explain(entry: Any) -> str:
-    """One pydantic error as one line: key, what was found, what was expected."""
+def _explain(entry: Any) -> list[str]:
+    """One pydantic error as lines: key, what was found, what was expected."""
     path = [str(part) for part in entry["loc"]]
     dotted = ".".join(path)
     if entry["type"] == "extra_forbidden":
         section: Any = Config
         for part in path[:-1]:
             section = section.model_fields[part].annotation
-        return f"{dotted} is not a setting{_nearest(path[-1], list(section.model_fields))}"
-    if entry["type"] == "value_error":
-        message = entry["msg"].removeprefix("Value error, ")
-        return f"{dotted}: {message}" if dotted else message
-    found = next((field for name, field in options(Config) if dotted == name or dotted.startswith(name + ".")), None)
-    expected = describe_range(found) if found else entry["msg"].removeprefix("Input should be ")
-    key = next((name for name, _ in options(Config) if dotted == name or dotted.startswith(name + ".")), dotted)
-    return f"{key} is {entry['input']!r}; expected {expected}"
+        return [f"{dotted} is not a setting{_nearest(path[-1], list(section.model_fields))}"]
+    fields = ((name, field) for name, field in options(Config) if dotted == name or dotted.startswith(name + "."))
+    key, field = next(fields, (dotted, None))
+    if entry["type"] == "value_error" and field is None:
+        lines = entry["msg"].removeprefix("Value error, ").splitlines()
+        return [f"{dotted}: {line}" if dotted else line for line in lines]
+    expected = describe_range(field) if field else entry["msg"].removeprefix("Input should be ")
+    return [f"{key} is {entry['input']!r}; expected {expected}"]

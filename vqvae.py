@@ -48,7 +48,7 @@ class VQVAEConfig:
         problems = [
             (self.stride in STRIDES, f"stride is {self.stride}; expected one of {STRIDES}"),
             (
-                self.image_size % self.stride == 0,
+                self.stride < 1 or self.image_size % self.stride == 0,
                 f"image_size {self.image_size} is not divisible by stride {self.stride}",
             ),
             (self.codebook_size >= 2, f"codebook_size is {self.codebook_size}; expected at least 2"),
@@ -115,21 +115,26 @@ class Quantizer(nn.Module):
                 flat = F.normalize(flat, dim=1)
             if self.training and not self.initialized:
                 self._start_from(flat.detach(), generator)
+            if self.training:
+                self._restart_dead(flat.detach(), generator)
             indices = self.nearest(flat)  # (M,)
             codes = F.embedding(indices, self.codes())  # (M, D)
             codebook_loss = F.mse_loss(codes, flat.detach())
             commitment_loss = F.mse_loss(flat, codes.detach())
-            passed = rotate(flat, codes) if self.config.rotation_trick else flat + (codes - flat).detach()
+            passed = codes  # where nothing is to be passed back: the codes without the rounding of what follows
+            if flat.requires_grad:
+                passed = rotate(flat, codes) if self.config.rotation_trick else flat + (codes - flat).detach()
             if self.training:
-                self._learn(flat.detach(), indices, generator)
+                self._learn(flat.detach(), indices)
             b, d, h, w = z.shape
             passed = passed.view(b, h, w, d).permute(0, 3, 1, 2)  # (B, D, h, w)
             return Quantized(passed, indices.view(b, h, w), codebook_loss, commitment_loss)
 
     def nearest(self, flat: Tensor) -> Tensor:
         """(M, D) -> (M,) long: argmin_k ||z - e_k||^2, equation (1)."""
-        codes = self.codes()
-        return (codes.square().sum(1) - 2 * flat @ codes.T).argmin(1)
+        with torch.no_grad(), torch.autocast(flat.device.type, enabled=False):
+            flat, codes = flat.float(), self.codes()
+            return (codes.square().sum(1) - 2 * flat @ codes.T).argmin(1)
 
     def embed(self, indices: Tensor) -> Tensor:
         """(B, h, w) long -> (B, D, h, w), the code vectors at those indices."""
@@ -154,8 +159,8 @@ class Quantizer(nn.Module):
         self.initialized.fill_(True)
 
     @torch.no_grad()
-    def _learn(self, flat: Tensor, indices: Tensor, generator: torch.Generator | None) -> None:
-        """Moving averages of use and of the chosen vectors (appendix A.1), then restart of codes that died."""
+    def _learn(self, flat: Tensor, indices: Tensor) -> None:
+        """Moving averages of use and of the chosen vectors (appendix A.1)."""
         decay = self.config.ema_decay
         count = torch.bincount(indices, minlength=len(self.codebook)).float()
         total = torch.zeros_like(self.code_sum).index_add_(0, indices, flat)
@@ -165,9 +170,10 @@ class Quantizer(nn.Module):
             everything = self.use.sum()
             smoothed = (self.use + 1e-5) / (everything + 1e-5 * len(self.use)) * everything
             self.codebook.copy_(self.code_sum / smoothed[:, None])
-        self._restart_dead(flat, generator)
 
+    @torch.no_grad()
     def _restart_dead(self, flat: Tensor, generator: torch.Generator | None) -> None:
+        """Codes that hardly any vector chooses begin anew at vectors of this batch, before it is quantised."""
         average = self.use.mean()
         dead = self.use < self.config.restart_share * average
         if dead.any():

@@ -109,6 +109,7 @@ def fit(
         while progress.epoch < plan.epochs and not progress.stopped:
             trained = _train_epoch(learner, optimizer, plan, machine, progress.epoch, steps, label, bar)
             validated = _validate(learner) if plan.patience is not None else {}
+            _check_finite(model, validated, plan, label, progress.epoch + 1)
             progress.epoch += 1
             values = {f"train_{k}": v for k, v in trained.items()} | {f"val_{k}": v for k, v in validated.items()}
             progress.history.append({"epoch": progress.epoch, **values})
@@ -119,7 +120,8 @@ def fit(
             if checkpoint:
                 _save(checkpoint, model, optimizer, progress, best)
             on_epoch(progress.history)
-            bar.set_postfix_str(f"epoch {progress.epoch}, {plan.monitor} {validated.get(plan.monitor, math.nan):.4g}")
+            shown = f", validation {plan.monitor} {validated[plan.monitor]:.4g}" if validated else ""
+            bar.set_postfix_str(f"epoch {progress.epoch}{shown}")
     model.load_state_dict(best)
     model.eval()
     return progress
@@ -182,6 +184,18 @@ def _validate(learner: Learner) -> dict[str, float]:
     return learner.validate()
 
 
+def _check_finite(model: nn.Module, validated: dict[str, float], plan: Plan, label: str, epoch: int) -> None:
+    """The last step of an epoch may have broken the weights without a loss that shows it."""
+    score = validated.get(plan.monitor, 0.0)
+    broken = [name for name, tensor in model.named_parameters() if not tensor.isfinite().all()]
+    if broken or not math.isfinite(score):
+        what = f"weights {broken[0]} are" if broken else f"validation {plan.monitor} is {score},"
+        raise TrainingDiverged(
+            f"{label}: {what} not finite after epoch {epoch} (learning rate {plan.learning_rate:.3g}); "
+            "try a lower learning_rate or precision fp32"
+        )
+
+
 def _is_better(progress: Progress, validated: dict[str, float], plan: Plan) -> bool:
     if plan.patience is None or progress.best_epoch == 0:
         return True
@@ -214,4 +228,7 @@ def _restore(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> 
         number, _, name = key.partition("/")
         state.setdefault(int(number), {})[name] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for parameter, moments in optimizer.state.items():  # the fused step wants the parameter's own memory layout
+        for name in ("exp_avg", "exp_avg_sq"):
+            moments[name] = torch.empty_like(parameter).copy_(moments[name])
     return progress, parts["best"]

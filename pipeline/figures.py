@@ -182,13 +182,14 @@ def study_history_figure(trials: Sequence[int], scores: Sequence[float], lower_i
     return figure
 
 
-def study_slice_figure(values: Mapping[str, Sequence[Any]], scores: Sequence[float], lower_is_better: bool) -> Figure:
-    """The score against each setting; settings that are not numbers, or few numbers, stand side by side."""
-    columns = min(3, len(values))
-    rows = math.ceil(len(values) / columns)
+def study_slice_figure(slices: Mapping[str, Sequence[tuple[Any, float]]], lower_is_better: bool) -> Figure:
+    """The score against each setting: name -> (value, score) of each trial. Choices stand side by side."""
+    columns = max(1, min(3, len(slices)))
+    rows = max(1, math.ceil(len(slices) / columns))
     figure, axes = new_figure(2.7 * columns + 0.6, 2.4 * rows, rows, columns)
-    best = int(np.argmin(scores) if lower_is_better else np.argmax(scores))
-    for number, (axis, (name, taken)) in enumerate(zip(axes.flat, values.items(), strict=False)):
+    for number, (axis, (name, points)) in enumerate(zip(axes.flat, slices.items(), strict=False)):
+        taken, scores = [value for value, _ in points], [score for _, score in points]
+        best = int(np.argmin(scores) if lower_is_better else np.argmax(scores))
         places: list[float] = list(taken)
         if not all(isinstance(value, float) for value in taken):
             choices = sorted(set(taken), key=lambda value: (str(type(value)), value))
@@ -203,7 +204,7 @@ def study_slice_figure(values: Mapping[str, Sequence[Any]], scores: Sequence[flo
             axis.locator_params(axis="x", nbins=4)
         if number % columns == 0:
             axis.set_ylabel(_score_label(lower_is_better), fontsize=8)
-    for axis in axes.flat[len(values) :]:
+    for axis in axes.flat[len(slices) :]:
         axis.set_visible(False)
     axes.flat[0].legend(fontsize=7, frameon=False)
     return figure

@@ -6,6 +6,7 @@ metrics.jsonl (a line per epoch), figures/, last/ (to resume) and model/ (model.
 """
 
 import json
+import math
 import secrets
 import time
 from dataclasses import dataclass
@@ -77,6 +78,8 @@ def note_best(folder: RunFolder, key: str, score: float | None, metric: str, low
 
     score None: the stage has nothing to compare, its newest run counts.
     """
+    if score is not None and not math.isfinite(score):
+        return False
     file = folder.path.parent / "best.json"
     best = read_json(file) if file.is_file() else {}
     known = best.get(key)

@@ -94,7 +94,7 @@ def train(stage: Stage, section: Any, build: Build, goal: Goal, seed: int, runs:
     stage.figure("curves", history_figure(progress.history, progress.best_epoch))
     score = progress.history[progress.best_epoch - 1][f"val_{goal.objective}"]
     say(f"best epoch {progress.best_epoch} of {progress.epoch}: validation {goal.objective} {score:.4g}")
-    stage.metrics |= {"best_epoch": progress.best_epoch, f"val_{goal.objective}": score}
+    stage.metrics |= {"best_epoch": progress.best_epoch, f"best_val_{goal.objective}": score}
     if section.retrain:
         say(f"retraining on train + validation for {progress.best_epoch} epochs")
         seed_everything(seed)

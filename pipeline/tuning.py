@@ -4,6 +4,7 @@ The sampler is seeded anew for each trial from (seed, trials that ended), so an 
 for the same settings as one that was not. The first trial is always config.yaml's own setting.
 """
 
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -74,9 +75,12 @@ def optimize(
     while (ended := _ended(study)) < trials:
         study.sampler = optuna.samplers.TPESampler(seed=seed + ended, n_startup_trials=4)
         trial = study.ask()
-        values = suggest(trial, space)
+        values = _suggest_or_refuse(study, trial, space)
         try:
-            study.tell(trial, objective(trial, values))
+            score = objective(trial, values)
+            if not math.isfinite(score):
+                raise TrainingDiverged(f"its score is {score}")
+            study.tell(trial, score)
         except optuna.TrialPruned:
             study.tell(trial, state=TrialState.PRUNED)
         except TrainingDiverged as error:
@@ -92,6 +96,17 @@ def optimize(
             f"none of the {trials} trials of study {study.study_name} could be completed; see their errors above"
         )
     return dict(study.best_params)
+
+
+def _suggest_or_refuse(study: optuna.Study, trial: optuna.Trial, space: Space) -> dict[str, Any]:
+    """Optuna cannot change the choices of a study. Raises InputError that says so."""
+    try:
+        return suggest(trial, space)
+    except ValueError as error:
+        study.tell(trial, state=TrialState.FAIL)
+        raise InputError(
+            f"study {study.study_name} was made with another space ({error}); name another tune.study"
+        ) from error
 
 
 def _requeue_interrupted(study: optuna.Study) -> None:
@@ -120,7 +135,8 @@ def study_figures(study: optuna.Study) -> dict[str, Figure]:
     lower = study.direction == optuna.study.StudyDirection.MINIMIZE
     found = {"study_history": study_history_figure([t.number for t in completed], scores, lower)}
     names = sorted({name for t in completed for name in t.params})
-    found["study_slice"] = study_slice_figure({n: [t.params[n] for t in completed] for n in names}, scores, lower)
+    slices = {n: [(t.params[n], float(t.value or 0.0)) for t in completed if n in t.params] for n in names}
+    found["study_slice"] = study_slice_figure(slices, lower)
     if len(set(scores)) >= 2 and names:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -17,7 +17,7 @@ from completion import (
     mask_id,
     masked_cross_entropy,
     masked_logits,
-    prefer_fast_attention,
+    prepare_for,
 )
 from masking import hide, random_mask
 
@@ -244,7 +244,7 @@ def test_an_absent_pretrained_body_is_an_oserror(tmp_path: Path) -> None:
 def test_a_stored_model_comes_back_bit_equal(
     model: DistilBertForMaskedLM, grids: Tensor, mask: Tensor, tmp_path: Path
 ) -> None:
-    prefer_fast_attention(model, CPU)  # as in training
+    prepare_for(model, CPU)  # as in training
     model.save_pretrained(tmp_path)
     loaded = load_distilbert(tmp_path, CPU)
     assert not loaded.training and mask_id(loaded) == K
@@ -260,7 +260,7 @@ def test_a_missing_folder_says_which_command_makes_the_model(tmp_path: Path) -> 
 def test_the_fast_attention_gives_the_same_answers(model: DistilBertForMaskedLM, grids: Tensor, mask: Tensor) -> None:
     with torch.no_grad():
         fused = masked_logits(model, grids, mask)
-        prefer_fast_attention(model, CPU)
+        prepare_for(model, CPU)
         torch.testing.assert_close(masked_logits(model, grids, mask), fused, atol=1e-5, rtol=1e-4)
 
 

@@ -206,9 +206,9 @@ def space(key: str, values: Any, stage: str = "train_vqvae") -> dict[str, Any]:
         ("learning_rate", [1e-3, -1.0], "-1.0 is not a value of learning_rate"),
         ("learning_rate", {"low": 0.0, "high": 1.0}, "0.0 is not a value of learning_rate"),
         ("learning_rate", {"low": 2e-3, "high": 1e-3}, "are not a range"),
-        ("learning_rate", {"low": "low", "high": 1e-3}, "are not a range"),
-        ("learning_rate", {"low": None, "high": 1e-3}, "are not a range"),
-        ("learning_rate", {"low": [1], "high": 2}, "are not a range"),
+        ("learning_rate", {"low": "low", "high": 1e-3}, "is not a value of learning_rate"),
+        ("learning_rate", {"low": None, "high": 1e-3}, "is not a value of learning_rate"),
+        ("learning_rate", {"low": [1], "high": 2}, "is not a value of learning_rate"),
         ("learning_rate", {"low": 1e-3}, "expected low, high"),
         ("learning_rate", {"low": 1e-3, "high": 1e-2, "step": 1}, "expected low, high"),
         ("codebook_update", ["ema", "magic"], "'magic' is not a value of codebook_update"),
@@ -264,8 +264,8 @@ def test_an_accepted_range_gives_only_values_that_the_stage_accepts(key: str, va
 def test_good_ranges_are_accepted() -> None:
     """So that the test above is not passed by refusing everything."""
     for key, values in (
-        ("learning_rate", {"low": "1e-4", "high": 1e-2, "log": True}),
-        ("codebook_size", {"low": 64, "high": 512}),
+        ("learning_rate", {"low": 1e-4, "high": 1e-2, "log": True}),
+        ("codebook_size", {"low": 64, "high": 512, "log": False}),
         ("hidden", [16, 32]),
         ("codebook_update", ["ema", "gradient"]),
         ("rotation_trick", [True, False]),
@@ -320,10 +320,11 @@ def test_overlays_merge_key_by_key_and_later_ones_win(base: Path, tmp_path: Path
     assert config.load([second, first], {}, base=base).train_vqvae.epochs == 7
 
 
-def test_an_overlay_replaces_a_range_whole_and_leaves_the_other_entries(base: Path, tmp_path: Path) -> None:
+def test_an_overlay_replaces_a_search_space_whole(base: Path, tmp_path: Path) -> None:
+    """So that a preset can also stop searching a key."""
     overlay = write(tmp_path / "o.yaml", "train_vqvae: {tune: {space: {learning_rate: {low: 2e-3, high: 3e-3}}}}")
     found = config.load([overlay], {}, base=base).train_vqvae.tune.space
-    assert found == {"learning_rate": {"low": "2e-3", "high": "3e-3"}, "batch_size": [16, 32]}
+    assert found == {"learning_rate": {"low": 2e-3, "high": 3e-3, "log": False}}
 
 
 def test_the_command_line_wins_over_every_file(base: Path, tmp_path: Path) -> None:

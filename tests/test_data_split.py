@@ -93,7 +93,7 @@ def test_split_counts_sum_to_the_total_and_stay_within_one(total, ratios):
 
 
 def test_too_few_pictures_for_a_split_are_named():
-    with pytest.raises(InputError, match="class a has 2 different pictures.*at least 3"):
+    with pytest.raises(InputError, match=r"class a has 2 different pictures.*at least 3"):
         assign_splits(["a", "a"], ["x", "y"], RATIOS, 0)
 
 
@@ -183,7 +183,7 @@ def test_unreadable_folder_is_refused(tmp_path, monkeypatch):
         return real(path)
 
     monkeypatch.setattr(os, "scandir", locked)
-    with pytest.raises(InputError, match="cannot read folder .*a: Permission denied"):
+    with pytest.raises(InputError, match=r"cannot read folder .*a: Permission denied"):
         find_pictures(tmp_path / "set")
 
 
@@ -192,7 +192,7 @@ def test_classes_by_number_and_by_name(tmp_path):
         fill(tmp_path / "set" / name, 8, first=10 * number)
     assert make(tmp_path, tmp_path / "set", classes=2).classes == ["a", "b"]
     assert make(tmp_path, tmp_path / "set", classes=["c", "a"]).classes == ["a", "c"]
-    with pytest.raises(InputError, match="data.classes is 4, but .* has 3 class folders"):
+    with pytest.raises(InputError, match=r"data.classes is 4, but .* has 3 class folders"):
         make(tmp_path, tmp_path / "set", classes=4)
     with pytest.raises(InputError, match="has no class z"):
         make(tmp_path, tmp_path / "set", classes=["a", "z"])
@@ -201,7 +201,10 @@ def test_classes_by_number_and_by_name(tmp_path):
 def test_images_per_class_are_chosen_by_the_seed(tmp_path):
     for number, name in enumerate("ab"):
         fill(tmp_path / "set" / name, 30, first=100 * number)
-    paths = {seed: {row["path"] for row in make(tmp_path, tmp_path / "set", images_per_class=10, seed=seed).manifest} for seed in (0, 1)}
+    paths = {
+        seed: {row["path"] for row in make(tmp_path, tmp_path / "set", images_per_class=10, seed=seed).manifest}
+        for seed in (0, 1)
+    }
     assert len(paths[0]) == len(paths[1]) == 20 and paths[0] != paths[1]
 
 
@@ -264,14 +267,20 @@ def broken_files(folder: Path) -> dict[str, str]:
     (folder / "cut.jpg").write_bytes((folder / "full.jpg").read_bytes()[:700])
     (folder / "full.jpg").unlink()
     Image.new("1", (12_000, 12_000)).save(folder / "bomb.png")
-    return {"zero.png": "empty", "text.jpg": "not a picture", "cut.png": "broken", "cut.jpg": "broken", "bomb.png": "bomb"}
+    return {
+        "zero.png": "empty",
+        "text.jpg": "not a picture",
+        "cut.png": "broken",
+        "cut.jpg": "broken",
+        "bomb.png": "bomb",
+    }
 
 
 def test_broken_files_are_all_listed_and_end_the_run(tmp_path, capsys):
     for number, name in enumerate("ab"):
         fill(tmp_path / "set" / name, 10, first=100 * number)
     expected = broken_files(tmp_path / "set" / "a")
-    with pytest.raises(InputError, match="5 of the files cannot be used.*--data.skip_broken true"):
+    with pytest.raises(InputError, match=r"5 of the files cannot be used.*--data.skip_broken true"):
         make(tmp_path, tmp_path / "set")
     printed = capsys.readouterr()
     for name, words in expected.items():
@@ -319,7 +328,7 @@ def test_changed_manifest_is_refused(tmp_path):
     split = make(tmp_path, tmp_path / "set")
     file = split.folder / "manifest.csv"
     file.write_text(file.read_text().replace("train", "test", 1))
-    with pytest.raises(InputError, match="was changed after the split; type: python data_split.py"):
+    with pytest.raises(InputError, match=r"was changed after the split; type: python data_split.py"):
         open_split(settings_for(tmp_path, tmp_path / "set"))
 
 
@@ -361,9 +370,12 @@ def test_offline_imagenette_says_what_to_do(tmp_path, monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr(torchvision.datasets, "Imagenette", offline)
-    with pytest.raises(InputError, match="cannot be downloaded .*no route to host.*unpack imagenette2-160 there"):
+    with pytest.raises(InputError, match=r"cannot be downloaded .*no route to host.*unpack imagenette2-160 there"):
         cfg = config.check(
-            {"run": {"dir": str(tmp_path), "mlflow": False}, "data": {"source": "imagenette", "download_dir": str(tmp_path)}}
+            {
+                "run": {"dir": str(tmp_path), "mlflow": False},
+                "data": {"source": "imagenette", "download_dir": str(tmp_path)},
+            }
         )
         data_split.run(cfg)
 
@@ -386,5 +398,5 @@ def test_demo_has_exactly_one_in_five_somewhere_unusual():
 
 def test_demo_refuses_another_size(tmp_path):
     cfg = config.check({"run": {"dir": str(tmp_path), "mlflow": False}, "data": {"image_size": 64}})
-    with pytest.raises(InputError, match="is 32x32 RGB; found data.image_size 64"):
+    with pytest.raises(InputError, match=r"is 32x32 RGB; found data.image_size 64"):
         data_split.run(cfg)

@@ -55,8 +55,12 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
     "confusion with an absent class": lambda: figures.confusion_figure(np.eye(2) * [[3], [0]], ["a", "b"], ""),
     "study history": lambda: figures.study_history_figure([0, 1, 3], [0.5, 0.7, 0.2], True),
     "study slices": lambda: figures.study_slice_figure(
-        {"rate": [0.1, 0.2, 0.3], "size": [16, 32, 16], "kind": ["a", "b", "a"], "flag": [True, False, True]},
-        [0.5, 0.7, 0.2],
+        {
+            "rate": [(0.1, 0.5), (0.2, 0.7), (0.3, 0.2)],
+            "size": [(16, 0.5), (32, 0.7), (16, 0.2)],
+            "kind": [("a", 0.5), ("b", 0.7)],
+            "flag": [(True, 0.5), (False, 0.7), (True, 0.2)],
+        },
         True,
     ),
     "study importance": lambda: figures.study_importance_figure({"rate": 0.7, "size": 0.3}, 12),
@@ -139,7 +143,8 @@ def test_the_study_history_follows_the_best_so_far(lower_is_better: bool) -> Non
 def test_the_study_slices_mark_the_best_trial_in_every_panel(lower_is_better: bool, best: int) -> None:
     scores = [0.5, 0.7, 0.2, 0.9]
     values = {"rate": [0.1, 0.2, 0.3, 0.4], "kind": ["b", "a", "b", "c"]}
-    figure = figures.study_slice_figure(values, scores, lower_is_better)
+    slices = {name: list(zip(taken, scores, strict=True)) for name, taken in values.items()}
+    figure = figures.study_slice_figure(slices, lower_is_better)
     panels = {axis.get_xlabel(): {line.get_label(): line for line in axis.get_lines()} for axis in figure.axes}
     marked = {name: lines["best"].get_xydata().tolist() for name, lines in panels.items()}
     assert marked == {

@@ -356,7 +356,9 @@ def test_training_tunes_then_fits_with_the_best_values_then_retrains(machine: Ma
     assert best_rate == study.best_params["learning_rate"]
     assert trained.learner.scores == [], "what is handed on is the retrained learner, which never saw validation"
     assert trained.score == pytest.approx(10 * trained.progress.best_score)
-    assert stage.metrics["val_error"] == trained.score and stage.metrics["best_epoch"] == trained.progress.best_epoch
+    assert (
+        stage.metrics["best_val_error"] == trained.score and stage.metrics["best_epoch"] == trained.progress.best_epoch
+    )
     written = {
         path.relative_to(stage.folder.path).as_posix() for path in stage.folder.path.rglob("*") if path.is_file()
     }

@@ -335,8 +335,10 @@ def test_data_init_clusters_the_batch_once() -> None:
     z = torch.randn(8, 6, 4, 4)
     vectors = z.permute(0, 2, 3, 1).reshape(-1, 6)
     error = quantizer(z).codebook_loss
-    sample = vectors[torch.randperm(len(vectors))[:12]]
-    assert error < (vectors - sample[nearest_by_cdist(vectors, sample)]).square().mean()
+    samples = [vectors[torch.randperm(len(vectors))[:12]] for _ in range(20)]
+    of_samples = [(vectors - sample[nearest_by_cdist(vectors, sample)]).square().mean() for sample in samples]
+    assert error < 0.85 * torch.stack(of_samples).mean()
+    assert error < min(of_samples)
     after_first = quantizer.codebook.clone()
     quantizer(100 + torch.randn(8, 6, 4, 4))
     assert (quantizer.codebook - after_first).abs().max() < 3, "a second start would have put codes near 100"
@@ -401,6 +403,19 @@ def test_restarted_codes_lie_on_vectors_of_the_batch_and_the_others_stay() -> No
     assert 0 < (~lively).sum() < 12
     assert torch.cdist(quantizer.codebook[~lively], vectors).min(1).values.max() < 1e-5
     assert torch.equal(quantizer.codebook[lively], before[lively])
+
+
+def test_a_restarted_code_stays_with_the_data_in_the_steps_that_follow() -> None:
+    """Its moving averages begin anew too, else the next step would take it back to where it died."""
+    quantizer = quantizer_of(ema_decay=0.9)
+    with_dead_codes(quantizer, 6)
+    with torch.no_grad():
+        quantizer.use[:6] = 0.0
+        quantizer.use[6:] = 10.0
+        quantizer.code_sum[6:] = 10 * quantizer.codebook[6:]
+    for _ in range(3):
+        quantizer(torch.randn(4, 6, 4, 4))
+        assert quantizer.codebook.abs().max() < 10
 
 
 def test_the_moving_average_settles_on_the_mean_of_its_vectors() -> None:

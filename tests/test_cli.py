@@ -1,0 +1,147 @@
+"""The command line: every mistake is one line and exit status 2, with nothing half-written; importing is silent."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cli
+import config
+import data_split
+import train_vqvae
+from pipeline.files import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = sorted(
+    [path.stem for path in ROOT.glob("*.py")]
+    + [f"{folder}.{path.stem}" for folder in ("pipeline", "sources") for path in (ROOT / folder).glob("*.py")]
+)
+
+
+def stage(argv, run=train_vqvae.run, name="train_vqvae"):
+    return cli.stage_main(name, run, "text", argv=[str(word) for word in argv])
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--config", "nowhere.yaml"], ["nowhere.yaml does not exist", "presets/imagenette.yaml"]),
+        (["--train_vqvae.learning_rate", "-1"], ["train_vqvae.learning_rate is -1; expected number > 0"]),
+        (["--train_vqvae.epochs", "many"], ["train_vqvae.epochs is 'many'; expected whole number"]),
+        (["--data.train", "0.9"], ["train + val + test is 1.2; expected 1"]),
+        (["--data.image_size", "36", "--train_vqvae.stride", "8"], ["36 is not divisible by train_vqvae.stride 8"]),
+        (["--train_vqvae.reconstruction_loss", "l1"], ["expected mse | bce"]),
+        (["--train_vqvae.tune.space", "{epoks: [1]}"], ["tune.space.epoks", "did you mean epochs"]),
+    ],
+)
+def test_bad_setting_is_one_line_and_status_2(tmp_path, capsys, argv, words):
+    assert stage([*argv, "--run.dir", tmp_path / "runs"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and all(word in lines[0] for word in words), lines
+    assert not (tmp_path / "runs").exists()
+
+
+def test_misspelt_key_in_an_overlay_names_the_right_one(tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text("train_vqvae: {codebok_size: 64, epochs: 0}\n")
+    assert stage(["--config", tmp_path / "mine.yaml"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert "train_vqvae.codebok_size is not a setting; did you mean codebook_size?" in "".join(lines)
+    assert any("train_vqvae.epochs is 0; expected whole number >= 1" in line for line in lines)  # all at once
+
+
+def test_misspelt_option_is_status_2(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        stage(["--train_vqvae.epoch", "3"])
+    assert exit_.value.code == 2 and "--train_vqvae.epoch" in capsys.readouterr().err
+
+
+def test_missing_stage_output_is_status_2_and_names_the_command(tmp_path, capsys):
+    assert stage(["--run.dir", tmp_path / "runs"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: no finished run of data_split") and error.endswith("type: python data_split.py")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_absent_gpu_is_status_2(tmp_path, capsys):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    assert stage(["--run.dir", tmp_path, "--run.device", "cuda"]) == 2
+    assert "run.device is cuda, but this machine has: cpu" in capsys.readouterr().err
+
+
+def test_unwritable_folder_is_status_2(tmp_path, capsys):
+    """A file stands where the runs folder should be."""
+    (tmp_path / "runs").write_text("in the way")
+    argv = ["--run.dir", tmp_path / "runs", "--data.images_per_class", "5"]
+    assert stage(argv, data_split.run, "data_split") == 2
+    assert "cannot write" in capsys.readouterr().err
+    assert (tmp_path / "runs").read_text() == "in the way"
+
+
+def test_full_disk_is_said_before_anything_is_decoded(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(data_split, "_free_bytes", lambda folder: 1000)
+    argv = ["--run.dir", tmp_path / "runs", "--data.images_per_class", "5", "--run.mlflow", "false"]
+    assert stage(argv, data_split.run, "data_split") == 2
+    assert "0.0 GB free; the cache needs" in capsys.readouterr().err
+    assert not list((tmp_path / "runs").rglob("images*.npy"))
+
+
+def test_interrupt_says_how_to_go_on(capsys):
+    def interrupted(cfg, resume):
+        raise KeyboardInterrupt
+
+    assert stage([], interrupted) == 130
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_values_that_differ_from_the_shipped_ones_are_shown(capsys):
+    def refuses(cfg, resume):
+        raise InputError("enough")
+
+    stage(["--train_vqvae.epochs", "3"], refuses)
+    assert "train_vqvae.epochs = 3" in capsys.readouterr().out
+
+
+def test_help_explains_every_key_with_range_and_default(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        stage(["--help"])
+    assert exit_.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for name, field in config.options(config.Config):
+        assert f"--{name} VALUE" in text
+        assert " ".join(field.description.split()) in text
+    assert "number > 0; default 0.004" in text
+
+
+def test_shortcut_stands_for_its_key():
+    seen = []
+
+    def run(cfg, resume):
+        seen.append((cfg.vqvae_reconstruction.input, resume))
+
+    options = {"--input": "vqvae_reconstruction.input"}
+    assert cli.stage_main("vqvae_reconstruction", run, "", options, ["--input", "a.png", "--resume"]) == 0
+    assert seen == [("a.png", True)]
+
+
+def test_shipped_config_names_every_key_and_nothing_else():
+    """config.yaml is complete: a reader sees every setting there, at the value that is used."""
+    written = config.flatten(config._read_yaml(config.BASE_FILE))
+    known = {name for name, _ in config.options(config.Config)}
+    assert set(written) == known
+
+
+@pytest.mark.parametrize("preset", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_preset_fits(preset):
+    assert config.load([preset], {})
+
+
+def test_importing_every_module_prints_and_writes_nothing(tmp_path):
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n" + "\n".join(f"import {name}" for name in MODULES)
+    call = [sys.executable, "-B", "-c", code]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []
