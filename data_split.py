@@ -105,15 +105,26 @@ def data_key(data: DataSection) -> str:
     return digest(settings)
 
 
+def note_data(stage: Stage, cfg: Config, split: Split) -> None:
+    """Tell MLflow which data the run is about: source, split hash, folder."""
+    stage.ledger.dataset(Path(cfg.data.source).name, split.hash, split.folder)
+
+
 def open_split(cfg: Config) -> Split:
     """The newest finished split of these data settings. Raises InputError that says how to make it."""
     runs = Path(cfg.run.dir)
     wanted = f"data.source {cfg.data.source} at {cfg.data.image_size} pixels, seed {cfg.data.seed}"
     folder = resolve_run(runs, "data_split", "best", data_key(cfg.data), wanted, mend("data_split", cfg))
+    split = open_split_folder(folder)
+    if manifest_hash([tuple(row[name] for name in HASHED) for row in split.manifest]) != split.hash:
+        raise InputError(f"{folder / 'manifest.csv'} was changed after the split; type: {mend('data_split', cfg)}")
+    return split
+
+
+def open_split_folder(folder: Path) -> Split:
+    """The split in a run folder of this stage, as it is."""
     meta = read_json(folder / "split.json")
     manifest = read_csv(folder / "manifest.csv")
-    if manifest_hash([tuple(row[name] for name in HASHED) for row in manifest]) != meta["split_hash"]:
-        raise InputError(f"{folder / 'manifest.csv'} was changed after the split; type: {mend('data_split', cfg)}")
     images = np.load(folder / "images.npy", mmap_mode="r")
     rows = np.array([int(row["row"]) for row in manifest])
     labels = np.array([int(row["label"]) for row in manifest])
@@ -250,7 +261,7 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
         meta = describe(stage, manifest, cfg.data)
         (stage.folder.path / "images.partial.npy").replace(stage.folder.path / "images.npy")
         write_json(stage.folder.path / "split.json", meta)
-        stage.ledger.dataset(Path(cfg.data.source).name, meta["split_hash"], stage.folder.path)
+        note_data(stage, cfg, open_split_folder(stage.folder.path))
         stage.figure("examples", examples_figure(stage.folder.path, manifest, meta))
         report(stage, meta)
         stage.finish(identity, extra_artifacts=("manifest.csv", "split.json", "broken.csv", "dropped.csv"))

@@ -24,7 +24,7 @@ from classifier import Classifier
 from cli import stage_main
 from completion import blank_out, complete
 from config import Config, ReconstructMaskedSection
-from data_split import Split, open_split
+from data_split import Split, note_data, open_split
 from handoff import HandedIndices, HandedVQVAE, take_classifier, take_distil, take_indices, take_vqvae
 from masking import mask_first, masked_count, random_order
 from pipeline.figures import BLUE, GREEN, ORANGE, curves_figure, picture_grid
@@ -98,6 +98,7 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     with open_stage(
         "reconstruct_masked", cfg, named, f"{cfg.run.seed} {section.model_dump_json()}", machine, resume
     ) as stage:
+        note_data(stage, cfg, split)
         blank, common = average_code(split, indices, vqvae, machine.device)
         memory = Memory(vqvae, distil, classifier, blank, common, machine.device)
         positions = choose_pictures(split, section.pictures, cfg.run.seed)
@@ -250,7 +251,7 @@ def grid_figure(
     order: Tensor,
     section: ReconstructMaskedSection,
 ) -> Any:
-    """One row per percentage: masked, completed, original, for a few pictures; masked tokens are shown grey."""
+    """One row per percentage: masked (grey), completed (expected code vectors), original, for a few pictures."""
     picks = np.linspace(0, len(positions) - 1, min(section.grid_pictures, len(positions))).astype(int)
     truth = split.pictures(positions[picks])
     tokens = indices.tokens(positions[picks]).to(memory.device)
@@ -258,7 +259,7 @@ def grid_figure(
     rows = []
     for percent in section.percentages:
         mask = mask_first(order[picks], masked_count(percent / 100, tokens.shape[1]))
-        completed = memory.recall(tokens, mask.to(memory.device))["likeliest"][0].cpu()
+        completed = memory.recall(tokens, mask.to(memory.device))["expected"][0].cpu()
         masked = grey_out(whole, mask, memory.vqvae.model.config.stride)
         triples = torch.stack([masked, completed, truth], dim=1).flatten(0, 1)
         rows.append((f"{percent} %", to_unit(triples)))

@@ -35,7 +35,7 @@ MAIN_NUMBERS = (
     ("train_distil", "test_loss_at_50", "DistilBERT: cross-entropy, 50 % masked", "{:.3f} nats per code"),
     ("train_distil", f"{BASELINE}_of_the_position", "  baseline: code of the position", "{:.3f}"),
     ("train_distil", BASELINE, "  baseline: most frequent code", "{:.3f}"),
-    ("reconstruct_masked", "likeliest_classification_error_at_50", "recall, 50 % forgotten: class. error", "{:.1%}"),
+    ("reconstruct_masked", "expected_classification_error_at_50", "recall, 50 % forgotten: class. error", "{:.1%}"),
     ("reconstruct_masked", "blank_classification_error_at_50", "  without completion", "{:.1%}"),
     ("reconstruct_masked", "expected_mse_to_reconstruction_at_50", "recall, 50 % forgotten: MSE", "{:.4f}"),
     ("reconstruct_masked", "blank_mse_to_reconstruction_at_50", "  without completion", "{:.4f}"),

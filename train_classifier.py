@@ -23,7 +23,7 @@ import classifier
 from classifier import Classifier, ClassifierConfig
 from cli import stage_main
 from config import Config, TrainClassifierSection
-from data_split import Split, open_split
+from data_split import Split, note_data, open_split
 from handoff import HandedVQVAE, take_vqvae
 from pipeline.figures import confusion_figure
 from pipeline.files import InputError, write_csv
@@ -164,6 +164,7 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
     inputs = {"data_split": str(split.folder), "train_vqvae": str(vqvae.folder)}
     identity = f"{cfg.run.seed} {section.model_dump_json()}"
     with open_stage("train_classifier", cfg, inputs, identity, machine, resume) as stage:
+        note_data(stage, cfg, split)
         say(f"{len(split.classes)} classes, on {machine.describe()}")
         trained = train(stage, section, build, GOAL, cfg.run.seed, Path(cfg.run.dir))
         learner: ClassifierLearner = trained.learner

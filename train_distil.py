@@ -28,7 +28,7 @@ from completion import (
     prepare_for,
 )
 from config import Config, TrainDistilSection
-from data_split import Split, open_split
+from data_split import Split, note_data, open_split
 from handoff import HandedIndices, HandedVQVAE, take_indices, take_vqvae
 from masking import random_mask, training_mask
 from pipeline.figures import BLUE, GREY, ORANGE, curves_figure, picture_grid
@@ -171,6 +171,7 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
     }
     identity = f"{cfg.run.seed} {section.model_dump_json()}"
     with open_stage("train_distil", cfg, inputs, identity, machine, resume) as stage:
+        note_data(stage, cfg, split)
         trained = train(stage, section, build, GOAL, cfg.run.seed, Path(cfg.run.dir))
         learner: DistilLearner = trained.learner
         for percent, mask in learner.val_masks.items():

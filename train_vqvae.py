@@ -20,7 +20,7 @@ from torch import Tensor
 import vqvae
 from cli import stage_main
 from config import Config, TrainVQVAESection
-from data_split import Split, open_split
+from data_split import Split, note_data, open_split
 from handoff import codebook_digest
 from pipeline.figures import picture_grid
 from pipeline.machine import Machine, prepare_machine
@@ -133,6 +133,7 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
         return run_trial(trial, chosen, build, GOAL, machine, cfg.run.seed)
     identity = f"{cfg.run.seed} {section.model_dump_json()}"
     with open_stage("train_vqvae", cfg, {"data_split": str(split.folder)}, identity, machine, resume) as stage:
+        note_data(stage, cfg, split)
         announce(split, section, machine)
         trained = train(stage, section, build, GOAL, cfg.run.seed, runs)
         learner: VQVAELearner = trained.learner

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from cli import stage_main
 from config import Config
-from data_split import SPLITS, Split, from_model, open_split, to_model
+from data_split import SPLITS, Split, from_model, note_data, open_split, to_model
 from handoff import HandedVQVAE, take_vqvae
 from pipeline.figures import index_map_figure, picture_grid, usage_figure
 from pipeline.files import InputError, read_csv, replacing, write_array, write_csv, write_json
@@ -40,6 +40,7 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     vqvae = take_vqvae(cfg, section.vqvae, split, machine.device)
     inputs = {"data_split": str(split.folder), "train_vqvae": str(vqvae.folder)}
     with open_stage("vqvae_reconstruction", cfg, inputs, section.model_dump_json(), machine, resume) as stage:
+        note_data(stage, cfg, split)
         if section.input is not None and section.indices is not None:
             raise InputError("--input and --indices exclude each other; give one of them")
         if section.input is not None:

@@ -66,7 +66,7 @@ class Stage:
         """
         self.metrics["seconds"] = time.monotonic() - self.started
         self.folder.write_metrics(self.metrics)
-        self.folder.update(status="finished", key=key, score=score, metric=metric)
+        self.folder.update(status="finished", error=None, key=key, score=score, metric=metric)
         won = key is not None and note_best(self.folder, key, score, metric, lower_is_better)
         self.ledger.metrics(self.metrics, step=0)
         for entry in ("config.yaml", "metrics.json", "metrics.jsonl", "figures", "model", *extra_artifacts):

@@ -1,8 +1,6 @@
 """All stages in order on a few dozen pictures: what they leave behind, what they refuse, and killed runs."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -147,7 +145,7 @@ def test_mlflow_holds_nested_trials_the_files_and_the_champion(ran):
 
     from pipeline.tracking import database_uri, registered_run
 
-    _, runs, _, _, _ = ran
+    cfg, runs, _, _, _ = ran
     client = MlflowClient(database_uri(runs), database_uri(runs))
     for stage in STAGES:
         experiment = client.get_experiment_by_name(stage)
@@ -157,6 +155,7 @@ def test_mlflow_holds_nested_trials_the_files_and_the_champion(ran):
         parent = parents[0]
         assert parent.info.status == "FINISHED" and parent.data.metrics
         assert parent.data.params["run.seed"] == "0" and "version.torch" in parent.data.params
+        assert parent.inputs.dataset_inputs[0].dataset.digest == data_split.open_split(cfg).hash
         stored = {file.path for file in client.list_artifacts(parent.info.run_id)}
         assert {"config.yaml", "metrics.json", "figures"} <= stored
         if stage.startswith("train"):
@@ -319,7 +318,7 @@ def test_killed_and_resumed_equals_never_killed(ran, tmp_path, stage):
         files = [f for f in files if read_json(f.parent / "run.json")["status"] == "running"]
         history = files[0].read_text().splitlines() if files else []
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()  # SIGKILL
     process.wait()
     killed = newest(tmp_path / "runs", stage)
     assert 3 <= len(history) < 12 and not (killed / "model").exists()
