@@ -19,24 +19,51 @@ def stage_main(
     description: str,
     shortcuts: dict[str, str] | None = None,
     argv: Sequence[str] | None = None,
+    resumable: bool = True,
 ) -> int:
     """Parse, run, and turn mistakes into one line each. Returns the exit status: 0, 2 for bad settings or input, 1 for
     a training that diverged, 130 when interrupted.
 
     shortcuts: option without a section -> dotted key, such as {"--input": "vqvae_reconstruction.input"}.
     """
-    parser = build_parser(stage, description, shortcuts or {})
-    arguments = vars(parser.parse_args(argv))
-    overlays, resume = [Path(file) for file in arguments.pop("config")], arguments.pop("resume")
+    parser = build_parser(stage, description, shortcuts or {}, resumable)
+    known, unknown = parser.parse_known_args(argv)
+    arguments = vars(known)
+    overlays, resume = [Path(file) for file in arguments.pop("config")], arguments.pop("resume", False)
     overrides = {key: _parse_value(text) for key, text in arguments.items() if text is not None}
     try:
-        settings = config.load(overlays, overrides)
+        settings = config.load(overlays, overrides | _unknown_settings(unknown, stage))
     except config.ConfigError as error:
         print("\n".join(f"error: {problem}" for problem in error.problems), file=sys.stderr)
         return 2
     for key, value in config.changed_keys(settings).items():
-        print(f"{key} = {value} (not config.yaml's)")
+        if key.split(".")[0] in (stage, *COMMON_SECTIONS):
+            print(f"{key} = {config.as_typed(value)} (not config.yaml's)")
     return _guarded(run, settings, resume)
+
+
+def _unknown_settings(words: list[str], stage: str) -> dict[str, Any]:
+    """Options that no key has, as settings, so that the schema names the nearest key of each.
+
+    Raises ConfigError for words that cannot be settings.
+    """
+    found: dict[str, Any] = {}
+    problems = []
+    while words:
+        option, *words = words
+        name, equals, value = option.removeprefix("--").partition("=")
+        if not equals and words and not words[0].startswith("--"):
+            value, *words = words
+        if option.startswith("--") and "." in name:
+            found[name] = _parse_value(value)
+            continue
+        keys = [key for key, _ in config.options(config.Config) if key.endswith(f".{name}")]
+        keys.sort(key=lambda key: not key.startswith(f"{stage}."))
+        hint = f"did you mean --{keys[0]}?" if keys else "expected --section.key VALUE, see --help"
+        problems.append(f"{option} is not an option; {hint}")
+    if problems:
+        raise config.ConfigError(problems)
+    return found
 
 
 def _guarded(run: Callable[..., float], settings: config.Config, resume: bool) -> int:
@@ -57,8 +84,10 @@ def _guarded(run: Callable[..., float], settings: config.Config, resume: bool) -
     return 0
 
 
-def build_parser(stage: str, description: str, shortcuts: dict[str, str]) -> argparse.ArgumentParser:
-    """One option for each key, with range, sentence and default; options of the stage and the common ones first."""
+def build_parser(
+    stage: str, description: str, shortcuts: dict[str, str], resumable: bool = True
+) -> argparse.ArgumentParser:
+    """One option for each key, with range, sentence and default; --help shows the stage's and the common ones."""
     parser = argparse.ArgumentParser(
         prog=f"python {stage}.py",
         description=description,
@@ -73,17 +102,24 @@ def build_parser(stage: str, description: str, shortcuts: dict[str, str]) -> arg
         metavar="FILE",
         help="overlays on config.yaml, such as presets/imagenette.yaml",
     )
-    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same settings")
+    if resumable:
+        parser.add_argument(
+            "--resume", action="store_true", help="go on with the newest interrupted run of these settings"
+        )
     for option, key in shortcuts.items():
         parser.add_argument(option, dest=key, metavar="PATH", default=None, help=f"short for --{key}")
     defaults = _shipped_defaults()
     sections = sorted(config.Config.model_fields, key=lambda name: (name != stage, name not in COMMON_SECTIONS))
     for name in sections:
         annotation: Any = config.Config.model_fields[name].annotation
-        group = parser.add_argument_group(name)
+        shown = name in (stage, *COMMON_SECTIONS)
+        group = parser.add_argument_group(name) if shown else parser
         for key, field in config.options(annotation, f"{name}."):
-            text = f"{field.description} [{config.describe_range(field)}; default {defaults.get(key)}]"
-            group.add_argument(f"--{key}", dest=key, metavar="VALUE", default=None, help=text.replace("%", "%%"))
+            default = config.as_typed(defaults.get(key))
+            text = f"{field.description} [{config.describe_range(field)}; default {default}]".replace("%", "%%")
+            group.add_argument(
+                f"--{key}", dest=key, metavar="VALUE", default=None, help=text if shown else argparse.SUPPRESS
+            )
     return parser
 
 

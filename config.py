@@ -309,6 +309,10 @@ class Config(Section):
                 raise ValueError(f"data.image_size {size} is not divisible by train_vqvae.stride {each}")
         return self
 
+    def flat(self, *sections: str) -> dict[str, Any]:
+        """The settings of some sections, dotted key -> value; sections that do not exist are passed over."""
+        return flatten({name: values for name, values in self.model_dump().items() if name in sections})
+
 
 def load(overlays: list[Path], overrides: dict[str, Any], base: Path = BASE_FILE) -> Config:
     """config.yaml, then each overlay, then command-line values such as {"train_vqvae.epochs": 3}.
@@ -319,8 +323,7 @@ def load(overlays: list[Path], overrides: dict[str, Any], base: Path = BASE_FILE
     for file in [base, *overlays]:
         _merge(merged, _read_yaml(file))
     for dotted, value in overrides.items():
-        *sections, key = dotted.split(".")
-        _merge(merged, _nest([*sections, key], value))
+        _set(merged, dotted.split("."), value)
     return check(merged)
 
 
@@ -337,6 +340,11 @@ def changed_keys(config: Config, base: Path = BASE_FILE) -> dict[str, Any]:
     """The settings that differ from config.yaml, dotted key -> value."""
     shipped = flatten(check(_read_yaml(base)).model_dump())
     return {key: value for key, value in flatten(config.model_dump()).items() if shipped.get(key) != value}
+
+
+def as_typed(value: Any) -> str:
+    """A value as it is written in YAML and on the command line: false, null, [1, 2]."""
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...")
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -453,13 +461,18 @@ def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
             into[key] = value
 
 
-def _nest(path: list[str], value: Any) -> dict[str, Any]:
-    return {path[0]: _nest(path[1:], value) if path[1:] else value}
+def _set(into: dict[str, Any], path: list[str], value: Any) -> None:
+    """One value at a dotted path, such as train_vqvae.tune.space.code_dim; all beside it stays."""
+    for part in path[:-1]:
+        if not isinstance(into.get(part), dict):
+            into[part] = {}
+        into = into[part]
+    into[path[-1]] = value
 
 
-def _nearest(key: str, known: list[str]) -> str:
+def _nearest(key: str, known: list[str], prefix: str = "") -> str:
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else f"; expected one of {', '.join(known)}"
+    return f"; did you mean {prefix}{close[0]}?" if close else f"; expected one of {', '.join(known)}"
 
 
 def _explain(entry: Any) -> list[str]:
@@ -470,7 +483,8 @@ def _explain(entry: Any) -> list[str]:
         section: Any = Config
         for part in path[:-1]:
             section = section.model_fields[part].annotation
-        return [f"{dotted} is not a setting{_nearest(path[-1], list(section.model_fields))}"]
+        prefix = "".join(f"{part}." for part in path[:-1])
+        return [f"{dotted} is not a setting{_nearest(path[-1], list(section.model_fields), prefix)}"]
     fields = ((name, field) for name, field in options(Config) if dotted == name or dotted.startswith(name + "."))
     key, field = next(fields, (dotted, None))
     if entry["type"] == "value_error" and field is None:

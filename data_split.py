@@ -10,6 +10,7 @@ As a module: `open_split` gives the pictures of a finished split as tensors. The
 uint8 [0, 255] -> float [-1, 1], is `to_model`.
 """
 
+import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cli import stage_main
-from config import Config, DataSection
+from config import Config, DataSection, as_typed, changed_keys
 from pipeline.figures import picture_grid
 from pipeline.files import InputError, digest, read_csv, read_json, write_csv, write_json
 from pipeline.machine import prepare_machine
@@ -113,7 +114,7 @@ def note_data(stage: Stage, cfg: Config, split: Split) -> None:
 def open_split(cfg: Config) -> Split:
     """The newest finished split of these data settings. Raises InputError that says how to make it."""
     runs = Path(cfg.run.dir)
-    wanted = f"data.source {cfg.data.source} at {cfg.data.image_size} pixels, seed {cfg.data.seed}"
+    wanted = f"data.source {cfg.data.source}, data.image_size {cfg.data.image_size}, data.seed {cfg.data.seed}"
     folder = resolve_run(runs, "data_split", "best", data_key(cfg.data), wanted, mend("data_split", cfg))
     split = open_split_folder(folder)
     if manifest_hash([tuple(row[name] for name in HASHED) for row in split.manifest]) != split.hash:
@@ -132,9 +133,10 @@ def open_split_folder(folder: Path) -> Split:
 
 
 def mend(stage: str, cfg: Config) -> str:
-    """The command that makes what is missing."""
-    same = "" if cfg.data == DataSection() else " with the same --config and --data options"
-    return f"python {stage}.py{same}"
+    """The command that makes what is missing, as it can be typed."""
+    changed = {key: value for key, value in changed_keys(cfg).items() if key == "run.dir" or key.startswith("data.")}
+    options = "".join(f" --{key} {shlex.quote(as_typed(value))}" for key, value in changed.items())
+    return f"python {stage}.py{options}"
 
 
 # --- the split itself -------------------------------------------------------------------------------------------------
@@ -252,10 +254,11 @@ def _sample(pictures: list[Found], data: DataSection, number: int) -> list[Found
 def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     """Make the split. Returns the number of pictures in it. (`trial`: there is nothing to tune here.)"""
     machine = prepare_machine(cfg.run.device, cfg.run.precision, cfg.run.threads, say)
-    identity = data_key(cfg.data)
+    identity, is_demo = data_key(cfg.data), cfg.data.source == "digits_in_context"
+    root = source_folder(cfg.data)
+    found = check_demo(cfg.data) if is_demo else choose(find_pictures(root), cfg.data)
     with open_stage("data_split", cfg, {}, identity, machine, resume) as stage:
-        cache = cache_demo if cfg.data.source == "digits_in_context" else cache_folder
-        items = cache(stage, cfg.data)
+        items = cache_demo(stage, cfg.data) if is_demo else cache_folder(stage, cfg.data, root, found)
         items, sides = settle(stage, items, cfg.data)
         manifest = write_manifest(stage, items, sides)
         meta = describe(stage, manifest, cfg.data)
@@ -268,9 +271,18 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
         return float(len(manifest))
 
 
-def cache_demo(stage: Stage, data: DataSection) -> list[Item]:
-    """The embedded demo -> images.partial.npy."""
-    from sources.digits_in_context import PLACES, SIZE, make_digits_in_context
+def source_folder(data: DataSection) -> Path:
+    """Where the pictures are; downloads imagenette when it is asked for and not there."""
+    if data.source == "imagenette":
+        from sources.imagenette import imagenette_folder
+
+        return imagenette_folder(Path(data.download_dir))
+    return Path(data.source)
+
+
+def check_demo(data: DataSection) -> list[Found]:
+    """Raises InputError for settings that the embedded demo cannot have. There are no files to find."""
+    from sources.digits_in_context import PLACES, SIZE
 
     if (data.image_size, data.channels) != (SIZE, 3):
         raise InputError(
@@ -281,10 +293,18 @@ def cache_demo(stage: Stage, data: DataSection) -> list[Item]:
         raise InputError("digits_in_context has the classes 0 to 9 by number; give data.classes as a number or null")
     if data.classes is not None and data.classes > len(PLACES):
         raise InputError(f"data.classes is {data.classes}, but digits_in_context has {len(PLACES)}")
+    return []
+
+
+def cache_demo(stage: Stage, data: DataSection) -> list[Item]:
+    """The embedded demo -> images.partial.npy."""
+    from sources.digits_in_context import PLACES, make_digits_in_context
+
     say("drawing digits in context")
     per_digit = min(500, data.images_per_class or 500)
     demo = make_digits_in_context(data.seed, per_digit)
-    kept = np.flatnonzero(demo.digits < (data.classes or len(PLACES)))
+    classes = data.classes if isinstance(data.classes, int) else len(PLACES)
+    kept = np.flatnonzero(demo.digits < classes)
     cache = _create_cache(stage.folder.path, len(kept), data)
     items = []
     for row, source in enumerate(tqdm(kept, desc="caching", unit="picture", leave=False)):
@@ -298,14 +318,8 @@ def cache_demo(stage: Stage, data: DataSection) -> list[Item]:
     return items
 
 
-def cache_folder(stage: Stage, data: DataSection) -> list[Item]:
+def cache_folder(stage: Stage, data: DataSection, root: Path, found: list[Found]) -> list[Item]:
     """A folder of pictures -> images.partial.npy; broken files are listed, and end the run unless data.skip_broken."""
-    root = Path(data.source)
-    if data.source == "imagenette":
-        from sources.imagenette import imagenette_folder
-
-        root = imagenette_folder(Path(data.download_dir))
-    found = choose(find_pictures(root), data)
     say(f"{len(found)} files in {len({one.class_name for one in found})} classes under {root}")
     notes = stage.folder.last / "decoded.json"
     scan = digest(*(one.path for one in found))

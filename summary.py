@@ -91,8 +91,9 @@ def open_ui(cfg: Config, trial: Any = None, resume: bool = False) -> float:
 
 def main() -> int:
     if "--ui" in sys.argv[1:]:
-        return stage_main("summary", open_ui, __doc__ or "", argv=[word for word in sys.argv[1:] if word != "--ui"])
-    return stage_main("summary", run, __doc__ or "")
+        words = [word for word in sys.argv[1:] if word != "--ui"]
+        return stage_main("summary", open_ui, __doc__ or "", argv=words, resumable=False)
+    return stage_main("summary", run, __doc__ or "", resumable=False)
 
 
 if __name__ == "__main__":

@@ -66,28 +66,17 @@ class Stage:
         """
         self.metrics["seconds"] = time.monotonic() - self.started
         self.folder.write_metrics(self.metrics)
-        self.folder.update(status="finished", error=None, key=key, score=score, metric=metric)
-        won = key is not None and note_best(self.folder, key, score, metric, lower_is_better)
         self.ledger.metrics(self.metrics, step=0)
         for entry in ("config.yaml", "metrics.json", "metrics.jsonl", "figures", "model", *extra_artifacts):
-            if (self.folder.path / entry).exists():
-                is_folder = (self.folder.path / entry).is_dir()
-                self.ledger.artifacts(self.folder.path / entry, entry if is_folder else "")
+            path = self.folder.path / entry
+            if path.exists():
+                self.ledger.artifacts(path, entry if path.is_dir() else "")
+        won = key is not None and note_best(self.folder, key, score, metric, lower_is_better)
         if registered_as:
             self.ledger.register(registered_as, "champion" if won else None)
+        self.folder.update(status="finished", error=None, key=key, score=score, metric=metric)
         if score is not None:
             say(f"validation {metric} {score:.4g}: {'the best so far' if won else 'an earlier run is better'}")
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings -> dotted names; only those of sections that exist."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and key != "space":
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 @contextmanager
@@ -96,7 +85,7 @@ def open_stage(
 ) -> Iterator[Stage]:
     """A run folder and an MLflow run that end as finished, or as failed when the block raises.
 
-    cfg: the settings (a pydantic model with cfg.run.dir and cfg.run.mlflow); inputs: what the stage was handed, name
+    cfg: the settings (cfg.run.dir, cfg.run.mlflow, cfg.flat, cfg.model_dump); inputs: what the stage was handed, name
     -> run folder; identity: all that must be equal for `resume` to go on with an earlier run. The last line that the
     stage prints is its run folder.
     """
@@ -113,15 +102,7 @@ def open_stage(
     ledger: Ledger = NullLedger()
     if cfg.run.mlflow:
         ledger = open_ledger(runs, name, folder.name, tags, record.get("mlflow_run"))
-        ledger.params(
-            _flat(
-                {
-                    section: getattr(cfg, section).model_dump()
-                    for section in ("run", "data", name)
-                    if hasattr(cfg, section)
-                }
-            )
-        )
+        ledger.params(cfg.flat("run", "data", name))
         ledger.params({f"version.{k}": v for k, v in versions().items()})
         ledger.params({f"input.{k}": v for k, v in inputs.items()})
     folder.update(status="running", mlflow_run=ledger.run_id, inputs=inputs, commit=commit(), versions=versions())

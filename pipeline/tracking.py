@@ -122,13 +122,23 @@ def open_ledger(runs: Path, stage: str, name: str, tags: Mapping[str, str], run_
     experiment = client.get_experiment_by_name(stage)
     root = (runs / "artifacts").resolve().as_uri()
     experiment_id = experiment.experiment_id if experiment else client.create_experiment(stage, artifact_location=root)
-    if run_id:
-        client.update_run(run_id, status="RUNNING")
+    if run_id and _reopened(client, run_id):
         return MlflowLedger(client, experiment_id, run_id)
     described = {"mlflow.source.name": f"{stage}.py", "mlflow.source.type": "LOCAL", **tags}
     return MlflowLedger(
         client, experiment_id, client.create_run(experiment_id, run_name=name, tags=described).info.run_id
     )
+
+
+def _reopened(client: Any, run_id: str) -> bool:
+    """Whether an earlier run is still in the database, now running again."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.update_run(run_id, status="RUNNING")
+    except MlflowException:
+        return False
+    return True
 
 
 def registered_run(runs: Path, uri: str) -> Path:

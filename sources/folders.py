@@ -39,7 +39,7 @@ def find_pictures(root: Path) -> list[Found]:
     Raises InputError when the folder is missing, unreadable, empty, or mixes pictures with class folders.
     """
     if not root.is_dir():
-        raise InputError(f"data.source {root} is not a folder; expected digits_in_context, imagenette or a folder")
+        raise InputError(f"data.source {root} is not a folder; type --data.source PATH_TO_PICTURES")
     parts = _split_parts(root)
     if not parts:
         found = _scan_part(root, root, "")
@@ -47,7 +47,7 @@ def find_pictures(root: Path) -> list[Found]:
         given = {split for split, _ in parts} == {"train", "val", "test"}
         found = [one for split, part in parts for one in _scan_part(root, part, split if given else "")]
     if not found:
-        raise InputError(f"{root} has no pictures; expected class folders with pictures in them")
+        raise InputError(f"{root} has no pictures; expected class folders with pictures in them, or pictures")
     return sorted(found)
 
 

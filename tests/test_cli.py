@@ -46,20 +46,48 @@ def test_misspelt_key_in_an_overlay_names_the_right_one(tmp_path, capsys):
     (tmp_path / "mine.yaml").write_text("train_vqvae: {codebok_size: 64, epochs: 0}\n")
     assert stage(["--config", tmp_path / "mine.yaml"]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert "train_vqvae.codebok_size is not a setting; did you mean codebook_size?" in "".join(lines)
+    assert "train_vqvae.codebok_size is not a setting; did you mean train_vqvae.codebook_size?" in "".join(lines)
     assert any("train_vqvae.epochs is 0; expected whole number >= 1" in line for line in lines)  # all at once
 
 
-def test_misspelt_option_is_status_2(capsys):
-    with pytest.raises(SystemExit) as exit_:
-        stage(["--train_vqvae.epoch", "3"])
-    assert exit_.value.code == 2 and "--train_vqvae.epoch" in capsys.readouterr().err
+def test_misspelt_options_are_all_named_with_the_right_ones(capsys):
+    assert stage(["--train_vqvae.epochz", "3", "--data.clases=4", "--train_vqvae.hidden", "7"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert "error: train_vqvae.epochz is not a setting; did you mean train_vqvae.epochs?" in lines
+    assert "error: data.clases is not a setting; did you mean data.classes?" in lines
+    assert len(lines) == 3 and any("train_vqvae.hidden is 7" in line for line in lines)
+
+
+def test_option_without_its_section_names_it(capsys):
+    assert stage(["--epochs", "3", "--nonsense"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "error: --epochs is not an option; did you mean --train_vqvae.epochs?"
+    assert lines[1].startswith("error: --nonsense is not an option; expected --section.key VALUE")
+
+
+def test_one_entry_of_a_search_space_can_be_set(capsys):
+    seen = []
+
+    def run(cfg, resume):
+        seen.append(cfg.train_vqvae.tune.space)
+
+    assert stage(["--train_vqvae.tune.space.code_dim", "[8]"], run) == 0
+    shipped = config.load([], {}).train_vqvae.tune.space
+    assert seen == [shipped | {"code_dim": [8]}]
+
+
+def test_a_refused_source_leaves_nothing_behind(tmp_path, capsys):
+    argv = ["--run.dir", tmp_path / "runs", "--data.source", tmp_path / "nowhere"]
+    assert stage(argv, data_split.run, "data_split") == 2
+    assert "is not a folder; type --data.source" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_missing_stage_output_is_status_2_and_names_the_command(tmp_path, capsys):
     assert stage(["--run.dir", tmp_path / "runs"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: no finished run of data_split") and error.endswith("type: python data_split.py")
+    assert error.startswith("error: no finished run of data_split")
+    assert error.endswith(f"type: python data_split.py --run.dir {tmp_path / 'runs'}")  # as it can be typed
     assert not (tmp_path / "runs").exists()
 
 
@@ -106,14 +134,17 @@ def test_values_that_differ_from_the_shipped_ones_are_shown(capsys):
 
 
 def test_help_explains_every_key_with_range_and_default(capsys):
-    with pytest.raises(SystemExit) as exit_:
-        stage(["--help"])
-    assert exit_.value.code == 0
-    text = " ".join(capsys.readouterr().out.split())
-    for name, field in config.options(config.Config):
-        assert f"--{name} VALUE" in text
-        assert " ".join(field.description.split()) in text
-    assert "number > 0; default 0.004" in text
+    for section in list(config.Config.model_fields)[2:]:
+        with pytest.raises(SystemExit) as exit_:
+            stage(["--help"], name=section)
+        assert exit_.value.code == 0
+        text = " ".join(capsys.readouterr().out.split())
+        for name, field in config.options(config.Config):
+            mine = name.split(".")[0] in (section, "run", "data")
+            assert (f"--{name} VALUE" in text) == mine
+            assert not mine or " ".join(field.description.split()) in text
+        assert "[true | false; default true]" in text
+        assert section != "train_vqvae" or "number > 0; default 0.004" in text
 
 
 def test_shortcut_stands_for_its_key():

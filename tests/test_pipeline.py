@@ -70,7 +70,9 @@ def tiny(runs: Path, source: Path, **changes: object) -> config.Config:
     values = json.loads(json.dumps(TINY))
     config._merge(values, {"run": {"dir": str(runs)}, "data": {"source": str(source)}})
     for dotted, value in changes.items():
-        config._merge(values, config._nest(dotted.split("__"), value))
+        for part in reversed(dotted.split("__")):
+            value = {part: value}
+        config._merge(values, value)
     return config.check(values)
 
 
