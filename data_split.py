@@ -33,8 +33,8 @@ from pipeline.runs import resolve_run
 from pipeline.stage import Stage, open_stage, say
 from sources.folders import NO_CLASS, Found, find_pictures
 from sources.pictures import decode_all
+from sources.splitting import SPLITS, assign_splits, shared_with_later
 
-SPLITS = ("train", "val", "test")
 CHECKPOINT_EVERY = 2000  # pictures between two notes of how far decoding has come
 
 
@@ -147,74 +147,6 @@ HASHED = ("path", "class", "split", "hash")
 def manifest_hash(rows: Sequence[tuple[str, ...]]) -> str:
     """Of (path, class, split, hash) of all pictures, in any order."""
     return digest(*("\t".join(row) for row in sorted(rows)))
-
-
-def split_counts(total: int, ratios: Sequence[float], owed: Sequence[float] = (0.0, 0.0, 0.0)) -> list[int]:
-    """Whole numbers that sum to `total`, each within one of its share; what is left over goes where most is due.
-
-    owed: by how much each split fell short of its share before.
-    """
-    shares = [total * ratio for ratio in ratios]
-    counts = [int(share + 1e-9) for share in shares]
-    due = [share - count + before for share, count, before in zip(shares, counts, owed, strict=True)]
-    by_need = sorted(range(len(ratios)), key=lambda i: -due[i])
-    for i in by_need[: total - sum(counts)]:
-        counts[i] += 1
-    return counts
-
-
-def assign_splits(classes: Sequence[str], hashes: Sequence[str], ratios: Sequence[float], seed: int) -> list[str]:
-    """Seeded, stratified split by picture; byte-identical pictures (equal hash) always land on the same side.
-
-    Rounding is carried from class to class, so that the totals keep the ratios too. Does not depend on the order of
-    the input. Raises InputError when a class has fewer than three different pictures.
-    """
-    members: dict[str, list[int]] = defaultdict(list)
-    for position, name in enumerate(hashes):
-        members[name].append(position)
-    strata: dict[str, list[str]] = defaultdict(list)
-    for name in sorted(members):
-        strata[min(classes[position] for position in members[name])].append(name)
-    result = [""] * len(hashes)
-    seen, placed = 0, [0] * len(SPLITS)
-    for number, stratum in enumerate(sorted(strata)):
-        groups = strata[stratum]
-        if len(groups) < len(SPLITS):
-            label = f"class {stratum}" if stratum else "the data set"
-            raise InputError(
-                f"{label} has {len(groups)} different pictures; a split into train, val and test needs at least 3"
-            )
-        total = sum(len(members[name]) for name in groups)
-        owed = [seen * ratio - have for ratio, have in zip(ratios, placed, strict=True)]
-        want = _at_least_one(split_counts(total, ratios, owed))
-        seen += total
-        order = np.random.default_rng((seed, number)).permutation(len(groups))
-        for name in sorted((groups[i] for i in order), key=lambda name: -len(members[name])):
-            side = max(range(len(SPLITS)), key=lambda i: want[i])
-            for position in members[name]:
-                result[position] = SPLITS[side]
-            want[side] -= len(members[name])
-            placed[side] += len(members[name])
-    return result
-
-
-def _at_least_one(want: list[int]) -> list[int]:
-    """Each split gets a picture of each class, at the cost of the largest."""
-    want = list(want)
-    for i in range(len(want)):
-        while want[i] < 1:
-            want[want.index(max(want))] -= 1
-            want[i] += 1
-    return want
-
-
-def drop_shared(items: list[Item]) -> tuple[list[Item], list[Item]]:
-    """For a given split: a picture that is also in test (or val) leaves train (or val). Returns kept and dropped."""
-    strictest: dict[str, str] = {}
-    for item in items:
-        strictest[item.hash] = max(strictest.get(item.hash, ""), item.given, key=("", *SPLITS).index)
-    kept = [item for item in items if item.given == strictest[item.hash]]
-    return kept, [item for item in items if item.given != strictest[item.hash]]
 
 
 def choose(found: list[Found], data: DataSection) -> list[Found]:
@@ -384,7 +316,9 @@ def settle(stage: Stage, items: list[Item], data: DataSection) -> tuple[list[Ite
     if not items:
         raise InputError(f"{data.source} has no picture that can be used")
     if all(item.given for item in items) and data.given_split:
-        items, dropped = drop_shared(items)
+        shared = shared_with_later([item.hash for item in items], [item.given for item in items])
+        dropped = [item for item, is_shared in zip(items, shared, strict=True) if is_shared]
+        items = [item for item, is_shared in zip(items, shared, strict=True) if not is_shared]
         if dropped:
             write_csv(
                 stage.folder.path / "dropped.csv", ("path", "split"), [(item.path, item.given) for item in dropped]

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from cli import stage_main
 from config import Config
-from data_split import SPLITS, Split, from_model, note_data, open_split, to_model
+from data_split import Split, from_model, note_data, open_split, to_model
 from handoff import HandedVQVAE, take_vqvae
 from pipeline.figures import index_map_figure, picture_grid, usage_figure
 from pipeline.files import InputError, read_csv, replacing, write_array, write_csv, write_json
@@ -30,6 +30,7 @@ from pipeline.machine import prepare_machine
 from pipeline.metrics import perplexity, picture_errors, share_used, to_unit
 from pipeline.stage import Stage, open_stage, say
 from sources.pictures import decode_all
+from sources.splitting import SPLITS
 from vqvae import VQVAE
 
 

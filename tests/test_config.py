@@ -132,7 +132,10 @@ def test_the_schema_alone_is_a_valid_config() -> None:
     [
         ({"train_vqvae": {"epoch": 3}}, "train_vqvae.epoch is not a setting; did you mean train_vqvae.epochs?"),
         ({"train_vqave": {}}, "train_vqave is not a setting; did you mean train_vqvae?"),
-        ({"train_distil": {"tune": {"trails": 3}}}, "train_distil.tune.trails is not a setting; did you mean train_distil.tune.trials?"),
+        (
+            {"train_distil": {"tune": {"trails": 3}}},
+            "train_distil.tune.trails is not a setting; did you mean train_distil.tune.trials?",
+        ),
     ],
 )
 def test_a_misspelt_key_gets_the_nearest(values: dict[str, Any], message: str) -> None:

@@ -12,10 +12,11 @@ from PIL import Image
 
 import config
 import data_split
-from data_split import SPLITS, assign_splits, from_model, open_split, split_counts, to_model
+from data_split import from_model, open_split, to_model
 from pipeline.files import InputError, read_csv
 from sources.folders import find_pictures
 from sources.pictures import decode
+from sources.splitting import SPLITS, assign_splits, split_counts
 
 RATIOS = (0.7, 0.15, 0.15)
 

@@ -1,0 +1,77 @@
+"""Who stands on which side: the seeded, stratified split by picture, as pure functions."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.files import InputError
+
+SPLITS = ("train", "val", "test")
+
+
+def split_counts(total: int, ratios: Sequence[float], owed: Sequence[float] = (0.0, 0.0, 0.0)) -> list[int]:
+    """Whole numbers that sum to `total`, each within one of its share; what is left over goes where most is due.
+
+    owed: by how much each split fell short of its share before.
+    """
+    shares = [total * ratio for ratio in ratios]
+    counts = [int(share + 1e-9) for share in shares]
+    due = [share - count + before for share, count, before in zip(shares, counts, owed, strict=True)]
+    by_need = sorted(range(len(ratios)), key=lambda i: -due[i])
+    for i in by_need[: total - sum(counts)]:
+        counts[i] += 1
+    return counts
+
+
+def assign_splits(classes: Sequence[str], hashes: Sequence[str], ratios: Sequence[float], seed: int) -> list[str]:
+    """Seeded, stratified split by picture; byte-identical pictures (equal hash) always land on the same side.
+
+    Rounding is carried from class to class, so that the totals keep the ratios too. Does not depend on the order of
+    the input. Raises InputError when a class has fewer than three different pictures.
+    """
+    members: dict[str, list[int]] = defaultdict(list)
+    for position, name in enumerate(hashes):
+        members[name].append(position)
+    strata: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(members):
+        strata[min(classes[position] for position in members[name])].append(name)
+    result = [""] * len(hashes)
+    seen, placed = 0, [0] * len(SPLITS)
+    for number, stratum in enumerate(sorted(strata)):
+        groups = strata[stratum]
+        if len(groups) < len(SPLITS):
+            label = f"class {stratum}" if stratum else "the data set"
+            raise InputError(
+                f"{label} has {len(groups)} different pictures; a split into train, val and test needs at least 3"
+            )
+        total = sum(len(members[name]) for name in groups)
+        owed = [seen * ratio - have for ratio, have in zip(ratios, placed, strict=True)]
+        want = _at_least_one(split_counts(total, ratios, owed))
+        seen += total
+        order = np.random.default_rng((seed, number)).permutation(len(groups))
+        for name in sorted((groups[i] for i in order), key=lambda name: -len(members[name])):
+            side = max(range(len(SPLITS)), key=lambda i: want[i])
+            for position in members[name]:
+                result[position] = SPLITS[side]
+            want[side] -= len(members[name])
+            placed[side] += len(members[name])
+    return result
+
+
+def _at_least_one(want: list[int]) -> list[int]:
+    """Each split gets a picture of each class, at the cost of the largest."""
+    want = list(want)
+    for i in range(len(want)):
+        while want[i] < 1:
+            want[want.index(max(want))] -= 1
+            want[i] += 1
+    return want
+
+
+def shared_with_later(hashes: Sequence[str], sides: Sequence[str]) -> list[bool]:
+    """For a given split: which pictures also stand in a later split (test is later than val, val than train)."""
+    last: dict[str, str] = {}
+    for name, side in zip(hashes, sides, strict=True):
+        last[name] = max(last.get(name, ""), side, key=("", *SPLITS).index)
+    return [side != last[name] for name, side in zip(hashes, sides, strict=True)]
