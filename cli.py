@@ -72,7 +72,7 @@ def _guarded(run: Callable[..., float], settings: config.Config, resume: bool) -
 
     try:
         run(settings, resume=resume)
-    except InputError as error:
+    except (InputError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except TrainingDiverged as error:
