@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from cli import stage_main
 from config import Config, DataSection, as_typed, changed_keys
@@ -29,6 +28,7 @@ from pipeline.figures import picture_grid
 from pipeline.files import InputError, digest, read_csv, read_json, write_csv, write_json
 from pipeline.machine import prepare_machine
 from pipeline.metrics import to_unit
+from pipeline.progress import progress_bar
 from pipeline.runs import resolve_run
 from pipeline.stage import Stage, open_stage, say
 from sources.folders import NO_CLASS, Found, find_pictures
@@ -239,7 +239,7 @@ def cache_demo(stage: Stage, data: DataSection) -> list[Item]:
     kept = np.flatnonzero(demo.digits < classes)
     cache = _create_cache(stage.folder.path, len(kept), data)
     items = []
-    for row, source in enumerate(tqdm(kept, desc="caching", unit="picture", leave=False)):
+    for row, source in enumerate(progress_bar(kept, desc="caching", unit="picture")):
         cache[row] = demo.images[source]
         extra = (PLACES[demo.places[source]], str(bool(demo.congruent[source])).lower())
         path = f"digits_in_context/{demo.digits[source]}/{source:04d}"
@@ -262,7 +262,7 @@ def cache_folder(stage: Stage, data: DataSection, root: Path, found: list[Found]
     else:
         cache = _create_cache(stage.folder.path, len(found), data)
     paths = [str(root / one.path) for one in found]
-    with tqdm(total=len(paths), initial=len(done), desc="decoding", unit="picture", leave=False) as bar:
+    with progress_bar(total=len(paths), initial=len(done), desc="decoding", unit="picture") as bar:
         for start in range(len(done), len(paths), CHECKPOINT_EVERY):
             chunk = paths[start : start + CHECKPOINT_EVERY]
             for decoded in decode_all(chunk, data.image_size, data.channels, data.workers):
@@ -352,7 +352,7 @@ def describe(stage: Stage, manifest: list[dict[str, str]], data: DataSection) ->
     images = np.load(stage.folder.path / "images.partial.npy", mmap_mode="r")
     train = np.array([int(row["row"]) for row in manifest if row["split"] == "train"])
     total, squares = np.zeros(data.channels), np.zeros(data.channels)
-    for start in tqdm(range(0, len(train), 1000), desc="measuring", leave=False):
+    for start in progress_bar(range(0, len(train), 1000), desc="measuring"):
         pixels = images[train[start : start + 1000]].astype(np.float64) / 255
         total += pixels.mean((1, 2)).sum(0)
         squares += (pixels**2).mean((1, 2)).sum(0)

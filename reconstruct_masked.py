@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from classifier import Classifier
 from cli import stage_main
@@ -31,6 +30,7 @@ from pipeline.figures import BLUE, GREEN, ORANGE, curves_figure, picture_grid
 from pipeline.files import write_csv
 from pipeline.machine import generator, prepare_machine
 from pipeline.metrics import bootstrap_interval, picture_errors, to_unit
+from pipeline.progress import progress_bar
 from pipeline.stage import Stage, open_stage, say
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def measure(
     """Every percentage and filling over the pictures, in batches."""
     parts: dict[tuple[int, str], dict[str, list[Tensor]]] = {}
     starts = range(0, len(positions), section.batch_size)
-    with tqdm(total=len(starts) * len(section.percentages), desc="recalling", unit="batch", leave=False) as bar:
+    with progress_bar(total=len(starts) * len(section.percentages), desc="recalling", unit="batch") as bar:
         for start in starts:
             chosen = positions[start : start + section.batch_size]
             truth = split.pictures(chosen).to(memory.device)

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from cli import stage_main
 from config import Config
@@ -28,6 +27,7 @@ from pipeline.figures import index_map_figure, picture_grid, usage_figure
 from pipeline.files import InputError, read_csv, replacing, write_array, write_csv, write_json
 from pipeline.machine import prepare_machine
 from pipeline.metrics import perplexity, picture_errors, share_used, to_unit
+from pipeline.progress import progress_bar
 from pipeline.stage import Stage, open_stage, say
 from sources.pictures import decode_all
 from sources.splitting import SPLITS
@@ -65,7 +65,7 @@ def reconstruct_split(
     count, grid = len(split.manifest), model.config.grid
     indices = np.zeros((count, grid, grid), dtype=smallest_unsigned(model.config.codebook_size))
     errors: dict[str, np.ndarray] = {}
-    for start in tqdm(range(0, count, batch_size), desc="reconstructing", unit="batch", leave=False):
+    for start in progress_bar(range(0, count, batch_size), desc="reconstructing", unit="batch"):
         positions = np.arange(start, min(start + batch_size, count))
         x = split.pictures(positions).to(device)
         found = model.encode_indices(x)
@@ -167,7 +167,7 @@ def reconstruct_own(stage: Stage, vqvae: HandedVQVAE, source: Path, batch_size: 
     painted = paint(vqvae.model, found, batch_size)
     errors = picture_errors(to_unit(painted), to_unit(x))
     folder = stage.folder.path / "own"
-    for number, file in enumerate(tqdm(files, desc="writing", unit="picture", leave=False)):
+    for number, file in enumerate(progress_bar(files, desc="writing", unit="picture")):
         write_picture(folder / f"{number:05d}_{file.stem}.png", from_model(painted[number : number + 1])[0])
     write_array(folder / "indices.npy", found.cpu().numpy().astype(smallest_unsigned(config.codebook_size)))
     rows = [[str(file), *(f"{float(values[i]):.6g}" for values in errors.values())] for i, file in enumerate(files)]
@@ -193,7 +193,7 @@ def paint_own(stage: Stage, vqvae: HandedVQVAE, file: Path, batch_size: int) -> 
     indices = load_indices(file, config.grid, config.codebook_size)
     painted = from_model(paint(vqvae.model, torch.from_numpy(indices).to(stage.machine.device), batch_size))
     folder = stage.folder.path / "own"
-    for number, picture in enumerate(tqdm(painted, desc="writing", unit="picture", leave=False)):
+    for number, picture in enumerate(progress_bar(painted, desc="writing", unit="picture")):
         write_picture(folder / f"{number:05d}.png", picture)
     stage.metrics["own_pictures"] = len(painted)
     say(f"{len(painted)} pictures painted from {file}, in {folder}")

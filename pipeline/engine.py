@@ -9,12 +9,11 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from pipeline.files import write_safetensors
 from pipeline.machine import Machine, generator
@@ -105,7 +104,7 @@ def fit(
     if checkpoint and checkpoint.is_file():
         progress, best = _restore(checkpoint, model, optimizer)
     steps = max(1, learner.count // plan.batch_size)
-    with tqdm(total=plan.epochs * steps, initial=progress.epoch * steps, desc=label, unit="step", leave=False) as bar:
+    with progress_bar(total=plan.epochs * steps, initial=progress.epoch * steps, desc=label, unit="step") as bar:
         while progress.epoch < plan.epochs and not progress.stopped:
             trained = _train_epoch(learner, optimizer, plan, machine, progress.epoch, steps, label, bar)
             validated = _validate(learner) if plan.patience is not None else {}
@@ -145,7 +144,7 @@ def _train_epoch(
     epoch: int,
     steps: int,
     label: str,
-    bar: tqdm,
+    bar: Any,
 ) -> dict[str, float]:
     """One pass over the training examples in an order drawn from (seed, epoch); averages of what the steps return."""
     draws = generator(plan.seed, epoch)
