@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.files import write_safetensors
 from pipeline.machine import Machine, generator
+from pipeline.progress import progress_bar
 
 History = list[dict[str, float]]
 
