@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -89,26 +90,26 @@ def test_no_space_left_is_one_line_that_names_the_file(tmp_path: Path, monkeypat
     assert path.read_text(encoding="utf-8") == "before" and names(tmp_path) == ["a.txt"]
 
 
-@pytest.fixture
-def small_disk() -> Iterator[Callable[[], None]]:
-    """Call it, and no file can grow beyond 1000 bytes: the nearest to a full disk that a test can have."""
+@contextmanager
+def small_disk() -> Iterator[None]:
+    """In the block no file can grow beyond 1000 bytes: the nearest to a full disk that a test can have."""
     resource = pytest.importorskip("resource", reason="only Unix can limit the size of files")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        yield
+    finally:  # before pytest writes its next line, which may go to a larger file
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_every_kind_of_file_that_does_not_fit_leaves_the_previous_one_whole(
-    kind: str, small_disk: Callable[[], None], tmp_path: Path
-) -> None:
+def test_every_kind_of_file_that_does_not_fit_leaves_the_previous_one_whole(kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"file.{kind}"
     path.write_text("before", encoding="utf-8")
     if kind == "figure":
         WRITERS[kind](tmp_path / "warm.png")  # matplotlib stores its list of fonts once
         (tmp_path / "warm.png").unlink()
-    small_disk()
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError) as caught, small_disk():
         WRITERS[kind](path)
     assert str(caught.value).startswith(f"cannot write {path}: ")
     assert path.read_text(encoding="utf-8") == "before" and names(tmp_path) == [path.name]
