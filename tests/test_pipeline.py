@@ -170,6 +170,7 @@ def test_mlflow_holds_nested_trials_the_files_and_the_champion(ran):
     assert registered_run(runs, f"models:/{vqvae_name}@champion") == newest(runs, "train_vqvae")
 
 
+@torch.no_grad()
 def test_stored_indices_paint_the_reconstructions(ran):
     cfg, _runs, _, _, _ = ran
     split = data_split.open_split(cfg)
