@@ -78,9 +78,7 @@ def take_vqvae(cfg: Config, asked: str, split: Split, device: torch.device) -> H
 
 
 def take_indices(cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE) -> HandedIndices:
-    command = mend("vqvae_reconstruction", cfg)
-    runs = Path(cfg.run.dir)
-    folder = resolve_run(runs, "vqvae_reconstruction", asked, vqvae.key(split), vqvae.describe(), command)
+    folder, command = _resolve(cfg, "vqvae_reconstruction", asked, split, vqvae)
     file = folder / "indices" / "meta.json"
     if not file.is_file():
         raise InputError(f"{folder} has no stored indices ({file} is missing); type: {command}")
@@ -97,9 +95,7 @@ def take_indices(cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE) -> H
 def take_classifier(
     cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE, device: torch.device
 ) -> tuple[Path, Classifier]:
-    command = mend("train_classifier", cfg)
-    runs = Path(cfg.run.dir)
-    folder = resolve_run(runs, "train_classifier", asked, vqvae.key(split), vqvae.describe(), command)
+    folder, command = _resolve(cfg, "train_classifier", asked, split, vqvae)
     _checked_meta(folder, "train_classifier", split.identity | vqvae.identity, command)
     say(f"inherited: classifier {folder}")
     return folder, load_classifier(folder / "model", device)
@@ -110,12 +106,16 @@ def take_distil(
 ) -> tuple[Path, "DistilBertForMaskedLM"]:
     from completion import load_distilbert
 
-    command = mend("train_distil", cfg)
-    runs = Path(cfg.run.dir)
-    folder = resolve_run(runs, "train_distil", asked, vqvae.key(split), vqvae.describe(), command)
+    folder, command = _resolve(cfg, "train_distil", asked, split, vqvae)
     _checked_meta(folder, "train_distil", split.identity | vqvae.identity, command)
     say(f"inherited: DistilBERT {folder}")
     return folder, load_distilbert(folder / "model", device)
+
+
+def _resolve(cfg: Config, stage: str, asked: str, split: Split, vqvae: HandedVQVAE) -> tuple[Path, str]:
+    """The run folder of a stage that depends on the codebook, and the command that makes another."""
+    command = mend(stage, cfg)
+    return resolve_run(Path(cfg.run.dir), stage, asked, vqvae.key(split), vqvae.describe(), command), command
 
 
 def _checked_meta(folder: Path, stage: str, expected: dict[str, Any], command: str) -> dict[str, Any]:

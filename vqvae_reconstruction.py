@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from cli import stage_main
-from config import Config
+from config import Config, VQVAEReconstructionSection
 from data_split import Split, from_model, note_data, open_split, to_model
 from handoff import HandedVQVAE, take_vqvae
 from pipeline.figures import index_map_figure, picture_grid, usage_figure
@@ -40,14 +40,17 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     section, split = cfg.vqvae_reconstruction, open_split(cfg)
     vqvae = take_vqvae(cfg, section.vqvae, split, machine.device)
     inputs = {"data_split": str(split.folder), "train_vqvae": str(vqvae.folder)}
+    own, config = own_data(section), vqvae.model.config
+    if isinstance(own, list):  # what cannot be used is refused before there is a run folder
+        own_pixels = load_own(own, config.image_size, config.channels)
+    elif own is not None:
+        own_indices = load_indices(own, config.grid, config.codebook_size)
     with open_stage("vqvae_reconstruction", cfg, inputs, section.model_dump_json(), machine, resume) as stage:
         note_data(stage, cfg, split)
-        if section.input is not None and section.indices is not None:
-            raise InputError("--input and --indices exclude each other; give one of them")
-        if section.input is not None:
-            return reconstruct_own(stage, vqvae, Path(section.input), section.batch_size)
-        if section.indices is not None:
-            return paint_own(stage, vqvae, Path(section.indices), section.batch_size)
+        if isinstance(own, list):
+            return reconstruct_own(stage, vqvae, own, own_pixels, section.batch_size)
+        if own is not None:
+            return paint_own(stage, vqvae, own_indices, section.batch_size)
         indices, errors = reconstruct_split(split, vqvae.model, machine.device, section.batch_size)
         store_indices(stage, split, vqvae, indices)
         write_pictures_csv(stage, split, errors)
@@ -156,11 +159,10 @@ def draw(
 
 
 @torch.no_grad()
-def reconstruct_own(stage: Stage, vqvae: HandedVQVAE, source: Path, batch_size: int) -> float:
-    """Pictures of any size, fitted to the model's, to own/NAME.png and own/indices.npy. Returns their mean MSE."""
+def reconstruct_own(stage: Stage, vqvae: HandedVQVAE, files: list[Path], pixels: np.ndarray, batch_size: int) -> float:
+    """Pictures fitted to the model's size, to own/NAME.png and own/indices.npy. Returns their mean MSE."""
     config, device = vqvae.model.config, stage.machine.device
-    files = own_files(source)
-    x = to_model(load_own(files, config.image_size, config.channels))
+    x = to_model(pixels)
     found = torch.cat(
         [vqvae.model.encode_indices(x[i : i + batch_size].to(device)) for i in range(0, len(x), batch_size)]
     )
@@ -187,16 +189,14 @@ def reconstruct_own(stage: Stage, vqvae: HandedVQVAE, source: Path, batch_size: 
 
 
 @torch.no_grad()
-def paint_own(stage: Stage, vqvae: HandedVQVAE, file: Path, batch_size: int) -> float:
-    """Pictures of an indices file to own/NNNNN.png. Returns how many there were."""
-    config = vqvae.model.config
-    indices = load_indices(file, config.grid, config.codebook_size)
+def paint_own(stage: Stage, vqvae: HandedVQVAE, indices: np.ndarray, batch_size: int) -> float:
+    """Pictures of indices (B, h, w) to own/NNNNN.png. Returns how many there were."""
     painted = from_model(paint(vqvae.model, torch.from_numpy(indices).to(stage.machine.device), batch_size))
     folder = stage.folder.path / "own"
     for number, picture in enumerate(progress_bar(painted, desc="writing", unit="picture")):
         write_picture(folder / f"{number:05d}.png", picture)
     stage.metrics["own_pictures"] = len(painted)
-    say(f"{len(painted)} pictures painted from {file}, in {folder}")
+    say(f"{len(painted)} pictures painted, in {folder}")
     stage.finish(None, extra_artifacts=("own",))
     return float(len(painted))
 
@@ -206,6 +206,15 @@ def paint(model: VQVAE, indices: Tensor, batch_size: int) -> Tensor:
     return torch.cat(
         [model.decode_indices(indices[i : i + batch_size]).cpu() for i in range(0, len(indices), batch_size)]
     )
+
+
+def own_data(section: VQVAEReconstructionSection) -> list[Path] | Path | None:
+    """The files of --input, the file of --indices, or None for the split. Raises InputError for both at once."""
+    if section.input is not None and section.indices is not None:
+        raise InputError("--input and --indices exclude each other; give one of them")
+    if section.input is not None:
+        return own_files(Path(section.input))
+    return Path(section.indices) if section.indices is not None else None
 
 
 def own_files(source: Path) -> list[Path]:
@@ -231,8 +240,8 @@ def load_indices(file: Path, grid: int, codebook_size: int) -> np.ndarray:
     """(B, h, w) int64 of a .npy file with one grid or several. Raises InputError when they do not fit the model."""
     try:
         indices = np.load(file, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--indices {file} cannot be read as a .npy file: {error}") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"--indices {file} is not a .npy file of whole numbers") from error
     indices = indices[None] if indices.ndim == 2 else indices
     if indices.ndim != 3 or indices.shape[1:] != (grid, grid) or not np.issubdtype(indices.dtype, np.integer):
         raise InputError(

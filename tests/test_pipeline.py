@@ -448,3 +448,19 @@ def test_diverging_trial_fails_and_the_study_goes_on(ran, tmp_path, monkeypatch)
     study = optuna.load_study(study_name=None, storage=storage)
     assert [t.state.name for t in study.trials] == ["FAIL", "COMPLETE"]
     assert "trial 0: the loss is not finite at step 0 (learning rate" in study.trials[0].user_attrs["error"]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("input", "is neither a picture nor a folder"),
+        ("indices", r"is not a \.npy file of whole numbers"),
+    ],
+)
+def test_own_data_that_cannot_be_used_leave_no_run_folder(ran, option, message):
+    _, runs, source, _, _ = ran
+    before = sorted((runs / "vqvae_reconstruction").iterdir())
+    changes = {f"vqvae_reconstruction__{option}": "nowhere"}
+    with pytest.raises(InputError, match=message):
+        vqvae_reconstruction.run(tiny(runs, source, run__mlflow=False, **changes))
+    assert sorted((runs / "vqvae_reconstruction").iterdir()) == before
