@@ -1,13 +1,16 @@
-"""Which tokens are forgotten: pure functions with exact counts.
+"""Which tokens are forgotten, without asking any model: pure functions with exact counts.
 
-A mask is bool, **True = masked, to be predicted**. Letters: B batch, N tokens. A mask ratio r hides exactly
-`round(r * N)` tokens of each picture. All randomness comes from the `torch.Generator` that is passed in.
+A mask is bool, **True = masked, to be predicted**. Letters: B batch, N = h*w tokens in raster order. A mask ratio r
+hides exactly `round(r * N)` tokens of each picture. An *order* is (B, N) long: the rank 0..N-1 of each token, in the
+order in which tokens are forgotten; one order gives a mask for every percentage (`mask_first`), and these are nested.
+All randomness comes from the `torch.Generator` that is passed in. Orders that ask a model are in `selection.py`.
 """
 
 import math
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 RatioSchedule = Literal["cosine", "uniform", "fixed"]
@@ -22,8 +25,71 @@ def masked_count(ratio: float, tokens: int) -> int:
 
 def random_order(batch: int, tokens: int, generator: torch.Generator) -> Tensor:
     """(B, N) long: for each picture a random rank 0..N-1 of each token, in the order in which they are forgotten."""
-    noise = torch.rand(batch, tokens, generator=generator)
-    return noise.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
+    return _ranks(torch.rand(batch, tokens, generator=generator))
+
+
+def block_order(batch: int, height: int, width: int, generator: torch.Generator, blocks: int = 1) -> Tensor:
+    """(B, N): `blocks` rectangles grow from random centres until they cover the picture.
+
+    A token's turn comes by its distance to the nearest centre, max(|dy| / height, |dx| / width); equal distances in
+    raster order, so the outermost ring of a rectangle may be open. Raises ValueError for less than one block.
+    """
+    if blocks < 1:
+        raise ValueError(f"blocks is {blocks}; expected at least 1")
+    rows, columns = _places(height, width)
+    centres = torch.rand(batch, blocks, 2, generator=generator) * torch.tensor([height - 1.0, width - 1.0])
+    down = (rows.view(1, 1, -1) - centres[..., :1]).abs() / height
+    across = (columns.view(1, 1, -1) - centres[..., 1:]).abs() / width
+    return _ranks(torch.maximum(down, across).amin(1))
+
+
+def half_order(batch: int, height: int, width: int) -> Tensor:
+    """(B, N): row by row from the bottom, so that at 50 % the lower half is gone (the attention of Fayyaz et al. 2022,
+    which drops consecutive entries in the lower part of the index matrix)."""
+    return torch.arange(height * width - 1, -1, -1).expand(batch, -1).clone()
+
+
+def outpaint_order(batch: int, height: int, width: int) -> Tensor:
+    """(B, N): from the border inwards, so that a rectangle in the middle is kept; equal distances in raster order."""
+    rows, columns = _places(height, width)
+    down = (rows - (height - 1) / 2).abs() / height
+    across = (columns - (width - 1) / 2).abs() / width
+    return _ranks(-torch.maximum(down, across).expand(batch, -1))
+
+
+def _places(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Row and column of each token, (N,) float each."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return rows.flatten().float(), columns.flatten().float()
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """(B, N) -> (B, N) long: the place of each value in its row, smallest first; equal ones in raster order."""
+    return values.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
+
+
+def touched_tokens(pixels: Tensor, stride: int, margin: int = 0) -> Tensor:
+    """(B, H, W) bool, True = pixel is missing -> (B, N) bool: the tokens that must be predicted.
+
+    A token goes when a missing pixel lies in its receptive cell: the stride x stride pixels it stands for and `margin`
+    pixels around them. Raises ValueError when stride does not divide H and W.
+    """
+    height, width = pixels.shape[-2:]
+    if height % stride or width % stride:
+        raise ValueError(f"a mask of {height}x{width} pixels has no grid of cells of {stride}x{stride}")
+    missing = F.max_pool2d(pixels.unsqueeze(1).float(), 2 * margin + 1, stride=1, padding=margin)
+    return F.max_pool2d(missing, stride).flatten(1) > 0
+
+
+def touched_pixels(mask: Tensor, height: int, width: int, stride: int) -> Tensor:
+    """(B, N) bool for h = height/stride rows of tokens -> (B, height, width) bool: the pixels they stand for."""
+    cells = mask.view(len(mask), height // stride, width // stride)
+    return cells.repeat_interleave(stride, 1).repeat_interleave(stride, 2)
+
+
+def position_bits(tokens: int, kept: int) -> float:
+    """Bits that say which `kept` of N tokens are stored: log2 of N choose kept."""
+    return (math.lgamma(tokens + 1) - math.lgamma(kept + 1) - math.lgamma(tokens - kept + 1)) / math.log(2)
 
 
 def mask_first(order: Tensor, counts: int | Tensor) -> Tensor:
