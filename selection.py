@@ -50,6 +50,7 @@ class Choosing:
     passes: int = 32
     look_ahead: float = 0.15
     candidates: int = 8
+    code_share: float = 0.5
     blocks: int = 1
 
 
@@ -78,9 +79,10 @@ def _ask(strategy: str, memory: Memory, tokens: Tensor, choosing: Choosing) -> T
     if strategy in ("direct", "surprisal"):
         return by_score(leave_out(memory, tokens, unsure if strategy == "direct" else surprisal))
     if strategy in ("painted", "adaptive"):
-        whole = to_unit(memory.paint_indices(tokens))
-        look_ahead = round(choosing.look_ahead * memory.tokens) if strategy == "adaptive" else 0
-        return painted_order(memory, tokens, whole, step, look_ahead, choosing.candidates)
+        if strategy == "painted":
+            return painted_order(memory, tokens, step)
+        look_ahead = round(choosing.look_ahead * memory.tokens)
+        return painted_order(memory, tokens, step, look_ahead, choosing.candidates, choosing.code_share)
     if strategy == "selective":
         centre = memory.side // 2 * memory.side + memory.side // 2
         return greedy(memory, tokens, unsure, 1, first=centre)
@@ -138,50 +140,69 @@ def greedy(memory: Memory, tokens: Tensor, score: Score, step: int, first: int |
 
 
 def painted_order(
-    memory: Memory, tokens: Tensor, whole: Tensor, step: int, look_ahead: int, candidates: int
+    memory: Memory, tokens: Tensor, step: int, look_ahead: int = 0, candidates: int = 1, code_share: float = 0.0
 ) -> Tensor:
     """Keep the tokens whose pixels would be painted most wrong, given what is kept.
 
     For the first `look_ahead` tokens each of the `candidates` worst is tried, and the one is kept that leaves the least
-    squared error in the whole picture: what one token tells about the others counts while few are kept. whole: (B, C,
-    H, W) in [0, 1], the picture painted from all tokens.
+    error in the whole picture: what one token tells about the others counts while few are kept. code_share: weight of
+    the distortion of the code vectors beside the painted error, each as a share of what it is when nothing is kept;
+    squared pixels alone say little about what a classifier sees.
     """
+    judge = Judge(memory, tokens, code_share)
     keeper = Keeper(tokens)
-    errors = cell_errors(memory, tokens, keeper.kept, whole)
     rows = torch.arange(len(tokens), device=tokens.device)
+    errors = judge.errors(rows, keeper.kept)
     while keeper.left:
         if memory.tokens - keeper.left < look_ahead:
             tried = keeper.best(errors, candidates)  # (B, m)
             m = tried.shape[1]
             kept = keeper.kept.unsqueeze(1).repeat(1, m, 1).scatter_(2, tried.unsqueeze(2), True)
-            every = rows.repeat_interleave(m)
-            after = cell_errors(memory, tokens[every], kept.flatten(0, 1), whole, every).view(len(tokens), m, -1)
+            after = judge.errors(rows.repeat_interleave(m), kept.flatten(0, 1)).view(len(tokens), m, -1)
             winner = after.sum(2).argmin(1)
             keeper.keep(tried[rows, winner].unsqueeze(1))
             errors = after[rows, winner]
         else:
             keeper.keep(keeper.best(errors, step))
             if keeper.left:
-                errors = cell_errors(memory, tokens, keeper.kept, whole)
+                errors = judge.errors(rows, keeper.kept)
     return keeper.ranks
 
 
-def cell_errors(
-    memory: Memory, tokens: Tensor, kept: Tensor, whole: Tensor, pictures: Tensor | None = None
-) -> Tensor:
-    """(B, N): mean squared pixel error over each token's cell when only `kept` is stored and the rest is filled with
-    the code vectors to expect. `pictures`: for each row its place in `whole`, which may be shorter."""
-    found = []
-    for part in memory.batches(len(tokens)):
-        some, mask = tokens[part], ~kept[part]
-        vectors = memory.codebook[some]
-        vectors[mask] = memory.logits(some, mask).softmax(1) @ memory.codebook
-        with torch.autocast(memory.device.type, torch.bfloat16, enabled=memory.bf16):
-            painted = to_unit(memory.paint(vectors).float())
-        truth = whole[part] if pictures is None else whole[pictures[part]]
-        wrong = (painted - truth).square().mean(1, keepdim=True)
-        found.append(F.avg_pool2d(wrong, memory.stride).flatten(1))
-    return torch.cat(found)
+class Judge:
+    """How wrong each token would be painted when only some are kept and the rest is filled with the code vectors to
+    expect; shares of the error of a picture of which nothing is kept."""
+
+    def __init__(self, memory: Memory, tokens: Tensor, code_share: float) -> None:
+        self.memory, self.tokens, self.code_share = memory, tokens, code_share
+        self.whole = to_unit(memory.paint_indices(tokens))
+        self.scales = (torch.ones(len(tokens), 1, device=tokens.device),) * 2
+        rows = torch.arange(len(tokens), device=tokens.device)
+        painted, coded = self._both(rows, torch.zeros_like(tokens, dtype=torch.bool))
+        self.scales = tuple(part.sum(1, keepdim=True).clamp(min=1e-8) for part in (painted, coded))
+
+    def errors(self, rows: Tensor, kept: Tensor) -> Tensor:
+        """rows (R,): which pictures; kept (R, N) -> (R, N)."""
+        painted, coded = self._both(rows, kept)
+        mixed = (1 - self.code_share) * painted / self.scales[0][rows]
+        return mixed + self.code_share * coded / self.scales[1][rows]
+
+    def _both(self, rows: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """(R, N) mean squared pixel error over each token's cell, and squared distance of its code vector."""
+        memory, painted, coded = self.memory, [], []
+        for part in memory.batches(len(rows)):
+            tokens, mask = self.tokens[rows[part]], ~kept[part]
+            vectors = memory.codebook[tokens]
+            expected = memory.logits(tokens, mask).softmax(1) @ memory.codebook  # (M, D)
+            distances = torch.zeros(mask.shape, device=mask.device)
+            distances[mask] = (expected - vectors[mask]).square().sum(1)
+            vectors[mask] = expected
+            with torch.autocast(memory.device.type, torch.bfloat16, enabled=memory.bf16):
+                pictures = to_unit(memory.paint(vectors).float())
+            wrong = (pictures - self.whole[rows[part]]).square().mean(1, keepdim=True)
+            painted.append(F.avg_pool2d(wrong, memory.stride).flatten(1))
+            coded.append(distances)
+        return torch.cat(painted), torch.cat(coded)
 
 
 class Keeper:
