@@ -140,6 +140,31 @@ def flip(pictures: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(coins[:, None, None, None], pictures.flip(3), pictures)
 
 
+def degrade(pictures: Tensor, cell: int, generator: torch.Generator) -> Tensor:
+    """(B, C, H, W) in [-1, 1] with random cells of `cell` x `cell` pixels blurred, and in half of the pictures others in
+    mid grey. A recalled picture is blurred where the memory is unsure; who judges it must have seen such pictures.
+
+    Each picture has its own share of blurred cells (0 to 1), strength (0 to 1) and share of grey cells (0 to 3/4); one
+    in four stays as it is.
+    """
+    from torchvision.transforms.v2.functional import gaussian_blur
+
+    b, _, height, width = pictures.shape
+    size = 2 * (5 * cell // 4) + 1
+    with torch.autocast(pictures.device.type, enabled=False):
+        blurred = gaussian_blur(pictures, [min(size, 2 * height - 1), min(size, 2 * width - 1)], [0.6 * cell] * 2)
+    shares, strengths, grey_shares, coins = torch.rand(4, b, 1, 1, 1, generator=generator).to(pictures.device)
+
+    def cells(share: Tensor) -> Tensor:
+        noise = torch.rand(b, 1, -(-height // cell), -(-width // cell), generator=generator).to(pictures.device)
+        chosen = (noise < share).repeat_interleave(cell, 2).repeat_interleave(cell, 3)
+        return chosen[:, :, :height, :width].to(pictures.dtype)
+
+    strengths = strengths * (coins < 0.75)
+    mixed = torch.lerp(pictures, blurred, cells(shares) * strengths)
+    return mixed * (1 - cells(0.75 * grey_shares * (coins < 0.5)))
+
+
 def describe_config(config: ClassifierConfig) -> dict[str, object]:
     """The config as plain values, the form that `load_classifier` reads back."""
     return asdict(config)

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +12,29 @@ import config
 
 COMMON_SECTIONS = ("run", "data")
 
+#: What an option without a section stands for: a dotted key, or (dotted key, how many values it takes).
+Shortcut = str | tuple[str, int]
+
 
 def stage_main(
     stage: str,
     run: Callable[..., float],
     description: str,
-    shortcuts: dict[str, str] | None = None,
+    shortcuts: Mapping[str, Shortcut] | None = None,
     argv: Sequence[str] | None = None,
     resumable: bool = True,
 ) -> int:
     """Parse, run, and turn mistakes into one line each. Returns the exit status: 0, 2 for bad settings or input, 1 for
     a training that diverged, 130 when interrupted.
 
-    shortcuts: option without a section -> dotted key, such as {"--input": "vqvae_reconstruction.input"}.
+    shortcuts: option without a section -> dotted key, such as {"--input": "vqvae_reconstruction.input"}, or that and
+    how many values it takes, such as {"--box": ("reconstruct_masked.own.box", 4)}.
     """
     parser = build_parser(stage, description, shortcuts or {}, resumable)
     known, unknown = parser.parse_known_args(argv)
     arguments = vars(known)
     overlays, resume = [Path(file) for file in arguments.pop("config")], arguments.pop("resume", False)
-    overrides = {key: _parse_value(text) for key, text in arguments.items() if text is not None}
+    overrides = {key: _parse_given(given) for key, given in arguments.items() if given is not None}
     try:
         settings = config.load(overlays, overrides | _unknown_settings(unknown, stage))
     except config.ConfigError as error:
@@ -85,7 +89,7 @@ def _guarded(run: Callable[..., float], settings: config.Config, resume: bool) -
 
 
 def build_parser(
-    stage: str, description: str, shortcuts: dict[str, str], resumable: bool = True
+    stage: str, description: str, shortcuts: Mapping[str, Shortcut], resumable: bool = True
 ) -> argparse.ArgumentParser:
     """One option for each key, with range, sentence and default; --help shows the stage's and the common ones."""
     parser = argparse.ArgumentParser(
@@ -106,8 +110,9 @@ def build_parser(
         parser.add_argument(
             "--resume", action="store_true", help="go on with the newest interrupted run of these settings"
         )
-    for option, key in shortcuts.items():
-        parser.add_argument(option, dest=key, metavar="PATH", default=None, help=f"short for --{key}")
+    for option, meant in shortcuts.items():
+        key, count = (meant, None) if isinstance(meant, str) else meant
+        parser.add_argument(option, dest=key, nargs=count, metavar="VALUE", default=None, help=f"short for --{key}")
     defaults = _shipped_defaults()
     sections = sorted(config.Config.model_fields, key=lambda name: (name != stage, name not in COMMON_SECTIONS))
     for name in sections:
@@ -129,6 +134,11 @@ def _shipped_defaults() -> dict[str, Any]:
         return config.flatten(config.load([], {}).model_dump())
     except config.ConfigError:
         return config.flatten(config.Config().model_dump())
+
+
+def _parse_given(given: str | list[str]) -> Any:
+    """One value, or the values of an option that takes several."""
+    return _parse_value(given) if isinstance(given, str) else [_parse_value(text) for text in given]
 
 
 def _parse_value(text: str) -> Any:

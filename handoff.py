@@ -16,8 +16,10 @@ from classifier import Classifier, load_classifier
 from config import Config
 from data_split import Split, mend
 from pipeline.files import InputError, digest, read_json
+from pipeline.machine import Machine
 from pipeline.runs import check_handed, resolve_run
 from pipeline.stage import say
+from recall import Memory, shares_by_position
 from vqvae import VQVAE, load_vqvae
 
 if TYPE_CHECKING:
@@ -103,13 +105,43 @@ def take_classifier(
 
 def take_distil(
     cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE, device: torch.device
-) -> tuple[Path, "DistilBertForMaskedLM"]:
+) -> tuple[Path, "DistilBertForMaskedLM", float | None]:
+    """The run folder, the model, and how often the class was not told in training (None: it never was)."""
     from completion import load_distilbert
 
     folder, command = _resolve(cfg, "train_distil", asked, split, vqvae)
-    _checked_meta(folder, "train_distil", split.identity | vqvae.identity, command)
+    meta = _checked_meta(folder, "train_distil", split.identity | vqvae.identity, command)
     say(f"inherited: DistilBERT {folder}")
-    return folder, load_distilbert(folder / "model", device)
+    return folder, load_distilbert(folder / "model", device), meta.get("label_drop")
+
+
+@dataclass(frozen=True)
+class HandedMemory:
+    """All models that recall needs, and the run folders they came from (stage -> folder)."""
+
+    memory: Memory
+    vqvae: HandedVQVAE
+    indices: HandedIndices
+    folders: dict[str, Path]
+    label_drop: float | None  # how often the DistilBERT was not told the class in training; None: it never was told
+
+
+def take_memory(cfg: Config, split: Split, machine: Machine) -> HandedMemory:
+    """The models that cfg.reconstruct_masked names. Data without classes have no classifier, which is said."""
+    section, classifier = cfg.reconstruct_masked, None
+    vqvae = take_vqvae(cfg, section.vqvae, split, machine.device)
+    indices = take_indices(cfg, section.indices, split, vqvae)
+    folders = {"data_split": split.folder, "train_vqvae": vqvae.folder, "vqvae_reconstruction": indices.folder}
+    folders["train_distil"], distil, label_drop = take_distil(cfg, section.distil, split, vqvae, machine.device)
+    if split.classes:
+        folders["train_classifier"], classifier = take_classifier(cfg, section.classifier, split, vqvae, machine.device)
+    else:
+        say("no classes in the data: recall is measured without a classifier")
+    shares = shares_by_position(indices.tokens(split.positions("train")), vqvae.model.config.codebook_size)
+    memory = Memory(
+        vqvae.model, distil, classifier, shares.to(machine.device), machine.device, machine.bf16, section.batch_size
+    )
+    return HandedMemory(memory, vqvae, indices, folders, label_drop)
 
 
 def _resolve(cfg: Config, stage: str, asked: str, split: Split, vqvae: HandedVQVAE) -> tuple[Path, str]:

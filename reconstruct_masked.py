@@ -1,292 +1,477 @@
-"""Stage 6: how much must be kept? Recall of the test pictures against the percentage of tokens forgotten.
+"""Stage 6: how much must be kept, and what? Recall of the test pictures against the percentage of tokens forgotten.
 
 Reads:  the best VQ-VAE, its indices, the DistilBERT and the classifier (all made on the same split and codebook)
-Writes: runs/reconstruct_masked/<run>/ with curves.csv and figures/ (mse, classification_error, grid)
+Writes: runs/reconstruct_masked/<run>/ with curves.csv, equal_bits.csv, rivals.csv, error_split.csv, context.csv, figures/
+        or, with --image, own/: your picture, completed
 
     python reconstruct_masked.py
-    python reconstruct_masked.py --reconstruct_masked.pictures 200 --reconstruct_masked.percentages "[25, 50, 75]"
+    python reconstruct_masked.py --reconstruct_masked.pictures 200 --reconstruct_masked.strategies "[random, adaptive]"
+    python reconstruct_masked.py --image a.jpg --mask m.png
+    python reconstruct_masked.py --image a.jpg --box 10 10 20 20 --samples 4
+    python reconstruct_masked.py --image a.jpg --percent 60 --strategy adaptive
 
-Forgotten tokens are chosen at random, nested over the percentages. They are filled by the DistilBERT with the likeliest
-code ("likeliest") or with the code vector to expect ("expected", the mean of all weighted by their probability), or not
-at all ("blank", the average code everywhere). Masks: True = masked, to be predicted.
+Strategies choose which tokens are kept. Forgotten ones are filled by the DistilBERT and painted with the likeliest codes
+("argmax"), with drawn codes ("sample") or with the code vectors to expect ("expected", the mean of all weighted by their
+probability). Masks: True = masked, to be predicted.
 """
 
 import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from classifier import Classifier
+import compressors
+import rivals
+import study_figures
 from cli import stage_main
-from completion import blank_out, complete
+from completion import Filling, classes_of
 from config import Config, ReconstructMaskedSection
-from data_split import Split, note_data, open_split
-from handoff import HandedIndices, HandedVQVAE, take_classifier, take_distil, take_indices, take_vqvae
-from masking import mask_first, masked_count, random_order
-from pipeline.figures import BLUE, GREEN, ORANGE, curves_figure, picture_grid
-from pipeline.files import write_csv
+from data_split import Split, from_model, note_data, open_split, to_model
+from handoff import HandedMemory, take_distil, take_memory
+from masking import mask_first, masked_count
+from own_picture import check_own, complete_own, request_of
+from pipeline.files import InputError, write_csv
 from pipeline.machine import generator, prepare_machine
-from pipeline.metrics import bootstrap_interval, picture_errors, to_unit
+from pipeline.metrics import bootstrap_interval, to_unit
 from pipeline.progress import progress_bar
 from pipeline.stage import Stage, open_stage, say
+from recall import Memory
+from selection import Choosing
+from study import (
+    CURVES_HEADER,
+    Batch,
+    Plan,
+    Study,
+    batches_of,
+    context_rows,
+    curve,
+    error_split,
+    is_fixed,
+    judge,
+    measure,
+    summarise,
+)
 
-if TYPE_CHECKING:
-    from transformers import DistilBertForMaskedLM
-
-FILLINGS = {  # name in curves.csv: label, colour and line style in figures
-    "likeliest": ("completed, likeliest code", BLUE, "-"),
-    "expected": ("completed, expected code vector", GREEN, "-."),
-    "blank": ("not completed (average code)", ORANGE, "--"),
-}
-#: (percentage, filling) -> measure -> one number per picture
-Measured = dict[tuple[int, str], dict[str, Tensor]]
-
-
-@dataclass
-class Memory:
-    """All that recall needs, on one device. `blank`: the average code vector; `common`: the most frequent code."""
-
-    vqvae: HandedVQVAE
-    distil: "DistilBertForMaskedLM"
-    classifier: Classifier | None
-    blank: Tensor  # (D,)
-    common: int
-    device: torch.device
-
-    def grid(self, tokens: Tensor) -> Tensor:
-        """(B, N) -> (B, h, w)."""
-        side = self.vqvae.model.config.grid
-        return tokens.view(len(tokens), side, side)
-
-    def recall(self, tokens: Tensor, mask: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """filling -> painted pictures (B, C, H, W) in [-1, 1] and the grids (B, h, w) that stand for them."""
-        model = self.vqvae.model
-        filled = complete(self.distil, tokens, mask, model.codebook_vectors())
-        likeliest = self.grid(filled.indices)
-        expected = filled.expected.transpose(1, 2).unflatten(2, likeliest.shape[1:])  # (B, D, h, w)
-        blank = blank_out(model.embed_indices(self.grid(tokens)), mask, self.blank)
-        return {
-            "likeliest": (model.decode_indices(likeliest), likeliest),
-            "expected": (model.decode_codes(expected), likeliest),
-            "blank": (model.decode_codes(blank), self.grid(tokens.masked_fill(mask, self.common))),
-        }
-
-    def predict(self, pictures: Tensor, grid: Tensor) -> Tensor | None:
-        """(B,) the class the classifier sees, None without a classifier."""
-        if self.classifier is None:
-            return None
-        return self.classifier(grid if self.classifier.sees_codes else pictures).argmax(1)
+Rows = list[dict[str, Any]]
 
 
 def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
-    """The whole stage; returns the MSE of the expected filling to the VQ-VAE's reconstruction, over all percentages."""
+    """The whole stage; returns the mean over all percentages of the MSE to the VQ-VAE's reconstruction, for the last
+    strategy and decoding named in the settings (as shipped: adaptive, expected)."""
     machine = prepare_machine(cfg.run.device, cfg.run.precision, cfg.run.threads, say)
     section, split = cfg.reconstruct_masked, open_split(cfg)
-    vqvae = take_vqvae(cfg, section.vqvae, split, machine.device)
-    indices = take_indices(cfg, section.indices, split, vqvae)
-    distil_folder, distil = take_distil(cfg, section.distil, split, vqvae, machine.device)
-    inputs = {"data_split": split.folder, "train_vqvae": vqvae.folder, "vqvae_reconstruction": indices.folder}
-    inputs["train_distil"], classifier = distil_folder, None
-    if split.classes:
-        inputs["train_classifier"], classifier = take_classifier(cfg, section.classifier, split, vqvae, machine.device)
-    else:
-        say("no classes in the data: recall is measured without a classifier")
-    named = {name: str(folder) for name, folder in inputs.items()}
-    with open_stage(
-        "reconstruct_masked", cfg, named, f"{cfg.run.seed} {section.model_dump_json()}", machine, resume
-    ) as stage:
+    handed = take_memory(cfg, split, machine)
+    check_telling(section, handed, split)
+    inputs = {name: str(folder) for name, folder in handed.folders.items()}
+    identity = f"{cfg.run.seed} {section.model_dump_json()}"
+    if section.own.image is not None:
+        check_own(section.own, split.meta["channels"])
+        request_of(section, handed.memory.distil, split.classes, cfg.run.seed)
+        with open_stage("reconstruct_masked", cfg, inputs, identity, machine, resume) as stage, torch.no_grad():
+            channels = split.meta["channels"]
+            return complete_own(stage, handed.memory, section, channels, split.classes, cfg.run.seed)
+    published = None
+    if section.rivals and section.rival_distil:
+        rival_folder, published, _ = take_distil(cfg, section.rival_distil, split, handed.vqvae, machine.device)
+        inputs["rival_distil"] = str(rival_folder)
+    with open_stage("reconstruct_masked", cfg, inputs, identity, machine, resume) as stage:
         note_data(stage, cfg, split)
-        blank, common = average_code(split, indices, vqvae, machine.device)
-        memory = Memory(vqvae, distil, classifier, blank, common, machine.device)
-        positions = choose_pictures(split, section.pictures, cfg.run.seed)
-        order = random_order(len(positions), vqvae.model.config.tokens, generator(cfg.run.seed, 201))
-        measured = measure(memory, split, indices, positions, order, section)
-        rows = summarise(measured, section.bootstrap, cfg.run.seed)
-        write_csv(stage.folder.path / "curves.csv", CURVES_HEADER, rows)
-        draw(stage, memory, split, indices, positions, order, rows, section)
-        report(stage, rows)
-        stage.finish(vqvae.key(split), extra_artifacts=("curves.csv",))
-        return float(
-            np.mean([measured[percent, "expected"]["mse_to_reconstruction"].mean() for percent in section.percentages])
+        plan = make_plan(section, cfg.run.seed)
+        positions = choose_pictures(split, section.part, section.pictures, cfg.run.seed)
+        memory = handed.memory
+        say(f"{len(positions)} pictures of {section.part}, {len(plan.strategies)} strategies")
+        study = measure(memory, split, handed.indices, positions, plan)
+        rows = summarise(study, section.bootstrap, cfg.run.seed, bits_of(memory))
+        write_rows(stage, "curves.csv", CURVES_HEADER, rows)
+        report(stage, rows, plan)
+        with torch.no_grad():
+            study_files(stage, handed, split, study, rows, plan, section, published)
+        stage.finish(handed.vqvae.key(split), extra_artifacts=FILES)
+        best = curve(rows, plan.strategies[-1], plan.decodings[-1], "mse_to_reconstruction")
+        return float(np.mean(best.means))
+
+
+FILES = ("curves.csv", "equal_bits.csv", "rivals.csv", "error_split.csv", "context.csv")
+
+
+def check_telling(section: ReconstructMaskedSection, handed: HandedMemory, split: Split) -> None:
+    """Classes can be told only to a DistilBERT that knows them, and guidance needs one that also does without."""
+    told = section.tell_class or section.own.label is not None
+    if told and not classes_of(handed.memory.distil):
+        raise InputError(
+            f"{handed.folders['train_distil']} was trained without classes, so none can be told; type: "
+            "python train_distil.py --train_distil.condition_on_class true"
+        )
+    if section.guidance_scale != 1 and not told:
+        raise InputError(
+            f"reconstruct_masked.guidance_scale is {section.guidance_scale:g}, but no class is told; "
+            "type --reconstruct_masked.tell_class true, or --class NAME with --image"
+        )
+    if section.guidance_scale != 1 and not handed.label_drop:
+        raise InputError(
+            f"{handed.folders['train_distil']} was trained without label dropping, so guidance_scale must be 1; type: "
+            "python train_distil.py --train_distil.condition_on_class true --train_distil.label_drop 0.1"
         )
 
 
-def choose_pictures(split: Split, count: int | None, seed: int) -> np.ndarray:
-    """Positions of the test pictures to measure: all, or `count` chosen by the seed."""
-    test = split.positions("test")
-    if count is None or count >= len(test):
-        return test
-    return np.sort(test[torch.randperm(len(test), generator=generator(seed, 202))[:count].numpy()])
-
-
-@torch.no_grad()
-def average_code(split: Split, indices: HandedIndices, vqvae: HandedVQVAE, device: torch.device) -> tuple[Tensor, int]:
-    """Of the training grids: the mean code vector (D,) and the most frequent code."""
-    size = vqvae.model.config.codebook_size
-    counts = np.bincount(indices.indices[split.positions("train")].ravel(), minlength=size)
-    shares = torch.from_numpy(counts / counts.sum()).float().to(device)
-    return shares @ vqvae.model.codebook_vectors(), int(counts.argmax())
-
-
-@torch.no_grad()
-def measure(
-    memory: Memory,
-    split: Split,
-    indices: HandedIndices,
-    positions: np.ndarray,
-    order: Tensor,
-    section: ReconstructMaskedSection,
-) -> Measured:
-    """Every percentage and filling over the pictures, in batches."""
-    parts: dict[tuple[int, str], dict[str, list[Tensor]]] = {}
-    starts = range(0, len(positions), section.batch_size)
-    with progress_bar(total=len(starts) * len(section.percentages), desc="recalling", unit="batch") as bar:
-        for start in starts:
-            chosen = positions[start : start + section.batch_size]
-            truth = split.pictures(chosen).to(memory.device)
-            labels = torch.from_numpy(split.labels[chosen]).to(memory.device)
-            tokens = indices.tokens(chosen).to(memory.device)
-            whole = memory.vqvae.model.decode_indices(memory.grid(tokens))
-            seen = memory.predict(whole, memory.grid(tokens))
-            for percent in section.percentages:
-                count = masked_count(percent / 100, tokens.shape[1])
-                mask = mask_first(order[start : start + section.batch_size], count).to(memory.device)
-                for filling, (painted, grid) in memory.recall(tokens, mask).items():
-                    values = _compare(painted, truth, whole)
-                    values |= _classify(memory.predict(painted, grid), labels, seen)
-                    values |= _tokens_right(grid.flatten(1), tokens, mask)
-                    for name, value in values.items():
-                        parts.setdefault((percent, filling), {}).setdefault(name, []).append(value.float().cpu())
-                bar.update()
-    return {key: {name: torch.cat(values) for name, values in measures.items()} for key, measures in parts.items()}
-
-
-def _compare(painted: Tensor, truth: Tensor, whole: Tensor) -> dict[str, Tensor]:
-    """MSE, PSNR, SSIM against the picture and against the VQ-VAE's reconstruction of it."""
-    against = {"picture": truth, "reconstruction": whole}
-    return {
-        f"{name}_to_{other}": values
-        for other, pictures in against.items()
-        for name, values in picture_errors(to_unit(painted), to_unit(pictures)).items()
-    }
-
-
-def _classify(predicted: Tensor | None, labels: Tensor, seen: Tensor | None) -> dict[str, Tensor]:
-    if predicted is None or seen is None:
-        return {}
-    return {"classification_error": predicted != labels, "disagreement": predicted != seen}
-
-
-def _tokens_right(filled: Tensor, tokens: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """Share of the masked tokens of each picture that came back exactly; left out where none is masked."""
-    if not mask.any():
-        return {}
-    return {"masked_accuracy": ((filled == tokens) & mask).sum(1) / mask.sum(1)}
-
-
-CURVES_HEADER = ("percent", "filling", "measure", "mean", "low", "high", "pictures")
-
-
-def summarise(measured: Measured, resamples: int, seed: int) -> list[list[Any]]:
-    """Rows of curves.csv: the mean over pictures with its 95 % bootstrap interval (the same resamples everywhere)."""
-    rows = []
-    for (percent, filling), measures in measured.items():
-        for name, values in measures.items():
-            low, high = bootstrap_interval(values, resamples, generator(seed, 203))
-            rows.append([percent, filling, name, *(f"{v:.6g}" for v in (float(values.mean()), low, high)), len(values)])
-    return rows
-
-
-def curve(rows: list[list[Any]], filling: str, name: str) -> tuple[list[int], list[float], list[tuple[float, float]]]:
-    """Percentages, means and intervals of one curve."""
-    chosen = sorted((row for row in rows if row[1] == filling and row[2] == name), key=lambda row: row[0])
-    return (
-        [row[0] for row in chosen],
-        [float(row[3]) for row in chosen],
-        [(float(row[4]), float(row[5])) for row in chosen],
+def make_plan(section: ReconstructMaskedSection, seed: int) -> Plan:
+    return Plan(
+        strategies=tuple(dict.fromkeys(section.strategies)),
+        percentages=tuple(sorted(set(section.percentages))),
+        decodings=tuple(dict.fromkeys(section.decodings)),
+        seeds=section.seeds,
+        seed=seed,
+        choosing=Choosing(
+            section.choosing_passes, section.look_ahead, section.candidates, section.code_share, section.blocks
+        ),
+        filling=Filling(
+            section.passes,
+            section.fill_order,
+            section.temperature,
+            section.top_k,
+            section.top_p,
+            section.guidance_scale,
+        ),
+        tell_class=section.tell_class,
+        batch_size=section.batch_size,
     )
 
 
-def draw(
+def choose_pictures(split: Split, part: str, count: int | None, seed: int) -> np.ndarray:
+    """Positions of the pictures to measure: all of the part, or `count` chosen by the seed."""
+    positions = split.positions(*part.split("+"))
+    if count is None or count >= len(positions):
+        return positions
+    return np.sort(positions[torch.randperm(len(positions), generator=generator(seed, 204))[:count].numpy()])
+
+
+def bits_of(memory: Memory) -> Any:
+    """(strategy, percent) -> bits stored per picture."""
+
+    def bits(strategy: str, percent: int) -> float:
+        kept = memory.tokens - masked_count(percent / 100, memory.tokens)
+        return compressors.stored_bits(memory.tokens, kept, len(memory.codebook), is_fixed(strategy))
+
+    return bits
+
+
+def write_rows(stage: Stage, name: str, header: tuple[str, ...], rows: Rows) -> None:
+    """Rows as CSV, numbers with six digits; what a row does not have stays empty."""
+
+    def cell(value: Any) -> Any:
+        if isinstance(value, float):
+            return "" if np.isnan(value) else f"{value:.6g}"
+        return value
+
+    write_csv(stage.folder.path / name, header, [[cell(row.get(key, "")) for key in header] for row in rows])
+
+
+def report(stage: Stage, rows: Rows, plan: Plan) -> None:
+    """All numbers to metrics.json; MSE and classification error of the last decoding as a table."""
+    for row in rows:
+        name = f"{row['strategy']}_{row['decoding']}_{row['measure']}_at_{row['percent']}"
+        stage.metrics[name] = row["mean"]
+    decoding = plan.decodings[-1]
+    for measure_name in ("mse_to_reconstruction", "classification_error"):
+        if any(row["measure"] == measure_name for row in rows):
+            say(f"{study_figures.LABELS[measure_name]}, decoding {decoding}")
+            say("forgotten         " + "".join(f"{percent:>7} %" for percent in plan.percentages))
+            for strategy in plan.strategies:
+                found = curve(rows, strategy, decoding, measure_name)
+                say(f"{strategy:<18}" + "".join(f"{mean:9.4f}" for mean in found.means))
+
+
+def study_files(
     stage: Stage,
-    memory: Memory,
+    handed: HandedMemory,
     split: Split,
-    indices: HandedIndices,
-    positions: np.ndarray,
-    order: Tensor,
-    rows: list[list[Any]],
+    study: Study,
+    rows: Rows,
+    plan: Plan,
     section: ReconstructMaskedSection,
+    published: Any,
 ) -> None:
-    """The two headline figures and the grid."""
-    count = len(positions)
-    wanted = [("mse_to_reconstruction", "MSE to the VQ-VAE's reconstruction", "mse")]
-    wanted += [("mse_to_picture", "MSE to the picture", "mse_to_picture")]
-    if memory.classifier is not None:
-        wanted += [("classification_error", "classification error", "classification_error")]
-    for name, label, file in wanted:
-        curves = []
-        for filling, (text, colour, style) in FILLINGS.items():
-            percentages, means, intervals = curve(rows, filling, name)
-            curves.append((text, colour, style, means, intervals))
-        figure = curves_figure(
-            percentages,
-            curves,
-            "tokens forgotten (%), chosen at random",
-            label,
-            f"Recall of {count} test pictures, 95 % intervals",
-        )
-        stage.figure(file, figure)
-    stage.figure("grid", grid_figure(memory, split, indices, positions, order, section))
+    """Everything beside curves.csv: error split, context, rivals, equal bits, figures."""
+    memory, decoding = handed.memory, plan.decodings[-1]
+    pictures = list(batches_of(memory, split, handed.indices, study.positions, plan.batch_size))
+    for name in ("mse_to_reconstruction", "mse_to_picture", "ssim_to_reconstruction", "classification_error",
+                 "disagreement"):  # fmt: skip
+        if any(row["measure"] == name for row in rows):
+            stage.figure(name, study_figures.strategies_figure(rows, plan, decoding, name, len(study.positions)))
+    for name in ("calibration_error", "cross_entropy"):
+        if any(row["measure"] == name for row in rows):
+            stage.figure(name, study_figures.strategies_figure(rows, plan, "tokens", name, len(study.positions)))
+    telling = [name for name in ("random", "adaptive") if name in plan.strategies] or [plan.strategies[-1]]
+    stage.figure("decodings", study_figures.decodings_figure(rows, plan, telling))
+    quantisation = float(torch.cat([((b.whole - b.truth) ** 2).flatten(1).mean(1) for b in pictures]).mean())
+    split_rows = error_split(rows, quantisation, decoding)
+    header = ("strategy", "percent", "quantisation", "completion", "total", "total_minus_both")
+    write_csv(stage.folder.path / "error_split.csv", header, split_rows)
+    stage.figure("error_split", study_figures.split_figure(split_rows, telling))
+    measure_context(stage, split, study, plan, decoding)
+    if section.rivals:
+        measure_rivals(stage, handed, split, study, rows, plan, section, published)
+        measure_bits(stage, memory, pictures, rows, plan, section)
+    picks = study.positions[np.linspace(0, len(study.positions) - 1, min(section.grid_pictures, len(study.positions)))
+                            .astype(int)]  # fmt: skip
+    draw_grids(stage, handed, split, study, plan, picks, telling, decoding)
 
 
-@torch.no_grad()
-def grid_figure(
-    memory: Memory,
+def measure_context(stage: Stage, split: Split, study: Study, plan: Plan, decoding: str) -> None:
+    """The demo's memory experiment: pictures whose digit is where it usually is, and others. Skipped for data whose
+    manifest does not say."""
+    manifest = [split.manifest[position] for position in study.positions]
+    if "congruent" not in manifest[0] or not split.classes:
+        return
+    from sources.digits_in_context import PLACES
+
+    congruent = np.array([row["congruent"] in ("1", "True", "true") for row in manifest])
+    suggested = np.array([split.classes.index(str(PLACES.index(row["place"]))) for row in manifest])
+    context = context_rows(study, split, congruent, suggested, decoding)
+    header = ("strategy", "percent", "group", "pictures", "classification_error", "wrong_as_context_suggests")
+    write_rows(stage, "context.csv", header, [dict(zip(header, row, strict=True)) for row in context])
+    if not congruent.all() and congruent.any():
+        stage.figure("context", study_figures.context_figure(context, plan))
+
+
+RIVALS_HEADER = ("rival", "percent", "measure", "mean", "low", "high", "pictures")
+
+
+def measure_rivals(
+    stage: Stage,
+    handed: HandedMemory,
     split: Split,
-    indices: HandedIndices,
+    study: Study,
+    rows: Rows,
+    plan: Plan,
+    section: ReconstructMaskedSection,
+    published: Any,
+) -> None:
+    """The same random masks filled in by others; the published recipe also with its own way to choose what to keep."""
+    memory = handed.memory
+    order = study.orders["random"][0] if "random" in study.orders else None
+    if order is None:
+        say("rivals are skipped: they are measured on the strategy random, which is not among the strategies")
+        return
+    ladder = rivals.Ladder(memory, mean_picture(split), published)
+    names = [name for name in rivals.RIVALS if name != "published recipe" or published is not None]
+    found: Rows = []
+    for name in progress_bar(names, desc="rivals", unit="rival"):
+        count = min(section.slow_pictures, len(order)) if name in rivals.SLOW else len(order)
+        found += rival_rows(name, ladder, handed, split, study.positions[:count], order, plan, section.bootstrap)
+    for decoding in plan.decodings:
+        found += [
+            {"rival": f"ours, {decoding}", **{key: row[key] for key in RIVALS_HEADER[1:]}}
+            for row in rows
+            if row["strategy"] in ("random", "any") and row["decoding"] == decoding and "_within" not in row["measure"]
+        ]
+    if published is not None:
+        found += published_selection(handed, split, study.positions, plan, section, published)
+    write_rows(stage, "rivals.csv", RIVALS_HEADER, found)
+    stage.figure("rivals", study_figures.rivals_figure([row for row in found if "sample" not in row["rival"]]))
+
+
+def rival_rows(
+    name: str,
+    ladder: rivals.Ladder,
+    handed: HandedMemory,
+    split: Split,
     positions: np.ndarray,
     order: Tensor,
+    plan: Plan,
+    resamples: int,
+) -> Rows:
+    """One rival at all percentages: rows of rivals.csv."""
+    memory = ladder.memory
+    values: dict[tuple[int, str], list[Tensor]] = {}
+    for batch in batches_of(memory, split, handed.indices, positions, plan.batch_size):
+        for percent in plan.percentages:
+            mask = mask_first(order[: len(positions)][batch.rows], masked_count(percent / 100, memory.tokens))
+            mask = mask.to(memory.device)
+            painted = rivals.fill(name, ladder, batch.tokens, mask, batch.whole * 2 - 1)
+            grids = memory.encode(painted) if memory.classifier and memory.classifier.sees_codes else batch.tokens
+            for key, value in judge(memory, batch, mask, painted, grids).items():
+                values.setdefault((percent, key), []).append(value.float().cpu())
+    return [
+        _mean_row({"rival": name, "percent": percent, "measure": key}, torch.cat(parts), resamples, plan.seed)
+        for (percent, key), parts in values.items()
+        if key != "predicted"
+    ]
+
+
+def _mean_row(start: dict[str, Any], values: Tensor, resamples: int, seed: int) -> dict[str, Any]:
+    values = values[~values.isnan()]
+    if not len(values):
+        return {**start, "mean": float("nan"), "low": float("nan"), "high": float("nan"), "pictures": 0}
+    low, high = bootstrap_interval(values, resamples, generator(seed, 203))
+    return {**start, "mean": float(values.mean()), "low": low, "high": high, "pictures": len(values)}
+
+
+def published_selection(
+    handed: HandedMemory,
+    split: Split,
+    positions: np.ndarray,
+    plan: Plan,
     section: ReconstructMaskedSection,
-) -> Any:
-    """One row per percentage: masked (grey), completed (expected code vectors), original, for a few pictures."""
-    picks = np.linspace(0, len(positions) - 1, min(section.grid_pictures, len(positions))).astype(int)
-    truth = split.pictures(positions[picks])
-    tokens = indices.tokens(positions[picks]).to(memory.device)
-    whole = memory.vqvae.model.decode_indices(memory.grid(tokens)).cpu()
-    rows = []
-    for percent in section.percentages:
-        mask = mask_first(order[picks], masked_count(percent / 100, tokens.shape[1]))
-        completed = memory.recall(tokens, mask.to(memory.device))["expected"][0].cpu()
-        masked = grey_out(whole, mask, memory.vqvae.model.config.stride)
-        triples = torch.stack([masked, completed, truth], dim=1).flatten(0, 1)
-        rows.append((f"{percent} %", to_unit(triples)))
-    return picture_grid(rows, ["masked", "completed", "original"] * len(picks), scale=0.75)
+    published: Any,
+) -> Rows:
+    """The published study as a whole: its model, its selection, the likeliest codes in one pass."""
+    ours = handed.memory
+    theirs = Memory(
+        ours.vqvae, published, ours.classifier, ours.position_shares, ours.device, ours.bf16, ours.batch_size
+    )
+    strategies = tuple(name for name in ("selective", "additive") if name in plan.strategies)
+    if not strategies:
+        return []
+    their_plan = Plan(
+        strategies, plan.percentages, ("argmax",), 1, plan.seed, plan.choosing, Filling(), False, plan.batch_size
+    )
+    found = measure(theirs, split, handed.indices, positions, their_plan)
+    rows = summarise(found, section.bootstrap, plan.seed, bits_of(theirs))
+    return [
+        {"rival": f"published recipe, {row['strategy']}", **{key: row[key] for key in RIVALS_HEADER[1:]}}
+        for row in rows
+        if row["decoding"] == "argmax" and row["strategy"] != "any"
+    ]
 
 
-def grey_out(pictures: Tensor, mask: Tensor, stride: int) -> Tensor:
-    """(B, C, H, W) in [-1, 1] with the pixels of masked tokens (B, N) in mid grey."""
-    side = pictures.shape[-1] // stride
-    cells = mask.view(len(mask), 1, side, side)
-    pixels = cells.repeat_interleave(stride, 2).repeat_interleave(stride, 3).to(pictures.device)
-    return pictures.masked_fill(pixels, 0.0)
+def mean_picture(split: Split, most: int = 2000) -> Tensor:
+    """(C, H, W) in [-1, 1]: the mean of the training pictures, of `most` evenly spread ones when there are more."""
+    train = split.positions("train")
+    return split.pictures(train[:: max(1, len(train) // most)]).mean(0)
 
 
-def report(stage: Stage, rows: list[list[Any]]) -> None:
-    """The main numbers as a small table, all of them in metrics.json."""
-    for percent, filling, name, mean, *_ in rows:
-        stage.metrics[f"{filling}_{name}_at_{percent}"] = float(mean)
-    shown = [name for name in ("mse_to_reconstruction", "classification_error") if curve(rows, "blank", name)[0]]
-    say("forgotten  " + "".join(f"{name} ({' / '.join(FILLINGS)})".ljust(58) for name in shown))
-    for percent in dict.fromkeys(row[0] for row in rows):
-        cells = [" / ".join(f"{stage.metrics[f'{f}_{name}_at_{percent}']:.4f}" for f in FILLINGS) for name in shown]
-        say(f"{percent:>6} %   " + "".join(cell.ljust(58) for cell in cells))
+BITS_HEADER = ("method", "setting", "bits", "mse_to_picture", "classification_error", "disagreement", "pictures")
+
+
+def measure_bits(
+    stage: Stage, memory: Memory, batches: list[Batch], rows: Rows, plan: Plan, section: ReconstructMaskedSection
+) -> None:
+    """Error against bits: our strategies, JPEG and WebP, and the VQ-VAE with fewer codes."""
+    decoding = plan.decodings[-1]
+    found: Rows = []
+    for strategy in plan.strategies:
+        for percent in plan.percentages:
+            chosen = {
+                row["measure"]: row
+                for row in rows
+                if row["strategy"] == strategy and row["percent"] == percent and row["decoding"] == decoding
+            }
+            if chosen:
+                row: dict[str, Any] = {"method": strategy, "setting": f"{percent} % forgotten"}
+                row |= {key: chosen[key]["mean"] for key in BITS_HEADER[3:6] if key in chosen}
+                found.append(row | {"bits": chosen["mse_to_picture"]["bits"], "pictures": len(rows)})
+    others = format_rows(memory, batches) + reduced_rows(memory, batches, plan.seed)
+    pictures = sum(len(batch.tokens) for batch in batches)
+    found = [{**row, "pictures": pictures} for row in found + others]
+    write_rows(stage, "equal_bits.csv", BITS_HEADER, found)
+    stage.figure("equal_bits", study_figures.bits_figure(rows, plan, _frontiers(others), decoding))
+
+
+def format_rows(memory: Memory, batches: list[Batch]) -> Rows:
+    """JPEG and WebP at all settings, whole files and data only."""
+    found: Rows = []
+    for setting in progress_bar(compressors.SETTINGS, desc="JPEG and WebP", unit="setting"):
+        parts = []
+        for batch in batches:
+            pixels = from_model(batch.truth.cpu() * 2 - 1)
+            back = compressors.compress(pixels, setting.kind, setting.quality, setting.reduce)
+            judged = _judge_stored(memory, batch, to_model(back.pictures).to(memory.device))
+            parts.append((back.bits, back.payload_bits, judged))
+        kind = {"jpeg": "JPEG", "webp": "WebP"}[setting.kind]
+        described = f"quality {setting.quality}, side / {setting.reduce}"
+        measures = {name: float(torch.cat([judged[name] for *_, judged in parts]).mean()) for name in parts[0][2]}
+        for method, place in ((kind, 0), (f"{kind}, data only", 1)):
+            bits = float(np.concatenate([part[place] for part in parts]).mean())
+            found.append({"method": method, "setting": described, "bits": bits, **measures})
+    return found
+
+
+def reduced_rows(memory: Memory, batches: list[Batch], seed: int) -> Rows:
+    """The VQ-VAE with its codes merged to fewer; all tokens kept."""
+    found: Rows = []
+    shares = memory.position_shares.sum(0)
+    size = len(memory.codebook) // 2
+    while size >= 2:
+        centres, assignment = compressors.reduced_codebook(
+            memory.codebook.cpu(), shares.cpu(), size, generator(seed, 205)
+        )
+        centres, assignment = centres.to(memory.device), assignment.to(memory.device)
+        parts = []
+        for batch in batches:
+            painted = compressors.paint_reduced(memory, batch.tokens, centres, assignment)
+            parts.append(_judge_stored(memory, batch, painted))
+        measures = {name: float(torch.cat([part[name] for part in parts]).mean()) for name in parts[0]}
+        bits = compressors.stored_bits(memory.tokens, memory.tokens, size, fixed=True)
+        found.append({"method": "VQ-VAE, fewer codes", "setting": f"{size} codes", "bits": bits, **measures})
+        size //= 2
+    return found
+
+
+def _judge_stored(memory: Memory, batch: Batch, pictures: Tensor) -> dict[str, Tensor]:
+    """mse_to_picture, and with a classifier of pictures its two measures."""
+    values = {"mse_to_picture": ((to_unit(pictures) - batch.truth) ** 2).flatten(1).mean(1).cpu()}
+    if memory.classifier is None or batch.seen is None:
+        return values
+    grids = memory.encode(pictures) if memory.classifier.sees_codes else batch.tokens
+    probabilities = memory.class_probabilities(pictures, grids)
+    if probabilities is not None:
+        predicted = probabilities.argmax(1)
+        values["classification_error"] = (predicted != batch.labels).float().cpu()
+        values["disagreement"] = (predicted != batch.seen).float().cpu()
+    return values
+
+
+def _frontiers(others: Rows) -> Rows:
+    """For the figure: of each method and measure only the settings that no other beats in both bits and error."""
+    found: Rows = []
+    for method in dict.fromkeys(row["method"] for row in others):
+        for name in ("mse_to_picture", "classification_error"):
+            points = [(row["bits"], row[name]) for row in others if row["method"] == method and name in row]
+            found += [{"method": method, "bits": bits, name: error} for bits, error in compressors.frontier(points)]
+    return found
+
+
+def draw_grids(
+    stage: Stage,
+    handed: HandedMemory,
+    split: Split,
+    study: Study,
+    plan: Plan,
+    picks: np.ndarray,
+    strategies: list[str],
+    decoding: str,
+) -> None:
+    """A grid over the percentages for the telling strategies, and one over all strategies at about 75 %."""
+    batch = next(batches_of(handed.memory, split, handed.indices, picks, len(picks)))
+    places = np.searchsorted(study.positions, picks)
+    shown = Study({}, {name: [order[places] for order in orders] for name, orders in study.orders.items()}, {}, picks)
+    for name in strategies:
+        figure = study_figures.recall_grid(handed.memory, shown, batch, plan, name, decoding)
+        stage.figure(f"grid_{name}", figure)
+    percent = min((p for p in plan.percentages if p < 100), key=lambda p: abs(p - 75), default=None)
+    if percent is not None:
+        figure = study_figures.strategies_grid(handed.memory, shown, batch, plan, percent, decoding)
+        stage.figure("grid_strategies", figure)
+
+
+SHORTCUTS = {
+    "--image": "reconstruct_masked.own.image",
+    "--mask": "reconstruct_masked.own.mask",
+    "--box": ("reconstruct_masked.own.box", 4),
+    "--percent": "reconstruct_masked.own.percent",
+    "--strategy": "reconstruct_masked.own.strategy",
+    "--decoding": "reconstruct_masked.own.decoding",
+    "--samples": "reconstruct_masked.own.samples",
+    "--fit": "reconstruct_masked.own.fit",
+    "--class": "reconstruct_masked.own.label",
+}
 
 
 def main() -> int:
-    return stage_main("reconstruct_masked", run, __doc__ or "")
+    return stage_main("reconstruct_masked", run, __doc__ or "", SHORTCUTS)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ The ranges and sentences below are also what `--help` and the error messages say
 """
 
 import difflib
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -200,6 +200,8 @@ class TrainClassifierSection(Training):
     """Pictures to train on (architecture codes always sees codes)."""
     augmentation: Literal["none", "shift", "shift_flip"] = "shift"
     """Random shifts by up to an eighth of the side; also left-right flips."""
+    degrade: bool = True
+    """Blur and grey out random cells in training: recalled pictures are blurred in places, originals are not."""
     dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.1
     """Before the last layer."""
 
@@ -231,6 +233,16 @@ class TrainDistilSection(Training):
     """How the mask ratio varies in training: cosine, uniform, or fixed."""
     fixed_ratio: Annotated[Real, Field(gt=0, le=1)] = 0.5
     """The mask ratio with mask_schedule: fixed."""
+    redraw_masks: bool = True
+    """New masks at each step; false draws one mask for each picture, once."""
+    mask_embedding: Literal["learned", "zero"] = "learned"
+    """MASK as a learnt vector, or as the zero vector."""
+    start_from_codebook: bool = True
+    """Codes that look alike start with embeddings that are alike (with init: scratch)."""
+    condition_on_class: bool = False
+    """Also tell the class, so that reconstruct_masked can be told it, too; needs pictures with classes."""
+    label_drop: Annotated[Real, Field(ge=0, le=1)] = 0.1
+    """With condition_on_class: how often the class is not told in training; above 0 allows guidance."""
     percentages: Annotated[list[Annotated[Whole, Field(ge=1, le=100)]], Field(min_length=1)] = [10, 25, 50, 75, 90, 100]
     """Mask percentages at which validation and test are measured."""
 
@@ -239,6 +251,48 @@ class TrainDistilSection(Training):
         if self.dim % self.heads:
             raise ValueError(f"heads is {self.heads}; expected a divisor of dim {self.dim}")
         return self
+
+
+StrategyName = Literal[
+    "random",
+    "block",
+    "half",
+    "outpaint",
+    "direct",
+    "selective",
+    "additive",
+    "surprisal",
+    "greedy-surprisal",
+    "distortion",
+    "painted",
+    "adaptive",
+]
+DecodingName = Literal["argmax", "sample", "expected"]
+
+
+class OwnPicture(Section):
+    """A picture of yours, completed under a mask of yours."""
+
+    image: str | None = None
+    """Complete this picture, or each of this folder, instead of measuring the test pictures (--image)."""
+    mask: str | None = None
+    """Picture of the same size, white where pixels are missing (--mask)."""
+    box: Annotated[list[Annotated[Whole, Field(ge=0)]], Field(min_length=4, max_length=4)] | None = None
+    """Missing rectangle: x0 y0 x1 y1 in pixels, x1 and y1 not included (--box)."""
+    percent: Annotated[Real, Field(ge=0, le=100)] = 60
+    """Without mask and box: how much is forgotten (--percent)."""
+    strategy: StrategyName = "adaptive"
+    """Without mask and box: how it is chosen what to keep (--strategy)."""
+    decoding: DecodingName = "expected"
+    """expected is faithful, argmax and sample are sharp and may be wrong."""
+    samples: Annotated[Whole, Field(ge=0, le=64)] = 0
+    """Further completions, drawn at random, and a map of where they differ (--samples)."""
+    fit: Literal["resize", "tile"] = "resize"
+    """Other sizes: resize to the model's size and back, or cut into tiles of the model's size."""
+    margin: Annotated[Whole, Field(ge=0, le=64)] = 0
+    """Tokens go, too, when a missing pixel is this near to their cell (pixels at the model's size)."""
+    label: str | None = None
+    """Tell a DistilBERT that was trained with classes this class (--class)."""
 
 
 class ReconstructMaskedSection(Section):
@@ -250,6 +304,10 @@ class ReconstructMaskedSection(Section):
     """The DistilBERT: best, a run folder, or models:/NAME@ALIAS."""
     classifier: RunName = "best"
     """The classifier: best, a run folder, or models:/NAME@ALIAS."""
+    strategies: Annotated[list[StrategyName], Field(min_length=1)] = list(get_args(StrategyName))
+    """How it is chosen what to keep."""
+    decodings: Annotated[list[DecodingName], Field(min_length=1)] = ["argmax", "sample", "expected"]
+    """How the filled grid is painted: likeliest codes, drawn codes, or the code vectors to expect."""
     percentages: Annotated[list[Annotated[Whole, Field(ge=0, le=100)]], Field(min_length=1)] = [
         10,
         20,
@@ -267,12 +325,48 @@ class ReconstructMaskedSection(Section):
     """Mask percentages to measure."""
     pictures: PositiveInt | None = None
     """How many test pictures to take, chosen by the seed; null takes all."""
+    part: Literal["test", "val+test"] = "test"
+    """Pictures to measure; val+test takes the validation pictures, too, on which the models were chosen."""
     batch_size: PositiveInt = 250
     """Pictures per step."""
+    seeds: Annotated[Whole, Field(ge=1, le=20)] = 3
+    """How often the random strategies and drawn codes are repeated."""
+    choosing_passes: PositiveInt = 32
+    """Passes over the grid of the greedy strategies; each keeps tokens / passes more."""
+    look_ahead: Annotated[Real, Field(ge=0, le=1)] = 0.15
+    """Share of the tokens for which adaptive tries candidates out before it keeps one."""
+    candidates: PositiveInt = 8
+    """Candidates for each of them."""
+    code_share: Annotated[Real, Field(ge=0, le=1)] = 0.5
+    """Weight of the code vectors beside the pixels in adaptive."""
+    blocks: Annotated[Whole, Field(ge=1, le=16)] = 1
+    """Rectangles of the strategy block."""
+    passes: PositiveInt = 1
+    """Passes in which masked tokens are filled: 1 fills all at once."""
+    fill_order: Literal["confidence", "halton"] = "confidence"
+    """With more passes: the sure tokens first, or well spread ones."""
+    temperature: Annotated[Real, Field(gt=0, le=10)] = 1.0
+    """Of drawn codes: below 1 the likelier ones come more often."""
+    top_k: Annotated[Whole, Field(ge=0)] = 0
+    """Draw from the k likeliest codes only; 0 from all."""
+    top_p: Annotated[Real, Field(gt=0, le=1)] = 1.0
+    """Draw from the likeliest codes that together have this probability."""
+    tell_class: bool = False
+    """Tell a DistilBERT that was trained with classes the true class of each picture."""
+    guidance_scale: Annotated[Real, Field(ge=0, le=20)] = 1.0
+    """With the class told: 1 plain, more exaggerates it (needs label_drop above 0 in training)."""
+    rivals: bool = True
+    """Also measure simple rivals on the same random masks, JPEG, WebP and smaller codebooks."""
+    rival_distil: str | None = None
+    """A run folder of train_distil made with presets/published_study.yaml, to stand among the rivals."""
+    slow_pictures: PositiveInt = 50
+    """Pictures for the rivals that take long (biharmonic inpainting)."""
     bootstrap: Annotated[Whole, Field(ge=100)] = 1000
     """Resamples of the pictures behind each 95 % interval."""
     grid_pictures: Annotated[Whole, Field(ge=1, le=16)] = 4
     """Pictures in the grid."""
+    own: OwnPicture = OwnPicture()
+    """A picture of yours instead of the test pictures."""
 
 
 class Config(Section):

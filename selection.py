@@ -44,7 +44,7 @@ GROUPS = 8  # passes of the strategies that rank once
 
 @dataclass(frozen=True)
 class Choosing:
-    """How hard to think. `passes`: of the greedy strategies, each keeps N / passes tokens more ("selective" always one);
+    """How hard to think. passes: of the greedy strategies, each keeps N / passes tokens more ("selective" always one);
     look_ahead: share of the tokens that "adaptive" tries out, `candidates` for each place."""
 
     passes: int = 32
@@ -179,7 +179,7 @@ class Judge:
         self.scales = (torch.ones(len(tokens), 1, device=tokens.device),) * 2
         rows = torch.arange(len(tokens), device=tokens.device)
         painted, coded = self._both(rows, torch.zeros_like(tokens, dtype=torch.bool))
-        self.scales = tuple(part.sum(1, keepdim=True).clamp(min=1e-8) for part in (painted, coded))
+        self.scales = (painted.sum(1, keepdim=True).clamp(min=1e-8), coded.sum(1, keepdim=True).clamp(min=1e-8))
 
     def errors(self, rows: Tensor, kept: Tensor) -> Tensor:
         """rows (R,): which pictures; kept (R, N) -> (R, N)."""

@@ -27,7 +27,7 @@ from data_split import Split, note_data, open_split
 from handoff import HandedVQVAE, take_vqvae
 from pipeline.figures import confusion_figure
 from pipeline.files import InputError, write_csv
-from pipeline.machine import Machine, prepare_machine
+from pipeline.machine import Machine, generator, prepare_machine
 from pipeline.stage import Stage, open_stage, say
 from pipeline.training import Goal, run_trial, train
 from pipeline.tuning import suggest
@@ -40,9 +40,16 @@ class ClassifierLearner:
     """The classifier as the training loop sees it. Reconstructions are made on the fly by the frozen VQ-VAE."""
 
     def __init__(
-        self, section: TrainClassifierSection, split: Split, vqvae: HandedVQVAE, machine: Machine, with_val: bool
+        self,
+        section: TrainClassifierSection,
+        split: Split,
+        vqvae: HandedVQVAE,
+        machine: Machine,
+        seed: int,
+        with_val: bool,
     ) -> None:
         self.section, self.split, self.vqvae, self.machine = section, split, vqvae.model, machine
+        self.seed = seed
         self.train_positions = split.positions("train", "val") if with_val else split.positions("train")
         self.labels = torch.from_numpy(split.labels)
         config = ClassifierConfig(
@@ -69,7 +76,10 @@ class ClassifierLearner:
         if self.section.augmentation in ("shift", "shift_flip"):
             x = classifier.shift(x, self.split.meta["image_size"] // 8, generator)
         labels = self.labels[positions].to(self.machine.device)
-        logits = self.model(self._training_input(x, generator))
+        seen = self._training_input(x, generator)
+        if self.section.degrade and not self.model.sees_codes:
+            seen = classifier.degrade(seen, self.vqvae.config.stride, generator)
+        logits = self.model(seen)
         loss = F.cross_entropy(logits.float(), labels)
         return {"loss": loss, "error": (logits.argmax(1) != labels).float().mean()}
 
@@ -79,11 +89,12 @@ class ClassifierLearner:
             return self.as_codes(x)
         if self.section.inputs == "originals":
             return x
-        painted = self.as_reconstruction(x)
-        if self.section.inputs == "reconstructions":
-            return painted
-        coins = (torch.rand(len(x), generator=generator) < 0.5).to(x.device)
-        return torch.where(coins[:, None, None, None], painted, x)
+        coins = torch.rand(len(x), generator=generator).to(x.device) < 0.5
+        chosen = coins if self.section.inputs == "both" else torch.ones_like(coins)
+        painted = x.clone()
+        if chosen.any():
+            painted[chosen] = self.as_reconstruction(x[chosen])
+        return painted
 
     @torch.no_grad()
     def as_codes(self, x: Tensor) -> Tensor:
@@ -103,20 +114,22 @@ class ClassifierLearner:
         return KINDS if self.section.inputs == "both" or self.model.sees_codes else (self.section.inputs,)
 
     def validate(self) -> dict[str, float]:
+        """The error compares settings and runs; the loss, which also counts degraded pictures, stops and checkpoints."""
         positions = self.split.positions("val")
         labels = self.labels[positions]
+        degraded = ("degraded",) if self.section.degrade and not self.model.sees_codes else ()
         values: dict[str, float] = {}
-        for kind, logits in self.logits(positions, self.judged_on()).items():
+        for kind, logits in self.logits(positions, (*self.judged_on(), *degraded)).items():
             values[f"loss_{kind}"] = float(F.cross_entropy(logits, labels))
             values[f"error_{kind}"] = 1 - top_k(logits, labels, 1)
-        for name in ("loss", "error"):
-            parts = [value for key, value in values.items() if key.startswith(f"{name}_")]
-            values[name] = sum(parts) / len(parts)
+        kinds = {"loss": (*self.judged_on(), *degraded), "error": self.judged_on()}
+        for name, counted in kinds.items():
+            values[name] = sum(values[f"{name}_{kind}"] for kind in counted) / len(counted)
         return values
 
     @torch.no_grad()
     def logits(self, positions: np.ndarray, kinds: tuple[str, ...], batch_size: int = 250) -> dict[str, Tensor]:
-        """(pictures, classes) for each kind, on the CPU. A classifier of codes sees the same codes as both kinds."""
+        """(pictures, classes) for each kind, on the CPU; "degraded" are degraded reconstructions. A classifier of codes sees the same codes as both kinds."""
         found: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
         for start in range(0, len(positions), batch_size):
             x = self.split.pictures(positions[start : start + batch_size]).to(self.machine.device)
@@ -125,6 +138,8 @@ class ClassifierLearner:
                     seen = self.as_codes(x)
                 else:
                     seen = x if kind == "originals" else self.as_reconstruction(x)
+                    if kind == "degraded":  # the same draws each time
+                        seen = classifier.degrade(seen, self.vqvae.config.stride, generator(self.seed, 301, start))
                 found[kind].append(self.model(seen).float().cpu())
         return {kind: torch.cat(parts) for kind, parts in found.items()}
 
@@ -156,7 +171,7 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
     vqvae = take_vqvae(cfg, section.vqvae, split, machine.device)
 
     def build(chosen: TrainClassifierSection, with_val: bool) -> ClassifierLearner:
-        return ClassifierLearner(chosen, split, vqvae, machine, with_val)
+        return ClassifierLearner(chosen, split, vqvae, machine, cfg.run.seed, with_val)
 
     if trial is not None:
         chosen = section.replace(suggest(trial, section.tune.space))

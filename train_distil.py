@@ -20,12 +20,14 @@ from torch import Tensor
 
 from cli import stage_main
 from completion import (
+    blank_mask_token,
     blank_out,
     build_distilbert,
     complete,
     from_pretrained_body,
     masked_cross_entropy,
     prepare_for,
+    start_from_codebook,
 )
 from config import Config, TrainDistilSection
 from data_split import Split, note_data, open_split
@@ -50,46 +52,65 @@ class DistilLearner:
     """The DistilBERT as the training loop sees it."""
 
     def __init__(
-        self, section: TrainDistilSection, split: Split, indices: HandedIndices, codebook_size: int, machine: Machine,
+        self, section: TrainDistilSection, split: Split, indices: HandedIndices, vqvae: HandedVQVAE, machine: Machine,
         seed: int, with_val: bool,
     ) -> None:  # fmt: skip
         self.section, self.machine = section, machine
-        self.train_tokens = indices.tokens(split.positions("train", "val") if with_val else split.positions("train"))
+        positions = split.positions("train", "val") if with_val else split.positions("train")
+        self.train_tokens = indices.tokens(positions)
+        self.train_labels = torch.from_numpy(split.labels[positions]).long()
         self.val_tokens = indices.tokens(split.positions("val"))
         self.val_masks = fixed_masks("val", self.val_tokens, section.percentages, seed)
-        self.model = build_model(section, codebook_size, self.train_tokens.shape[1])
+        classes = len(split.classes) if section.condition_on_class else 0
+        self.model = build_model(section, vqvae.model.config.codebook_size, self.train_tokens.shape[1], classes)
+        if section.init == "scratch" and section.start_from_codebook:
+            start_from_codebook(self.model, vqvae.model.codebook_vectors().cpu(), generator(seed, 104))
+        if section.mask_embedding == "zero":
+            blank_mask_token(self.model)
         prepare_for(self.model, machine.device)
+        self.once = None if section.redraw_masks else self._draw_masks(len(positions), generator(seed, 105))
 
     @property
     def count(self) -> int:
         return len(self.train_tokens)
 
+    def _draw_masks(self, count: int, generator: torch.Generator) -> Tensor:
+        section = self.section
+        return training_mask(count, self.train_tokens.shape[1], section.mask_schedule, generator, section.fixed_ratio)
+
     def step(self, rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         tokens = self.train_tokens[rows]
-        mask = training_mask(
-            len(rows), tokens.shape[1], self.section.mask_schedule, generator, self.section.fixed_ratio
-        )
+        mask = self._draw_masks(len(rows), generator) if self.once is None else self.once[rows]
+        labels = self._labels(rows, generator) if self.section.condition_on_class else None
         device = self.machine.device
-        losses, right = masked_cross_entropy(self.model, tokens.to(device), mask.to(device))
+        losses, right = masked_cross_entropy(self.model, tokens.to(device), mask.to(device), labels)
         return {"loss": losses.mean(), "accuracy": right.float().mean()}
+
+    def _labels(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """(B,) classes, -1 where the class is not told this time."""
+        dropped = torch.rand(len(rows), generator=generator) < self.section.label_drop
+        return self.train_labels[rows].masked_fill(dropped, -1)
 
     def epoch_metrics(self) -> dict[str, float]:
         return {}
 
     def validate(self) -> dict[str, float]:
-        """Masked cross-entropy (loss) and accuracy, averaged over the percentages; the loss also at each."""
+        """Masked cross-entropy (loss) and accuracy, averaged over the percentages; the loss also at each. No class is
+        told, so that models with and without classes compare."""
         found = evaluate(self.model, self.val_tokens, self.val_masks, self.machine.device)
         values = {"loss": float(np.mean([ce for ce, _ in found.values()]))}
         values["accuracy"] = float(np.mean([accuracy for _, accuracy in found.values()]))
         return values | {f"loss_at_{percent}": ce for percent, (ce, _) in found.items()}
 
 
-def build_model(section: TrainDistilSection, codebook_size: int, tokens: int) -> "DistilBertForMaskedLM":
+def build_model(section: TrainDistilSection, codebook_size: int, tokens: int, classes: int) -> "DistilBertForMaskedLM":
     """From scratch, or around the layers of a trained DistilBERT. Raises InputError when that cannot be had."""
     if section.init == "scratch":
-        return build_distilbert(codebook_size, tokens, section.dim, section.layers, section.heads, section.dropout)
+        return build_distilbert(
+            codebook_size, tokens, section.dim, section.layers, section.heads, section.dropout, classes
+        )
     try:
-        return from_pretrained_body(section.init, codebook_size, tokens)
+        return from_pretrained_body(section.init, codebook_size, tokens, classes)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
@@ -156,10 +177,14 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
     split, section = open_split(cfg), cfg.train_distil
     vqvae = take_vqvae(cfg, section.vqvae, split, machine.device)
     indices = take_indices(cfg, section.indices, split, vqvae)
-    codebook_size = vqvae.model.config.codebook_size
+    if section.condition_on_class and not split.classes:
+        raise InputError(
+            "train_distil.condition_on_class needs pictures with classes, these have none; "
+            "type --train_distil.condition_on_class false"
+        )
 
     def build(chosen: TrainDistilSection, with_val: bool) -> DistilLearner:
-        return DistilLearner(chosen, split, indices, codebook_size, machine, cfg.run.seed, with_val)
+        return DistilLearner(chosen, split, indices, vqvae, machine, cfg.run.seed, with_val)
 
     if trial is not None:
         chosen = section.replace(suggest(trial, section.tune.space))
@@ -176,9 +201,9 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
         learner: DistilLearner = trained.learner
         for percent, mask in learner.val_masks.items():
             write_array(stage.folder.path / "masks" / f"val_{percent}.npy", mask.numpy())
-        report(stage, learner, indices.tokens(split.positions("test")), codebook_size, cfg.run.seed)
+        report(stage, learner, indices.tokens(split.positions("test")), vqvae.model.config.codebook_size, cfg.run.seed)
         stage.figure("completed", completed_figure(learner, split, indices, vqvae, cfg.run.seed))
-        save(stage, learner, split, vqvae)
+        save(stage, learner, split, vqvae, trained.section)
         name = f"distil-{Path(cfg.data.source).name}-{split.hash[:6]}"
         extra = ("masks", "baselines.csv")
         stage.finish(vqvae.key(split), trained.score, GOAL.objective, GOAL.lower_is_better, name, extra)
@@ -240,11 +265,12 @@ def completed_figure(
     return picture_grid(rows)
 
 
-def save(stage: Stage, learner: DistilLearner, split: Split, vqvae: HandedVQVAE) -> None:
+def save(stage: Stage, learner: DistilLearner, split: Split, vqvae: HandedVQVAE, section: TrainDistilSection) -> None:
     """model/: as transformers reads it (config.json, model.safetensors), and meta.json."""
     tensors = learner.model.state_dict()
     tensors.pop("vocab_projector.weight")  # tied to the input embedding, and stored there
     meta = {**split.identity, **vqvae.identity, "tokens": learner.train_tokens.shape[1]}
+    meta["label_drop"] = section.label_drop if section.condition_on_class else None
     stage.model(tensors, learner.model.config.to_dict(), meta)
 
 

@@ -60,8 +60,16 @@ def history_figure(history: Sequence[Mapping[str, float]], best_epoch: int) -> F
     return figure
 
 
-def picture_grid(rows: Sequence[tuple[str, Tensor]], titles: Sequence[str] = (), scale: float = 0.85) -> Figure:
-    """Rows of pictures with a label at the left: [(label, (B, C, H, W)), ...]; `titles` stand over the columns."""
+def picture_grid(
+    rows: Sequence[tuple[str, Tensor]],
+    titles: Sequence[str] = (),
+    scale: float = 0.85,
+    frames: Sequence[Sequence[str | None]] = (),
+) -> Figure:
+    """Rows of pictures with a label at the left: [(label, (B, C, H, W)), ...]; `titles` stand over the columns.
+
+    frames: for each row and picture the colour of a frame around it, None for none.
+    """
     columns = max(len(pictures) for _, pictures in rows)
     figure = Figure(figsize=(scale * columns + 1.1, scale * len(rows) + (0.3 if titles else 0.1)), layout="constrained")
     figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02))
@@ -73,6 +81,8 @@ def picture_grid(rows: Sequence[tuple[str, Tensor]], titles: Sequence[str] = (),
             axis.spines[:].set_visible(False)
             if column < len(pictures):
                 show_picture(axis, pictures[column])
+            if row < len(frames) and column < len(frames[row]) and frames[row][column]:
+                axis.spines[:].set(visible=True, color=frames[row][column], linewidth=2.5)
             if row == 0 and column < len(titles):
                 axis.set_title(titles[column], fontsize=8)
         axes[row][0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)

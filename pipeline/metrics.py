@@ -30,6 +30,11 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
     Raises ValueError for pictures smaller than the window.
     """
+    return ssim_map(a, b).flatten(1).mean(1)
+
+
+def ssim_map(a: Tensor, b: Tensor) -> Tensor:
+    """(B, H-10, W-10): the similarity of each window that fits, mean over channels; see `ssim`."""
     if min(a.shape[-2:]) < SSIM_WINDOW:
         raise ValueError(f"SSIM needs pictures of at least {SSIM_WINDOW} pixels a side; got {tuple(a.shape[-2:])}")
     a, b = a.float(), b.float()
@@ -39,7 +44,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     covariance = _blur(a * b) - mean_a * mean_b
     similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
     similarity = similarity / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
-    return similarity.flatten(1).mean(1)
+    return similarity.mean(1)
 
 
 def _blur(x: Tensor) -> Tensor:
@@ -65,6 +70,32 @@ def picture_errors(a: Tensor, b: Tensor) -> dict[str, Tensor]:
     if min(a.shape[-2:]) >= SSIM_WINDOW:
         scores["ssim"] = ssim(a, b)
     return scores
+
+
+def errors_within(a: Tensor, b: Tensor, pixels: Tensor) -> dict[str, Tensor]:
+    """mse, psnr and ssim of each picture, (B,) each, over the True ones of `pixels` (B, H, W) only; of SSIM the windows
+    whose centre is one. Not a number for a picture without any."""
+    squared = (a - b).square().mean(1)
+    errors = _mean_where(squared, pixels)
+    scores = {"mse": errors, "psnr": psnr(errors)}
+    if min(a.shape[-2:]) >= SSIM_WINDOW:
+        edge = SSIM_WINDOW // 2
+        scores["ssim"] = _mean_where(ssim_map(a, b), pixels[:, edge:-edge, edge:-edge])
+    return scores
+
+
+def _mean_where(values: Tensor, chosen: Tensor) -> Tensor:
+    """(B, h, w), bool (B, h, w) -> (B,)."""
+    return (values * chosen).flatten(1).sum(1) / chosen.flatten(1).sum(1)
+
+
+def calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> float:
+    """Expected calibration error (Guo et al. 2017): mean gap between confidence and accuracy over equally wide bins of
+    confidence, weighted by how many answers are in each. Both (M,), confidence in [0, 1]."""
+    places = (confidence * bins).long().clamp(max=bins - 1)
+    gaps = torch.zeros(bins, dtype=torch.float64, device=confidence.device)
+    gaps.index_add_(0, places, (right.double() - confidence.double()))
+    return float(gaps.abs().sum() / max(1, len(confidence)))
 
 
 def perplexity(counts: Tensor) -> float:

@@ -1,5 +1,6 @@
 """What the training stages have in common: tune on validation, fit with the best settings, retrain if asked."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -89,7 +90,9 @@ def train(stage: Stage, section: Any, build: Build, goal: Goal, seed: int, runs:
         stage.folder.write_history(history)
         stage.ledger.metrics({k: v for k, v in history[-1].items() if k != "epoch"}, step=len(history))
 
+    started = time.monotonic()
     progress = fit(learner, plan, stage.machine, f"{stage.name} fit", stage.folder.last / "fit.safetensors", on_epoch)
+    stage.metrics["fit_seconds"] = time.monotonic() - started
     stage.folder.write_history(progress.history)
     stage.figure("curves", history_figure(progress.history, progress.best_epoch))
     score = progress.history[progress.best_epoch - 1][f"val_{goal.objective}"]

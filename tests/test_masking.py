@@ -1,13 +1,29 @@
 """Masks: True = masked, exact counts, nested over percentages, the same generator gives the same mask."""
 
+import math
 from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from skimage.measure import label
+from torch import Tensor
 
-from masking import hide, mask_first, masked_count, random_mask, random_order, training_mask
+from masking import (
+    block_order,
+    half_order,
+    hide,
+    mask_first,
+    masked_count,
+    outpaint_order,
+    position_bits,
+    random_mask,
+    random_order,
+    touched_pixels,
+    touched_tokens,
+    training_mask,
+)
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -99,3 +115,205 @@ def test_true_means_masked() -> None:
     hidden = hide(indices, torch.tensor([[True, False, True]]), 99)
     assert hidden.tolist() == [[99, 6, 99]]
     assert indices.tolist() == [[5, 6, 7]], "the grid that is handed in stays as it is"
+
+
+# Orders with a shape
+
+
+ORDERS = ("random", "block", "blocks", "half", "outpaint")
+
+
+def order_of(name: str, batch: int, height: int, width: int, seed: int) -> Tensor:
+    """(B, N) ranks of each kind of order."""
+    if name == "random":
+        return random_order(batch, height * width, seeded(seed))
+    if name in ("block", "blocks"):
+        return block_order(batch, height, width, seeded(seed), blocks=1 if name == "block" else 3)
+    return half_order(batch, height, width) if name == "half" else outpaint_order(batch, height, width)
+
+
+@pytest.mark.parametrize("name", ORDERS)
+@given(height=st.integers(1, 9), width=st.integers(1, 9), seed=st.integers(0, 2**31))
+def test_every_order_ranks_each_token_once_with_exact_nested_masks(
+    name: str, height: int, width: int, seed: int
+) -> None:
+    order, tokens = order_of(name, 3, height, width, seed), height * width
+    assert order.dtype == torch.long
+    assert torch.equal(order.sort(dim=1).values, torch.arange(tokens).expand(3, -1))
+    masks = [mask_first(order, masked_count(percent / 100, tokens)) for percent in (0, 10, 50, 85, 100)]
+    assert [mask.sum(1).tolist() for mask in masks] == [
+        [round(percent / 100 * tokens)] * 3 for percent in (0, 10, 50, 85, 100)
+    ]
+    for smaller, larger in pairwise(masks):
+        assert not (smaller & ~larger).any()
+
+
+@pytest.mark.parametrize("name", ["random", "block", "blocks"])
+def test_drawn_orders_depend_on_their_generator_only_and_differ_between_pictures(name: str) -> None:
+    first = order_of(name, 8, 6, 6, seed=5)
+    torch.manual_seed(123)
+    assert torch.equal(order_of(name, 8, 6, 6, seed=5), first)
+    assert not torch.equal(order_of(name, 8, 6, 6, seed=6), first)
+    assert len({tuple(row) for row in first.tolist()}) == 8
+
+
+@pytest.mark.parametrize("name", ["half", "outpaint"])
+def test_fixed_orders_are_the_same_for_every_picture_and_batch(name: str) -> None:
+    order = order_of(name, 5, 4, 6, seed=0)
+    assert torch.equal(order, order_of(name, 1, 4, 6, seed=1).expand(5, -1))
+    order[0] = 0
+    assert order[1].unique().numel() == 24, "each picture has a row of its own, not a view of the first"
+
+
+def test_half_of_half_is_the_lower_half_and_goes_row_by_row() -> None:
+    order = half_order(2, 4, 6)
+    lower = torch.arange(24).view(4, 6) >= 12
+    assert torch.equal(mask_first(order, 12).view(2, 4, 6), lower.expand(2, -1, -1))
+    assert torch.equal(mask_first(order, 6).view(2, 4, 6).any(2), torch.tensor([[False, False, False, True]] * 2))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "rows", "columns"),
+    [
+        (8, 8, (3, 5), (3, 5)),
+        (8, 8, (2, 6), (2, 6)),
+        (8, 8, (1, 7), (1, 7)),
+        (4, 8, (1, 3), (2, 6)),
+        (5, 5, (2, 3), (2, 3)),
+    ],
+)
+def test_outpainting_keeps_a_rectangle_in_the_middle(
+    height: int, width: int, rows: tuple[int, int], columns: tuple[int, int]
+) -> None:
+    middle = torch.zeros(height, width, dtype=torch.bool)
+    middle[slice(*rows), slice(*columns)] = True
+    mask = mask_first(outpaint_order(1, height, width), height * width - int(middle.sum()))
+    assert torch.equal(~mask.view(height, width), middle)
+
+
+def box_of(cells: Tensor) -> tuple[int, int, int, int]:
+    """Top, bottom, left, right (exclusive) of the True cells of (h, w)."""
+    rows, columns = cells.any(1).nonzero().flatten(), cells.any(0).nonzero().flatten()
+    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+
+
+def open_cells(cells: Tensor) -> tuple[int, int]:
+    """Cells of the bounding box that are False: in all, and inside its outermost ring."""
+    top, bottom, left, right = box_of(cells)
+    box, inside = cells[top:bottom, left:right], cells[top + 1 : bottom - 1, left + 1 : right - 1]
+    return int((~box).sum()), int((~inside).sum())
+
+
+@pytest.mark.parametrize("percent", [10, 25, 50])
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (6, 10)])
+def test_one_block_is_a_rectangle_with_at_most_its_ring_open(percent: int, height: int, width: int) -> None:
+    """Distances to a random centre hardly ever tie, so the rectangle even grows line by line: one line is open."""
+    masks = mask_first(block_order(40, height, width, seeded(0)), masked_count(percent / 100, height * width))
+    for cells in masks.view(-1, height, width):
+        missing, missing_inside = open_cells(cells)
+        assert missing_inside == 0
+        assert missing < max(height, width)
+    scattered = random_mask(40, height * width, percent / 100, seeded(0)).view(-1, height, width)
+    assert max(open_cells(cells)[1] for cells in scattered) > 0, "a mask that is no rectangle would be noticed"
+
+
+def test_blocks_lie_in_different_places() -> None:
+    """Over 200 pictures the centre of the block of one token is everywhere, also on the border."""
+    places = mask_first(block_order(200, 4, 4, seeded(0)), 1).float().mean(0)
+    assert (places > 0).all()
+
+
+def test_several_blocks_are_several_rectangles() -> None:
+    masks = mask_first(block_order(60, 12, 12, seeded(0), blocks=3), masked_count(0.15, 144)).view(-1, 12, 12)
+    pieces = [int(label(cells.numpy(), connectivity=1).max()) for cells in masks]
+    assert max(pieces) == 3, "never more pieces than blocks"
+    assert sum(count > 1 for count in pieces) > 30
+    alone = mask_first(block_order(60, 12, 12, seeded(0)), masked_count(0.15, 144)).view(-1, 12, 12)
+    assert {int(label(cells.numpy(), connectivity=1).max()) for cells in alone} == {1}
+
+
+@pytest.mark.parametrize("blocks", [0, -1])
+def test_less_than_one_block_is_refused(blocks: int) -> None:
+    with pytest.raises(ValueError, match=f"blocks is {blocks}; expected at least 1"):
+        block_order(1, 4, 4, seeded(0), blocks=blocks)
+
+
+# Pixels and tokens
+
+
+@given(
+    rows=st.integers(1, 5),
+    columns=st.integers(1, 5),
+    stride=st.sampled_from([1, 2, 4, 8]),
+    seed=st.integers(0, 2**31),
+)
+def test_tokens_to_pixels_and_back(rows: int, columns: int, stride: int, seed: int) -> None:
+    mask = random_mask(3, rows * columns, 0.4, seeded(seed))
+    pixels = touched_pixels(mask, rows * stride, columns * stride, stride)
+    assert pixels.dtype == torch.bool and pixels.shape == (3, rows * stride, columns * stride)
+    assert int(pixels.sum()) == int(mask.sum()) * stride**2
+    assert torch.equal(touched_tokens(pixels, stride), mask)
+
+
+def tokens_hit(row: int, column: int, margin: int) -> list[int]:
+    """Tokens of a picture of 8x12 pixels (2x3 tokens of 4x4) that one missing pixel takes with it."""
+    pixels = torch.zeros(1, 8, 12, dtype=torch.bool)
+    pixels[0, row, column] = True
+    touched = touched_tokens(pixels, 4, margin)
+    assert touched.dtype == torch.bool and touched.shape == (1, 6)
+    return touched[0].nonzero().flatten().tolist()
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "margin", "expected"),
+    [
+        (0, 0, 0, [0]),
+        (7, 11, 0, [5]),
+        (3, 3, 0, [0]),
+        (4, 3, 0, [3]),
+        (1, 1, 1, [0]),  # one pixel around it stays inside the cell
+        (1, 3, 1, [0, 1]),  # the cell to the right sees one pixel further left
+        (1, 2, 1, [0]),
+        (1, 2, 2, [0, 1]),
+        (3, 3, 1, [0, 1, 3, 4]),
+        (4, 4, 3, [0, 1, 3, 4]),
+        (4, 4, 4, [0, 1, 2, 3, 4, 5]),
+        (0, 0, 3, [0]),
+        (0, 0, 4, [0, 1, 3, 4]),
+    ],
+)
+def test_a_missing_pixel_takes_every_token_whose_cell_and_margin_hold_it(
+    row: int, column: int, margin: int, expected: list[int]
+) -> None:
+    assert tokens_hit(row, column, margin) == expected
+
+
+def test_no_missing_pixel_takes_no_token() -> None:
+    assert not touched_tokens(torch.zeros(2, 8, 8, dtype=torch.bool), 4, margin=3).any()
+
+
+@pytest.mark.parametrize(("height", "width"), [(9, 8), (8, 10)])
+def test_a_size_that_the_stride_does_not_divide_is_refused_with_both(height: int, width: int) -> None:
+    with pytest.raises(ValueError, match=f"{height}x{width} pixels.*4x4"):
+        touched_tokens(torch.zeros(1, height, width, dtype=torch.bool), 4)
+
+
+# Bits
+
+
+def test_which_two_of_four_takes_the_logarithm_of_six() -> None:
+    """12, 13, 14, 23, 24, 34."""
+    assert position_bits(4, 2) == pytest.approx(math.log2(6))
+    assert position_bits(64, 1) == pytest.approx(6)
+
+
+@pytest.mark.parametrize("tokens", [1, 4, 64, 1024])
+def test_none_or_all_take_no_bits(tokens: int) -> None:
+    assert position_bits(tokens, 0) == 0
+    assert position_bits(tokens, tokens) == 0
+
+
+@given(tokens=st.integers(1, 1024), share=st.floats(0, 1))
+def test_bits_of_positions_are_those_of_the_exact_count(tokens: int, share: float) -> None:
+    kept = round(share * tokens)
+    assert position_bits(tokens, kept) == pytest.approx(math.log2(math.comb(tokens, kept)), abs=1e-8, rel=1e-9)

@@ -1,0 +1,356 @@
+"""The measuring of recall: every strategy, percentage and decoding over many pictures.
+
+Letters: B batch, P pictures, N tokens, S seeds. Pictures are float [-1, 1] in models and [0, 1] in what is measured.
+Masks are bool, True = masked. Whatever is compared here is painted and judged in float32.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from completion import Filling, choose_codes, complete, guided_logits
+from data_split import Split
+from handoff import HandedIndices
+from masking import mask_first, masked_count, touched_pixels
+from pipeline.machine import generator
+from pipeline.metrics import bootstrap_interval, calibration_error, errors_within, picture_errors, to_unit
+from pipeline.progress import progress_bar
+from recall import Memory
+from selection import DRAWN, FIXED, Choosing, choose_order
+
+DECODINGS = ("argmax", "sample", "expected")
+ALL_FORGOTTEN = "any"  # at 100 % nothing is kept, so all strategies are the same
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure. `filling`: passes, order, temperature and truncation of drawn codes, guidance."""
+
+    strategies: tuple[str, ...]
+    percentages: tuple[int, ...]
+    decodings: tuple[str, ...]
+    seeds: int
+    seed: int
+    choosing: Choosing
+    filling: Filling
+    tell_class: bool
+    batch_size: int
+
+
+@dataclass
+class Batch:
+    """Some pictures with all that they are compared with, on the device."""
+
+    rows: slice  # of the pictures measured
+    truth: Tensor  # (B, C, H, W) in [0, 1]
+    whole: Tensor  # (B, C, H, W) in [0, 1]: painted from all tokens
+    tokens: Tensor  # (B, N)
+    labels: Tensor  # (B,)
+    seen: Tensor | None  # (B,) the class seen in `whole`
+
+
+@dataclass
+class Cell:
+    """One strategy, percentage and decoding: measure -> a list over seeds of lists over batches of (B,)."""
+
+    values: dict[str, list[list[Tensor]]] = field(default_factory=dict)
+
+    def add(self, seed: int, measures: dict[str, Tensor]) -> None:
+        for name, value in measures.items():
+            seeds = self.values.setdefault(name, [])
+            while len(seeds) <= seed:
+                seeds.append([])
+            seeds[seed].append(value.float().cpu())
+
+    def table(self) -> dict[str, Tensor]:
+        """measure -> (S, P)."""
+        return {name: torch.stack([torch.cat(parts) for parts in seeds]) for name, seeds in self.values.items()}
+
+
+@dataclass
+class Study:
+    """All that was measured. Keys are (strategy, percent, decoding); decoding "tokens" holds what is about tokens.
+
+    orders: strategy -> one (P, N) order per seed. calibration: (strategy, percent) -> expected calibration error.
+    """
+
+    cells: dict[tuple[str, int, str], dict[str, Tensor]]
+    orders: dict[str, list[Tensor]]
+    calibration: dict[tuple[str, int], float]
+    positions: np.ndarray
+
+
+def make_orders(memory: Memory, tokens: Tensor, plan: Plan) -> dict[str, list[Tensor]]:
+    """strategy -> a (P, N) order for each seed; strategies that draw nothing have one."""
+    orders: dict[str, list[Tensor]] = {}
+    jobs = [(name, seed) for name in plan.strategies for seed in range(plan.seeds if name in DRAWN else 1)]
+    for name, seed in progress_bar(jobs, desc="choosing what to keep", unit="order"):
+        draws = generator(plan.seed, 201, seed)
+        orders.setdefault(name, []).append(choose_order(name, memory, tokens, draws, plan.choosing).cpu())
+    return orders
+
+
+@torch.no_grad()
+def measure(memory: Memory, split: Split, indices: HandedIndices, positions: np.ndarray, plan: Plan) -> Study:
+    """Choose, forget, complete, paint and judge. positions: (P,) the pictures."""
+    orders = make_orders(memory, indices.tokens(positions).to(memory.device), plan)
+    cells: dict[tuple[str, int, str], Cell] = {}
+    answers: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}
+    jobs = list(_jobs(orders, plan))
+    batches = -(-len(positions) // plan.batch_size)
+    with progress_bar(total=batches * len(jobs), desc="recalling", unit="batch") as bar:
+        for batch in batches_of(memory, split, indices, positions, plan.batch_size):
+            for name, percent, seed in jobs:
+                count = masked_count(percent / 100, memory.tokens)
+                order = orders[plan.strategies[0] if name == ALL_FORGOTTEN else name][seed]
+                mask = mask_first(order[batch.rows], count).to(memory.device)
+                draws = generator(plan.seed, 202, percent, seed, batch.rows.start)
+                wanted = plan.decodings if seed == 0 else tuple(d for d in plan.decodings if d != "sample")
+                recalled = recall_batch(memory, batch, mask, plan, wanted, draws)
+                for decoding, (painted, grids) in recalled.painted.items():
+                    values = judge(memory, batch, mask, painted, grids)
+                    cells.setdefault((name, percent, decoding), Cell()).add(seed, values)
+                if recalled.tokens is not None:
+                    cells.setdefault((name, percent, "tokens"), Cell()).add(seed, recalled.tokens)
+                    answers.setdefault((name, percent), []).append(recalled.answers)
+                bar.update()
+    calibration = {
+        key: calibration_error(torch.cat([c for c, _ in parts]), torch.cat([r for _, r in parts]))
+        for key, parts in answers.items()
+    }
+    return Study({key: cell.table() for key, cell in cells.items()}, orders, calibration, positions)
+
+
+def _jobs(orders: dict[str, list[Tensor]], plan: Plan) -> Iterator[tuple[str, int, int]]:
+    """(strategy, percent, number of the seed); 100 % only once."""
+    for percent in plan.percentages:
+        if percent == 100:
+            yield ALL_FORGOTTEN, percent, 0
+            continue
+        for name in plan.strategies:
+            for seed in range(len(orders[name])):
+                yield name, percent, seed
+
+
+def batches_of(
+    memory: Memory, split: Split, indices: HandedIndices, positions: np.ndarray, batch_size: int
+) -> Iterator[Batch]:
+    for start in range(0, len(positions), batch_size):
+        chosen = positions[start : start + batch_size]
+        tokens = indices.tokens(chosen).to(memory.device)
+        whole = memory.paint_indices(tokens)
+        seen = memory.class_probabilities(whole, tokens)
+        yield Batch(
+            rows=slice(start, start + batch_size),
+            truth=to_unit(split.pictures(chosen).to(memory.device)),
+            whole=to_unit(whole),
+            tokens=tokens,
+            labels=torch.from_numpy(split.labels[chosen]).to(memory.device),
+            seen=None if seen is None else seen.argmax(1),
+        )
+
+
+@dataclass
+class Recalled:
+    """painted: decoding -> pictures (B, C, H, W) in [-1, 1] and the grids (B, N) that stand for them. tokens: measures
+    (B,) of the predictions themselves, None with nothing masked or several passes; answers: confidence and whether
+    right, (M,) each."""
+
+    painted: dict[str, tuple[Tensor, Tensor]]
+    tokens: dict[str, Tensor] | None
+    answers: tuple[Tensor, Tensor]
+
+
+def recall_batch(
+    memory: Memory, batch: Batch, mask: Tensor, plan: Plan, decodings: tuple[str, ...], draws: torch.Generator
+) -> Recalled:
+    """Complete one batch under one mask, all decodings from the same predictions when one pass fills everything."""
+    labels = batch.labels if plan.tell_class else None
+    empty = torch.zeros(0, device=memory.device)
+    if not mask.any():
+        whole = memory.paint_indices(batch.tokens)
+        return Recalled(dict.fromkeys(decodings, (whole, batch.tokens)), None, (empty, empty.bool()))
+    if plan.filling.passes > 1:
+        return Recalled(_in_passes(memory, batch, mask, plan, decodings, draws, labels), None, (empty, empty.bool()))
+    logits = guided_logits(memory.distil, batch.tokens, mask, labels, plan.filling.guidance_scale)  # (M, K)
+    probabilities = logits.softmax(1)
+    confidence, likeliest = probabilities.max(1)
+    filled = batch.tokens.masked_scatter(mask, likeliest)
+    painted: dict[str, tuple[Tensor, Tensor]] = {}
+    for decoding in decodings:
+        if decoding == "expected":
+            vectors = memory.codebook[batch.tokens]
+            vectors[mask] = probabilities @ memory.codebook
+            painted[decoding] = (memory.paint(vectors), filled)
+        else:
+            codes = likeliest if decoding == "argmax" else choose_codes(logits, plan.filling, draws)
+            grids = batch.tokens.masked_scatter(mask, codes)
+            painted[decoding] = (memory.paint_indices(grids), grids)
+    true = batch.tokens[mask]
+    right = likeliest == true
+    per_picture = mask.sum(1)
+
+    def mean_per_picture(values: Tensor) -> Tensor:
+        spread = torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, values.float())
+        return spread.sum(1) / per_picture
+
+    tokens = {
+        "cross_entropy": mean_per_picture(F.cross_entropy(logits, true, reduction="none")),
+        "accuracy": mean_per_picture(right),
+    }
+    return Recalled(painted, tokens, (confidence.cpu(), right.cpu()))
+
+
+def _in_passes(
+    memory: Memory,
+    batch: Batch,
+    mask: Tensor,
+    plan: Plan,
+    decodings: tuple[str, ...],
+    draws: torch.Generator,
+    labels: Tensor | None,
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Filled in several passes: argmax and expected from one filling, drawn codes from another."""
+    likeliest = complete(memory.distil, batch.tokens, mask, memory.codebook, _undrawn(plan.filling), labels=labels)
+    painted = {
+        "argmax": lambda: (memory.paint_indices(likeliest.indices), likeliest.indices),
+        "expected": lambda: (memory.paint(likeliest.expected), likeliest.indices),
+    }
+    found = {}
+    for decoding in decodings:
+        if decoding == "sample":
+            drawn = complete(memory.distil, batch.tokens, mask, memory.codebook, plan.filling, draws, labels).indices
+            found[decoding] = (memory.paint_indices(drawn), drawn)
+        else:
+            found[decoding] = painted[decoding]()
+    return found
+
+
+def _undrawn(filling: Filling) -> Filling:
+    return Filling(filling.passes, filling.order, 0.0, guidance_scale=filling.guidance_scale)
+
+
+def judge(memory: Memory, batch: Batch, mask: Tensor, painted: Tensor, grids: Tensor) -> dict[str, Tensor]:
+    """All measures of painted pictures (B, C, H, W) in [-1, 1], (B,) each."""
+    unit = to_unit(painted)
+    values = {
+        f"{name}_to_{other}": score
+        for other, pictures in (("picture", batch.truth), ("reconstruction", batch.whole))
+        for name, score in picture_errors(unit, pictures).items()
+    }
+    if mask.any():
+        pixels = touched_pixels(mask, unit.shape[2], unit.shape[3], memory.stride)
+        within = errors_within(unit, batch.whole, pixels)
+        values |= {f"masked_{name}_to_reconstruction": score for name, score in within.items()}
+    probabilities = memory.class_probabilities(painted, grids)
+    if probabilities is not None and batch.seen is not None:
+        predicted = probabilities.argmax(1)
+        values |= {"classification_error": predicted != batch.labels, "disagreement": predicted != batch.seen}
+        values["predicted"] = predicted
+    return values
+
+
+CURVES_HEADER = (
+    "strategy", "percent", "decoding", "bits", "measure", "mean", "low", "high", "seed_sd", "seeds", "pictures",
+)  # fmt: skip
+NOT_A_MEASURE = ("predicted",)
+
+
+def summarise(study: Study, resamples: int, seed: int, bits: Callable[[str, int], float]) -> list[dict[str, Any]]:
+    """Rows of curves.csv: mean over seeds and pictures, its 95 % bootstrap interval over pictures (the same resamples
+    everywhere), and the standard deviation of the mean over seeds. PSNR is that of each picture, averaged. SSIM within
+    the mask is over the pictures that have a window there."""
+    rows = []
+    for (strategy, percent, decoding), table in study.cells.items():
+        for name, values in table.items():
+            if name in NOT_A_MEASURE:
+                continue
+            per_picture = values.mean(0)
+            per_picture = per_picture[~per_picture.isnan()]
+            if not len(per_picture):
+                continue
+            low, high = bootstrap_interval(per_picture, resamples, generator(seed, 203))
+            spread = float(values.nanmean(1).std()) if len(values) > 1 else float("nan")
+            rows.append(
+                dict(zip(CURVES_HEADER, (
+                    strategy, percent, decoding, round(bits(strategy, percent), 2), name,
+                    float(per_picture.mean()), low, high, spread, len(values), len(per_picture),
+                ), strict=True))
+            )  # fmt: skip
+    for (strategy, percent), error in study.calibration.items():
+        cell = (strategy, percent, "tokens", round(bits(strategy, percent), 2), "calibration_error", error)
+        rows.append(dict(zip(CURVES_HEADER, (*cell, np.nan, np.nan, np.nan, 1, len(study.positions)), strict=True)))
+    return rows
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One measure against the percentage."""
+
+    percentages: list[int]
+    means: list[float]
+    intervals: list[tuple[float, float]]
+    bits: list[float]
+
+
+def curve(rows: list[dict[str, Any]], strategy: str, decoding: str, measure: str) -> Curve:
+    """The rows of one strategy and decoding; 100 % is the same for all strategies."""
+    chosen = [
+        row
+        for row in rows
+        if row["strategy"] in (strategy, ALL_FORGOTTEN) and row["decoding"] == decoding and row["measure"] == measure
+    ]
+    chosen.sort(key=lambda row: row["percent"])
+    return Curve(
+        [row["percent"] for row in chosen],
+        [row["mean"] for row in chosen],
+        [(row["low"], row["high"]) for row in chosen],
+        [row["bits"] for row in chosen],
+    )
+
+
+def error_split(rows: list[dict[str, Any]], quantisation: float, decoding: str) -> list[list[Any]]:
+    """strategy, percent, MSE of quantisation (reconstruction against picture), of completion (recalled against
+    reconstruction), their total (recalled against picture), and what the sum of the two is off by: the total is not
+    their sum exactly, as a completion error can undo or repeat one of quantisation."""
+    found: dict[tuple[str, int], dict[str, float]] = {}
+    for row in rows:
+        if row["decoding"] == decoding and row["measure"] in ("mse_to_picture", "mse_to_reconstruction"):
+            found.setdefault((row["strategy"], row["percent"]), {})[row["measure"]] = row["mean"]
+    return [
+        [strategy, percent, quantisation, each["mse_to_reconstruction"], each["mse_to_picture"],
+         each["mse_to_picture"] - quantisation - each["mse_to_reconstruction"]]
+        for (strategy, percent), each in found.items()
+    ]  # fmt: skip
+
+
+def context_rows(
+    study: Study, split: Split, congruent: np.ndarray, expected_class: np.ndarray, decoding: str
+) -> list[list[Any]]:
+    """Congruent and incongruent pictures apart: strategy, percent, group, pictures, classification error, and among the
+    wrong recalls the share that the context suggests (for incongruent pictures; chance is 1 of 9 other digits).
+
+    congruent: (P,) bool; expected_class: (P,) the class whose usual place this is.
+    """
+    labels = split.labels[study.positions]
+    rows = []
+    for (strategy, percent, each), table in study.cells.items():
+        if each != decoding or "predicted" not in table:
+            continue
+        predicted = table["predicted"].numpy()  # (S, P)
+        for group, members in (("congruent", congruent), ("incongruent", ~congruent)):
+            wrong = (predicted != labels)[:, members]
+            suggested = (predicted == expected_class)[:, members] & wrong
+            share = suggested.sum() / wrong.sum() if wrong.any() and group == "incongruent" else np.nan
+            rows.append([strategy, percent, group, int(members.sum()), float(wrong.mean()), float(share)])
+    return rows
+
+
+def is_fixed(strategy: str) -> bool:
+    """Whether its pattern is known beforehand, so that positions cost nothing."""
+    return strategy in FIXED or strategy == ALL_FORGOTTEN

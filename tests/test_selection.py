@@ -1,0 +1,393 @@
+"""What to keep: each strategy ranks each token once, by its own picture only, and does what its name says.
+
+K = 8 codes, grids of 4x4 unless said otherwise. The model is untrained, with weights large enough that its answers
+depend on what it sees.
+"""
+
+from itertools import pairwise
+from typing import get_args
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from completion import build_distilbert
+from masking import mask_first
+from pipeline.metrics import to_unit
+from recall import Memory
+from schema import StrategyName
+from selection import (
+    DRAWN,
+    FIXED,
+    STRATEGIES,
+    Choosing,
+    Judge,
+    Keeper,
+    by_score,
+    choose_order,
+    distortion,
+    greedy,
+    leave_out,
+    painted_order,
+    surprisal,
+    unsure,
+)
+from vqvae import VQVAE, VQVAEConfig
+
+K, N = 8, 16
+CPU = torch.device("cpu")
+ASKING = tuple(name for name in STRATEGIES if name not in FIXED)
+QUICK = Choosing(passes=8, look_ahead=0.25, candidates=3)
+
+
+def tiny_memory(side: int = 4, batch_size: int = 250) -> Memory:
+    """Always the same weights."""
+    torch.manual_seed(7)
+    config = VQVAEConfig(image_size=4 * side, hidden=8, residual_blocks=1, codebook_size=K, code_dim=4, data_init=False)
+    distil = build_distilbert(K, side**2, dim=16, layers=2, heads=2, dropout=0.0).eval()
+    with torch.no_grad():
+        for parameter in distil.distilbert.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(15)
+    shares = torch.full((side**2, K), 1 / K)
+    return Memory(VQVAE(config).eval(), distil, None, shares, CPU, batch_size=batch_size)
+
+
+def some_tokens(batch: int = 5, side: int = 4) -> Tensor:
+    return torch.randint(0, K, (batch, side**2), generator=torch.Generator().manual_seed(3))
+
+
+def order_by(
+    strategy: str, tokens: Tensor, memory: Memory | None = None, seed: int = 0, choosing: Choosing = QUICK
+) -> Tensor:
+    return choose_order(strategy, memory or tiny_memory(), tokens, torch.Generator().manual_seed(seed), choosing)
+
+
+def masks_asked(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Grows by the mask (B, N) of each question to the model."""
+    asked, logits = [], memory.logits
+
+    def note(tokens: Tensor, mask: Tensor) -> Tensor:
+        asked.append(mask.clone())
+        return logits(tokens, mask)
+
+    monkeypatch.setattr(memory, "logits", note)
+    return asked
+
+
+# All strategies
+
+
+def test_the_settings_know_exactly_these_strategies() -> None:
+    assert get_args(StrategyName) == tuple(STRATEGIES)
+    assert set(DRAWN) < set(FIXED) < set(STRATEGIES)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_ranks_each_token_once_with_nested_exact_masks(strategy: str) -> None:
+    order = order_by(strategy, some_tokens())
+    assert order.dtype == torch.long
+    assert torch.equal(order.sort(dim=1).values, torch.arange(N).expand(5, -1))
+    masks = [mask_first(order, count) for count in range(N + 1)]
+    for count, (smaller, larger) in enumerate(pairwise(masks)):
+        assert smaller.sum(1).tolist() == [count] * 5
+        assert not (smaller & ~larger).any()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_chooses_the_same_again(strategy: str) -> None:
+    tokens = some_tokens()
+    first = order_by(strategy, tokens)
+    torch.manual_seed(123)
+    assert torch.equal(order_by(strategy, tokens), first)
+    assert torch.equal(tokens, some_tokens()), "the grids that are handed in stay as they are"
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_size_of_the_batches_makes_no_difference(strategy: str) -> None:
+    tokens = some_tokens()
+    assert torch.equal(order_by(strategy, tokens, tiny_memory(batch_size=2)), order_by(strategy, tokens))
+
+
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name not in DRAWN])
+def test_each_picture_is_ranked_as_if_it_were_alone(strategy: str) -> None:
+    tokens = some_tokens()
+    together = order_by(strategy, tokens, tiny_memory(batch_size=2))
+    alone = torch.cat([order_by(strategy, tokens[row : row + 1]) for row in range(5)])
+    assert torch.equal(together, alone)
+
+
+@pytest.mark.parametrize("strategy", FIXED)
+def test_fixed_strategies_neither_look_at_the_picture_nor_ask_the_model(
+    strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = tiny_memory()
+    asked = masks_asked(memory, monkeypatch)
+    assert torch.equal(order_by(strategy, some_tokens(), memory), order_by(strategy, (some_tokens() + 1) % K, memory))
+    assert not asked
+    assert torch.equal(order_by(strategy, some_tokens(), seed=1), order_by(strategy, some_tokens())) == (
+        strategy not in DRAWN
+    )
+
+
+@pytest.mark.parametrize("strategy", ASKING)
+def test_the_others_choose_differently_for_different_pictures(strategy: str) -> None:
+    order = order_by(strategy, some_tokens())
+    assert len({tuple(row) for row in order.tolist()}) > 1
+    assert torch.equal(order_by(strategy, some_tokens(), seed=1), order), "and draw nothing"
+
+
+def test_the_strategies_are_different_ones() -> None:
+    orders = {strategy: tuple(order_by(strategy, some_tokens()).flatten().tolist()) for strategy in STRATEGIES}
+    assert len(set(orders.values())) == len(STRATEGIES)
+
+
+def test_an_unknown_strategy_is_refused_with_all_known_ones() -> None:
+    with pytest.raises(ValueError, match="'best'") as refused:
+        order_by("best", some_tokens())
+    assert all(name in str(refused.value) for name in STRATEGIES)
+
+
+# Scores
+
+
+def test_scores_by_hand() -> None:
+    """One token with p = (1/2, 1/4, 1/4), another with p = (0, 1/5, 4/5); codes at (0, 0), (4, 0), (0, 8)."""
+    memory = tiny_memory()
+    memory.codebook = torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 8.0]])
+    logits = torch.tensor([[0.5, 0.25, 0.25], [1e-30, 0.2, 0.8]]).log() + 3  # any constant may be added
+    true = torch.tensor([1, 2])
+    torch.testing.assert_close(unsure(memory, logits, true), torch.tensor([0.5, 0.2]))
+    torch.testing.assert_close(surprisal(memory, logits, true), torch.tensor([4.0, 1.25]).log())
+    # expected (1, 2), true (4, 0): 9 + 4; expected (0.8, 6.4), true (0, 8): 0.64 + 2.56
+    torch.testing.assert_close(distortion(memory, logits, true), torch.tensor([13.0, 3.2]))
+
+
+def test_the_lowest_score_is_forgotten_first_and_equal_ones_in_raster_order() -> None:
+    ranks = by_score(torch.tensor([[3.0, 1.0, 2.0, 1.0], [0.0, 0.0, 0.0, 0.0], [1.0, 2.0, 3.0, 4.0]]))
+    assert ranks.tolist() == [[3, 0, 2, 1], [0, 1, 2, 3], [0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 8])
+def test_leaving_out_masks_every_token_exactly_once(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, tokens = tiny_memory(side), some_tokens(3, side)
+    asked = masks_asked(memory, monkeypatch)
+    with torch.no_grad():
+        found = leave_out(memory, tokens, lambda memory, logits, true: true.float())
+    assert torch.equal(torch.stack(asked).sum(0), torch.ones_like(tokens))
+    assert len(asked) == min(8, side**2)
+    assert torch.equal(found, tokens.float()), "each score stands where its token does"
+
+
+def test_leaving_out_scores_each_token_given_the_others() -> None:
+    """By hand for a group of its own: with at most eight tokens each is masked alone."""
+    memory, tokens = tiny_memory(2), some_tokens(3, 2)
+    with torch.no_grad():
+        found = leave_out(memory, tokens, surprisal)
+        for token in range(4):
+            mask = torch.zeros(3, 4, dtype=torch.bool)
+            mask[:, token] = True
+            logits = memory.logits(tokens, mask)
+            by_hand = -logits.log_softmax(1)[torch.arange(3), tokens[:, token]]
+            torch.testing.assert_close(found[:, token], by_hand)
+
+
+@pytest.mark.parametrize(("strategy", "score"), [("direct", unsure), ("surprisal", surprisal)])
+def test_strategies_that_rank_once_go_by_their_score(strategy: str, score: object) -> None:
+    memory, tokens = tiny_memory(), some_tokens()
+    with torch.no_grad():
+        scores = leave_out(memory, tokens, score)
+    by_rank = scores.gather(1, order_by(strategy, tokens).argsort(1))
+    assert (by_rank.diff(dim=1) >= 0).all()
+
+
+# Keeping one after the other
+
+
+def test_a_keeper_by_hand() -> None:
+    keeper = Keeper(torch.zeros(2, 4, dtype=torch.long))
+    scores = torch.tensor([[1.0, 3.0, 2.0, 3.0], [0.0, 0.0, 0.0, -1.0]])
+    assert keeper.best(scores, 3).tolist() == [[1, 3, 2], [0, 1, 2]]
+    keeper.keep(keeper.best(scores, 2))
+    assert keeper.left == 2
+    assert keeper.kept.tolist() == [[False, True, False, True], [True, True, False, False]]
+    assert keeper.ranks.tolist() == [[-1, 3, -1, 2], [3, 2, -1, -1]]
+    assert keeper.best(scores, 9).tolist() == [[2, 0], [2, 3]], "what is kept is not found again; no more than are left"
+    keeper.keep(torch.tensor([[0], [2]]))
+    keeper.keep(keeper.best(scores, 1))
+    assert keeper.ranks.tolist() == [[1, 3, 0, 2], [3, 2, 1, 0]]
+    assert keeper.left == 0 and keeper.kept.all()
+
+
+@pytest.mark.parametrize("step", [1, 3, 16])
+def test_greedy_keeps_the_highest_score_longest(step: int) -> None:
+    memory, wanted = tiny_memory(), torch.rand(5, N)
+    memory.logits = lambda tokens, mask: wanted[mask].unsqueeze(1)
+
+    def known(memory: Memory, logits: Tensor, true: Tensor) -> Tensor:
+        return logits[:, 0]
+
+    assert torch.equal(greedy(memory, some_tokens(), known, step), by_score(wanted))
+
+
+def test_greedy_asks_again_after_each_token_that_it_keeps() -> None:
+    """Here the model is least sure right behind the last kept token, so tokens are kept from 5 on, one by one."""
+    memory = tiny_memory()
+
+    def logits(tokens: Tensor, mask: Tensor) -> Tensor:
+        confident = torch.zeros(*mask.shape, K)
+        confident[..., 0] = 5.0
+        behind = mask & (~mask).roll(1, dims=1)
+        confident[behind] = 0.0
+        return confident[mask]
+
+    memory.logits = logits
+    ranks = greedy(memory, some_tokens(2), unsure, 1, first=5)
+    assert ranks[0].argsort(descending=True).tolist() == [*range(5, 16), *range(5)]
+
+
+@pytest.mark.parametrize("strategy", ["additive", "greedy-surprisal", "distortion", "painted"])
+@pytest.mark.parametrize(
+    ("passes", "masked"), [(4, [16, 12, 8, 4]), (5, [16, 13, 10, 7, 4, 1]), (1, [16]), (99, list(range(16, 0, -1)))]
+)
+def test_greedy_strategies_keep_a_share_in_each_pass(
+    strategy: str, passes: int, masked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = tiny_memory()
+    asked = masks_asked(memory, monkeypatch)
+    order_by(strategy, some_tokens(2), memory, choosing=Choosing(passes=passes))
+    counts = [mask.sum(1).tolist() for mask in asked]
+    if strategy == "painted":
+        assert counts[0] == [N, N], "once more at the beginning, for the scale"
+        counts = counts[1:]
+    assert counts == [[count] * 2 for count in masked]
+
+
+@pytest.mark.parametrize(("side", "centre"), [(4, 2 * 4 + 2), (3, 4), (2, 3)])
+def test_selective_starts_with_the_centre_and_goes_on_one_by_one(
+    side: int, centre: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory, tokens = tiny_memory(side), some_tokens(3, side)
+    asked = masks_asked(memory, monkeypatch)
+    order = order_by("selective", tokens, memory, choosing=Choosing(passes=1))
+    assert (order[:, centre] == side**2 - 1).all()
+    assert [mask.sum(1).tolist() for mask in asked] == [[count] * 3 for count in range(side**2 - 1, 0, -1)]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "score"), [("selective", unsure), ("greedy-surprisal", surprisal), ("distortion", distortion)]
+)
+def test_at_each_step_the_highest_score_given_what_is_kept_is_kept(strategy: str, score: object) -> None:
+    memory, tokens = tiny_memory(), some_tokens(1)
+    sequence = order_by(strategy, tokens, choosing=Choosing(passes=99))[0].argsort(descending=True)
+    mask = torch.ones(1, N, dtype=torch.bool)
+    for step, place in enumerate(sequence.tolist()):
+        if step > 0 or strategy != "selective":
+            with torch.no_grad():
+                scores = score(memory, memory.logits(tokens, mask), tokens[mask])
+            assert mask.nonzero()[scores.argmax(), 1] == place
+        mask[0, place] = False
+
+
+# Painted error
+
+
+def whole_error(memory: Memory, tokens: Tensor, kept: Tensor) -> tuple[float, float]:
+    """Of one picture (1, N): mean squared pixel error, and squared distances of the code vectors, both over all."""
+    mask = ~kept
+    vectors = memory.codebook[tokens].clone()
+    if mask.any():
+        vectors[mask] = memory.logits(tokens, mask).softmax(1) @ memory.codebook
+    wrong = to_unit(memory.paint(vectors)) - to_unit(memory.paint_indices(tokens))
+    return float(wrong.square().mean()), float((vectors - memory.codebook[tokens]).square().sum())
+
+
+@pytest.mark.parametrize("side", [2, 3])
+@pytest.mark.parametrize("code_share", [0.0, 0.5, 1.0])
+@torch.no_grad()
+def test_with_full_look_ahead_each_step_is_the_greedy_optimum(side: int, code_share: float) -> None:
+    """Brute force over all tokens not kept yet: none leaves less error in the whole picture than the one chosen."""
+    memory, tokens = tiny_memory(side), some_tokens(3, side)
+    count = side**2
+    orders = painted_order(memory, tokens, 1, count, count, code_share)
+    for row, order in zip(tokens, orders, strict=True):
+        kept = torch.zeros(1, count, dtype=torch.bool)
+        scales = whole_error(memory, row[None], kept)
+        for step, place in enumerate(order.argsort(descending=True).tolist()):
+            totals = {}
+            for candidate in (~kept[0]).nonzero().flatten().tolist():
+                tried = kept.clone()
+                tried[0, candidate] = True
+                pixels, codes = whole_error(memory, row[None], tried)
+                totals[candidate] = (1 - code_share) * pixels / scales[0] + code_share * codes / scales[1]
+            assert totals[place] <= min(totals.values()) + 1e-5
+            assert step > 0 or max(totals.values()) - min(totals.values()) > 1e-2, "there is something to choose"
+            kept[0, place] = True
+
+
+@torch.no_grad()
+def test_adaptive_tries_for_its_first_tokens_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """N = 16: look_ahead 0.25 tries 3 candidates for each of 4 tokens, then keeps 4 a pass."""
+    memory = tiny_memory()
+    asked = masks_asked(memory, monkeypatch)
+    choosing = Choosing(passes=4, look_ahead=0.25, candidates=3)
+    order_by("adaptive", some_tokens(2), memory, choosing=choosing)
+    counts = [(len(mask), int(mask[0].sum())) for mask in asked]
+    assert counts == [(2, 16), (2, 16), (6, 15), (6, 14), (6, 13), (6, 12), (2, 8), (2, 4)]
+
+
+def test_adaptive_without_look_ahead_and_codes_is_painted() -> None:
+    plain = Choosing(passes=8, look_ahead=0.0, code_share=0.0)
+    assert torch.equal(order_by("adaptive", some_tokens(), choosing=plain), order_by("painted", some_tokens()))
+    codes = Choosing(passes=8, look_ahead=0.0, code_share=1.0)
+    assert torch.equal(order_by("adaptive", some_tokens(), choosing=codes), order_by("distortion", some_tokens()))
+
+
+def cell_memory() -> Memory:
+    """2x2 tokens of one grey pixel value each, painted as they are: code 0 black, 1 mid grey, 2 white.
+
+    The model holds white for certain at token 0 and black or white for equally likely elsewhere.
+    """
+    config = VQVAEConfig(
+        image_size=8, channels=1, hidden=8, residual_blocks=1, codebook_size=3, code_dim=1, data_init=False
+    )
+    vqvae = VQVAE(config).eval()
+    vqvae.quantizer.codebook.copy_(torch.tensor([[-1.0], [0.0], [1.0]]))
+    vqvae.decoder = nn.Upsample(scale_factor=4)
+    distil = build_distilbert(3, 4, dim=8, layers=1, heads=1, dropout=0.0)
+    memory = Memory(vqvae, distil, None, torch.full((4, 3), 1 / 3), CPU)
+    believed = torch.tensor([[0.0, 0.0, 1.0], [0.5, 0.0, 0.5], [0.5, 0.0, 0.5], [0.5, 0.0, 0.5]])
+    memory.logits = lambda tokens, mask: (believed + 1e-30).log().expand(len(tokens), -1, -1)[mask]
+    return memory
+
+
+@torch.no_grad()
+def test_the_painted_error_by_hand() -> None:
+    """Mid grey is expected at tokens 1 to 3; half of the range off is 0.25. Token 0 is right without being kept."""
+    memory, tokens = cell_memory(), torch.tensor([[2, 0, 1, 2]])
+    judge = Judge(memory, tokens, code_share=0.0)
+    row, kept = torch.tensor([0]), torch.zeros(1, 4, dtype=torch.bool)
+    errors = judge.errors(row, kept)
+    torch.testing.assert_close(errors, torch.tensor([[0.0, 0.5, 0.0, 0.5]]))  # shares of 0.25 + 0.25
+    kept[0, 1] = True
+    torch.testing.assert_close(judge.errors(row, kept), torch.tensor([[0.0, 0.0, 0.0, 0.5]]))
+    assert painted_order(memory, tokens, 1).tolist() == [[1, 3, 0, 2]]
+
+
+@torch.no_grad()
+def test_a_token_that_is_kept_is_painted_without_error() -> None:
+    memory, tokens = tiny_memory(), some_tokens()
+    errors = Judge(memory, tokens, code_share=0.5).errors(torch.arange(5), torch.ones(5, N, dtype=torch.bool))
+    assert errors.abs().max() < 1e-10
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("code_share", [0.0, 0.3, 1.0])
+def test_errors_are_shares_of_those_of_a_picture_of_which_nothing_is_kept(code_share: float) -> None:
+    memory, tokens = tiny_memory(batch_size=2), some_tokens()
+    judge = Judge(memory, tokens, code_share)
+    rows = torch.tensor([3, 0, 3])
+    errors = judge.errors(rows, torch.zeros(3, N, dtype=torch.bool))
+    torch.testing.assert_close(errors.sum(1), torch.ones(3))
+    torch.testing.assert_close(errors[0], errors[2])
+    assert not torch.allclose(errors[0], errors[1]), "each row asks about its own picture"
