@@ -7,11 +7,20 @@ OPTIONS ?=
 ARGS = $(if $(CONFIG),--config $(CONFIG)) $(OPTIONS)
 STAGES = data_split train_vqvae vqvae_reconstruction train_classifier train_distil reconstruct_masked
 
-.PHONY: demo test lint ui
+.PHONY: demo study app test lint bench ui
 
 demo: $(VENV)/installed
 	@for stage in $(STAGES); do echo "== $$stage"; $(RUN) $$stage.py $(ARGS) || exit $$?; done
 	@$(RUN) summary.py $(ARGS)
+
+study: $(VENV)/installed
+	$(RUN) reconstruct_masked.py $(ARGS) --reconstruct_masked.pictures null
+
+app: $(VENV)/installed
+	$(RUN) app.py $(ARGS)
+
+bench: $(VENV)/installed
+	$(RUN) benchmarks/published_loop.py $(ARGS)
 
 test: $(VENV)/installed-tests
 	$(RUN) -m pytest

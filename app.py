@@ -281,7 +281,7 @@ def _inputs(
             MOST_SAMPLES,
             min(start.samples, MOST_SAMPLES),
             step=1,
-            label="Samples: others, drawn",
+            label="Drawn samples",
             elem_id="samples",
         )
         seed = gr.Number(start.seed, label="Seed", precision=0, minimum=0, maximum=2**31 - 1)

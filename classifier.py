@@ -141,8 +141,8 @@ def flip(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def degrade(pictures: Tensor, cell: int, generator: torch.Generator) -> Tensor:
-    """(B, C, H, W) in [-1, 1] with random cells of `cell` x `cell` pixels blurred, and in half of the pictures others in
-    mid grey. A recalled picture is blurred where the memory is unsure; who judges it must have seen such pictures.
+    """(B, C, H, W) in [-1, 1] with random cells of `cell` x `cell` pixels blurred, and in half of the pictures others
+    in mid grey. A recalled picture is blurred where the memory is unsure; who judges it must have seen such pictures.
 
     Each picture has its own share of blurred cells (0 to 1), strength (0 to 1) and share of grey cells (0 to 3/4); one
     in four stays as it is.

@@ -1,8 +1,8 @@
 """Stage 6: how much must be kept, and what? Recall of the test pictures against the percentage of tokens forgotten.
 
 Reads:  the best VQ-VAE, its indices, the DistilBERT and the classifier (all made on the same split and codebook)
-Writes: runs/reconstruct_masked/<run>/ with curves.csv, equal_bits.csv, rivals.csv, error_split.csv, context.csv, figures/
-        or, with --image, own/: your picture, completed
+Writes: runs/reconstruct_masked/<run>/ with curves.csv, equal_bits.csv, rivals.csv, error_split.csv, context.csv and
+        figures/; or, with --image, own/: your picture, completed
 
     python reconstruct_masked.py
     python reconstruct_masked.py --reconstruct_masked.pictures 200 --reconstruct_masked.strategies "[random, adaptive]"
@@ -10,9 +10,9 @@ Writes: runs/reconstruct_masked/<run>/ with curves.csv, equal_bits.csv, rivals.c
     python reconstruct_masked.py --image a.jpg --box 10 10 20 20 --samples 4
     python reconstruct_masked.py --image a.jpg --percent 60 --strategy adaptive
 
-Strategies choose which tokens are kept. Forgotten ones are filled by the DistilBERT and painted with the likeliest codes
-("argmax"), with drawn codes ("sample") or with the code vectors to expect ("expected", the mean of all weighted by their
-probability). Masks: True = masked, to be predicted.
+Strategies choose which tokens are kept. Forgotten ones are filled by the DistilBERT and painted with the likeliest
+codes ("argmax"), with drawn codes ("sample") or with the code vectors to expect ("expected", the mean of all weighted by
+their probability). Masks: True = masked, to be predicted.
 """
 
 import sys
@@ -20,41 +20,33 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-import compressors
-import rivals
 import study_figures
 from cli import stage_main
+from comparisons import BITS_HEADER, RIVALS_HEADER, frontiers, measure_bits, measure_rivals
 from completion import Filling, classes_of
 from config import Config, ReconstructMaskedSection
-from data_split import Split, from_model, note_data, open_split, to_model
+from data_split import Split, note_data, open_split
 from handoff import HandedMemory, take_distil, take_memory
-from masking import mask_first, masked_count
 from own_picture import check_own, complete_own, request_of
 from pipeline.files import InputError, write_csv
 from pipeline.machine import generator, prepare_machine
-from pipeline.metrics import bootstrap_interval, to_unit
-from pipeline.progress import progress_bar
 from pipeline.stage import Stage, open_stage, say
-from recall import Memory
 from selection import Choosing
 from study import (
     CURVES_HEADER,
     Batch,
     Plan,
+    Rows,
     Study,
     batches_of,
+    bits_of,
     context_rows,
     curve,
     error_split,
-    is_fixed,
-    judge,
     measure,
     summarise,
 )
-
-Rows = list[dict[str, Any]]
 
 
 def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
@@ -147,16 +139,6 @@ def choose_pictures(split: Split, part: str, count: int | None, seed: int) -> np
     return np.sort(positions[torch.randperm(len(positions), generator=generator(seed, 204))[:count].numpy()])
 
 
-def bits_of(memory: Memory) -> Any:
-    """(strategy, percent) -> bits stored per picture."""
-
-    def bits(strategy: str, percent: int) -> float:
-        kept = memory.tokens - masked_count(percent / 100, memory.tokens)
-        return compressors.stored_bits(memory.tokens, kept, len(memory.codebook), is_fixed(strategy))
-
-    return bits
-
-
 def write_rows(stage: Stage, name: str, header: tuple[str, ...], rows: Rows) -> None:
     """Rows as CSV, numbers with six digits; what a row does not have stays empty."""
 
@@ -212,11 +194,34 @@ def study_files(
     stage.figure("error_split", study_figures.split_figure(split_rows, telling))
     measure_context(stage, split, study, plan, decoding)
     if section.rivals:
-        measure_rivals(stage, handed, split, study, rows, plan, section, published)
-        measure_bits(stage, memory, pictures, rows, plan, section)
+        compare(stage, handed, split, study, pictures, rows, plan, section, published)
     picks = study.positions[np.linspace(0, len(study.positions) - 1, min(section.grid_pictures, len(study.positions)))
                             .astype(int)]  # fmt: skip
     draw_grids(stage, handed, split, study, plan, picks, telling, decoding)
+
+
+def compare(
+    stage: Stage,
+    handed: HandedMemory,
+    split: Split,
+    study: Study,
+    batches: list[Batch],
+    rows: Rows,
+    plan: Plan,
+    section: ReconstructMaskedSection,
+    published: Any,
+) -> None:
+    """rivals.csv and equal_bits.csv with their figures."""
+    decoding = plan.decodings[-1]
+    if "random" in study.orders:
+        found = measure_rivals(handed, split, study, rows, plan, published, section.slow_pictures, section.bootstrap)
+        write_rows(stage, "rivals.csv", RIVALS_HEADER, found)
+        stage.figure("rivals", study_figures.rivals_figure([row for row in found if row["rival"] != "ours, sample"]))
+    else:
+        say("rivals.csv is skipped: it is made on the masks of strategy random, which is not among the strategies")
+    ours, others = measure_bits(handed.memory, batches, rows, plan, decoding)
+    write_rows(stage, "equal_bits.csv", BITS_HEADER, ours + others)
+    stage.figure("equal_bits", study_figures.bits_figure(rows, plan, frontiers(others), decoding))
 
 
 def measure_context(stage: Stage, split: Split, study: Study, plan: Plan, decoding: str) -> None:
@@ -234,204 +239,6 @@ def measure_context(stage: Stage, split: Split, study: Study, plan: Plan, decodi
     write_rows(stage, "context.csv", header, [dict(zip(header, row, strict=True)) for row in context])
     if not congruent.all() and congruent.any():
         stage.figure("context", study_figures.context_figure(context, plan))
-
-
-RIVALS_HEADER = ("rival", "percent", "measure", "mean", "low", "high", "pictures")
-
-
-def measure_rivals(
-    stage: Stage,
-    handed: HandedMemory,
-    split: Split,
-    study: Study,
-    rows: Rows,
-    plan: Plan,
-    section: ReconstructMaskedSection,
-    published: Any,
-) -> None:
-    """The same random masks filled in by others; the published recipe also with its own way to choose what to keep."""
-    memory = handed.memory
-    order = study.orders["random"][0] if "random" in study.orders else None
-    if order is None:
-        say("rivals are skipped: they are measured on the strategy random, which is not among the strategies")
-        return
-    ladder = rivals.Ladder(memory, mean_picture(split), published)
-    names = [name for name in rivals.RIVALS if name != "published recipe" or published is not None]
-    found: Rows = []
-    for name in progress_bar(names, desc="rivals", unit="rival"):
-        count = min(section.slow_pictures, len(order)) if name in rivals.SLOW else len(order)
-        found += rival_rows(name, ladder, handed, split, study.positions[:count], order, plan, section.bootstrap)
-    for decoding in plan.decodings:
-        found += [
-            {"rival": f"ours, {decoding}", **{key: row[key] for key in RIVALS_HEADER[1:]}}
-            for row in rows
-            if row["strategy"] in ("random", "any") and row["decoding"] == decoding and "_within" not in row["measure"]
-        ]
-    if published is not None:
-        found += published_selection(handed, split, study.positions, plan, section, published)
-    write_rows(stage, "rivals.csv", RIVALS_HEADER, found)
-    stage.figure("rivals", study_figures.rivals_figure([row for row in found if "sample" not in row["rival"]]))
-
-
-def rival_rows(
-    name: str,
-    ladder: rivals.Ladder,
-    handed: HandedMemory,
-    split: Split,
-    positions: np.ndarray,
-    order: Tensor,
-    plan: Plan,
-    resamples: int,
-) -> Rows:
-    """One rival at all percentages: rows of rivals.csv."""
-    memory = ladder.memory
-    values: dict[tuple[int, str], list[Tensor]] = {}
-    for batch in batches_of(memory, split, handed.indices, positions, plan.batch_size):
-        for percent in plan.percentages:
-            mask = mask_first(order[: len(positions)][batch.rows], masked_count(percent / 100, memory.tokens))
-            mask = mask.to(memory.device)
-            painted = rivals.fill(name, ladder, batch.tokens, mask, batch.whole * 2 - 1)
-            grids = memory.encode(painted) if memory.classifier and memory.classifier.sees_codes else batch.tokens
-            for key, value in judge(memory, batch, mask, painted, grids).items():
-                values.setdefault((percent, key), []).append(value.float().cpu())
-    return [
-        _mean_row({"rival": name, "percent": percent, "measure": key}, torch.cat(parts), resamples, plan.seed)
-        for (percent, key), parts in values.items()
-        if key != "predicted"
-    ]
-
-
-def _mean_row(start: dict[str, Any], values: Tensor, resamples: int, seed: int) -> dict[str, Any]:
-    values = values[~values.isnan()]
-    if not len(values):
-        return {**start, "mean": float("nan"), "low": float("nan"), "high": float("nan"), "pictures": 0}
-    low, high = bootstrap_interval(values, resamples, generator(seed, 203))
-    return {**start, "mean": float(values.mean()), "low": low, "high": high, "pictures": len(values)}
-
-
-def published_selection(
-    handed: HandedMemory,
-    split: Split,
-    positions: np.ndarray,
-    plan: Plan,
-    section: ReconstructMaskedSection,
-    published: Any,
-) -> Rows:
-    """The published study as a whole: its model, its selection, the likeliest codes in one pass."""
-    ours = handed.memory
-    theirs = Memory(
-        ours.vqvae, published, ours.classifier, ours.position_shares, ours.device, ours.bf16, ours.batch_size
-    )
-    strategies = tuple(name for name in ("selective", "additive") if name in plan.strategies)
-    if not strategies:
-        return []
-    their_plan = Plan(
-        strategies, plan.percentages, ("argmax",), 1, plan.seed, plan.choosing, Filling(), False, plan.batch_size
-    )
-    found = measure(theirs, split, handed.indices, positions, their_plan)
-    rows = summarise(found, section.bootstrap, plan.seed, bits_of(theirs))
-    return [
-        {"rival": f"published recipe, {row['strategy']}", **{key: row[key] for key in RIVALS_HEADER[1:]}}
-        for row in rows
-        if row["decoding"] == "argmax" and row["strategy"] != "any"
-    ]
-
-
-def mean_picture(split: Split, most: int = 2000) -> Tensor:
-    """(C, H, W) in [-1, 1]: the mean of the training pictures, of `most` evenly spread ones when there are more."""
-    train = split.positions("train")
-    return split.pictures(train[:: max(1, len(train) // most)]).mean(0)
-
-
-BITS_HEADER = ("method", "setting", "bits", "mse_to_picture", "classification_error", "disagreement", "pictures")
-
-
-def measure_bits(
-    stage: Stage, memory: Memory, batches: list[Batch], rows: Rows, plan: Plan, section: ReconstructMaskedSection
-) -> None:
-    """Error against bits: our strategies, JPEG and WebP, and the VQ-VAE with fewer codes."""
-    decoding = plan.decodings[-1]
-    found: Rows = []
-    for strategy in plan.strategies:
-        for percent in plan.percentages:
-            chosen = {
-                row["measure"]: row
-                for row in rows
-                if row["strategy"] == strategy and row["percent"] == percent and row["decoding"] == decoding
-            }
-            if chosen:
-                row: dict[str, Any] = {"method": strategy, "setting": f"{percent} % forgotten"}
-                row |= {key: chosen[key]["mean"] for key in BITS_HEADER[3:6] if key in chosen}
-                found.append(row | {"bits": chosen["mse_to_picture"]["bits"], "pictures": len(rows)})
-    others = format_rows(memory, batches) + reduced_rows(memory, batches, plan.seed)
-    pictures = sum(len(batch.tokens) for batch in batches)
-    found = [{**row, "pictures": pictures} for row in found + others]
-    write_rows(stage, "equal_bits.csv", BITS_HEADER, found)
-    stage.figure("equal_bits", study_figures.bits_figure(rows, plan, _frontiers(others), decoding))
-
-
-def format_rows(memory: Memory, batches: list[Batch]) -> Rows:
-    """JPEG and WebP at all settings, whole files and data only."""
-    found: Rows = []
-    for setting in progress_bar(compressors.SETTINGS, desc="JPEG and WebP", unit="setting"):
-        parts = []
-        for batch in batches:
-            pixels = from_model(batch.truth.cpu() * 2 - 1)
-            back = compressors.compress(pixels, setting.kind, setting.quality, setting.reduce)
-            judged = _judge_stored(memory, batch, to_model(back.pictures).to(memory.device))
-            parts.append((back.bits, back.payload_bits, judged))
-        kind = {"jpeg": "JPEG", "webp": "WebP"}[setting.kind]
-        described = f"quality {setting.quality}, side / {setting.reduce}"
-        measures = {name: float(torch.cat([judged[name] for *_, judged in parts]).mean()) for name in parts[0][2]}
-        for method, place in ((kind, 0), (f"{kind}, data only", 1)):
-            bits = float(np.concatenate([part[place] for part in parts]).mean())
-            found.append({"method": method, "setting": described, "bits": bits, **measures})
-    return found
-
-
-def reduced_rows(memory: Memory, batches: list[Batch], seed: int) -> Rows:
-    """The VQ-VAE with its codes merged to fewer; all tokens kept."""
-    found: Rows = []
-    shares = memory.position_shares.sum(0)
-    size = len(memory.codebook) // 2
-    while size >= 2:
-        centres, assignment = compressors.reduced_codebook(
-            memory.codebook.cpu(), shares.cpu(), size, generator(seed, 205)
-        )
-        centres, assignment = centres.to(memory.device), assignment.to(memory.device)
-        parts = []
-        for batch in batches:
-            painted = compressors.paint_reduced(memory, batch.tokens, centres, assignment)
-            parts.append(_judge_stored(memory, batch, painted))
-        measures = {name: float(torch.cat([part[name] for part in parts]).mean()) for name in parts[0]}
-        bits = compressors.stored_bits(memory.tokens, memory.tokens, size, fixed=True)
-        found.append({"method": "VQ-VAE, fewer codes", "setting": f"{size} codes", "bits": bits, **measures})
-        size //= 2
-    return found
-
-
-def _judge_stored(memory: Memory, batch: Batch, pictures: Tensor) -> dict[str, Tensor]:
-    """mse_to_picture, and with a classifier of pictures its two measures."""
-    values = {"mse_to_picture": ((to_unit(pictures) - batch.truth) ** 2).flatten(1).mean(1).cpu()}
-    if memory.classifier is None or batch.seen is None:
-        return values
-    grids = memory.encode(pictures) if memory.classifier.sees_codes else batch.tokens
-    probabilities = memory.class_probabilities(pictures, grids)
-    if probabilities is not None:
-        predicted = probabilities.argmax(1)
-        values["classification_error"] = (predicted != batch.labels).float().cpu()
-        values["disagreement"] = (predicted != batch.seen).float().cpu()
-    return values
-
-
-def _frontiers(others: Rows) -> Rows:
-    """For the figure: of each method and measure only the settings that no other beats in both bits and error."""
-    found: Rows = []
-    for method in dict.fromkeys(row["method"] for row in others):
-        for name in ("mse_to_picture", "classification_error"):
-            points = [(row["bits"], row[name]) for row in others if row["method"] == method and name in row]
-            found += [{"method": method, "bits": bits, name: error} for bits, error in compressors.frontier(points)]
-    return found
 
 
 def draw_grids(

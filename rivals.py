@@ -115,6 +115,13 @@ def _biharmonic(ladder: Ladder, tokens: Tensor, mask: Tensor, whole: Tensor) -> 
     return filled
 
 
+def _ours_keeping_pixels(ladder: Ladder, tokens: Tensor, mask: Tensor, whole: Tensor) -> Tensor:
+    """Our DistilBERT, expected code vectors, in masked cells only: on the same terms as those that work on pixels."""
+    memory = ladder.memory
+    painted = memory.paint(complete(memory.distil, tokens, mask, memory.codebook).expected)
+    return torch.where(_holes(ladder, mask).unsqueeze(1), painted, whole)
+
+
 def _published_recipe(ladder: Ladder, tokens: Tensor, mask: Tensor, whole: Tensor) -> Tensor:
     """The likeliest codes of the other DistilBERT, all at once."""
     if ladder.published is None:
@@ -131,6 +138,7 @@ _FILLERS: dict[str, Callable[[Ladder, Tensor, Tensor, Tensor], Tensor]] = {
     "expected code of the position": _expected_code,
     "nearest kept code": _nearest_kept_code,
     "biharmonic inpainting": _biharmonic,
+    "ours, expected, kept cells' pixels": _ours_keeping_pixels,
     "published recipe": _published_recipe,
 }
 RIVALS = tuple(_FILLERS)

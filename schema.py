@@ -270,12 +270,20 @@ StrategyName = Literal[
 DecodingName = Literal["argmax", "sample", "expected"]
 
 
+def _as_text(value: Any) -> Any:
+    """A class or a file may be called 3, which YAML reads as a number."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Text = Annotated[str, BeforeValidator(_as_text)]
+
+
 class OwnPicture(Section):
     """A picture of yours, completed under a mask of yours."""
 
-    image: str | None = None
+    image: Text | None = None
     """Complete this picture, or each of this folder, instead of measuring the test pictures (--image)."""
-    mask: str | None = None
+    mask: Text | None = None
     """Picture of the same size, white where pixels are missing (--mask)."""
     box: Annotated[list[Annotated[Whole, Field(ge=0)]], Field(min_length=4, max_length=4)] | None = None
     """Missing rectangle: x0 y0 x1 y1 in pixels, x1 and y1 not included (--box)."""
@@ -291,7 +299,7 @@ class OwnPicture(Section):
     """Other sizes: resize to the model's size and back, or cut into tiles of the model's size."""
     margin: Annotated[Whole, Field(ge=0, le=64)] = 0
     """Tokens go, too, when a missing pixel is this near to their cell (pixels at the model's size)."""
-    label: str | None = None
+    label: Text | None = None
     """Tell a DistilBERT that was trained with classes this class (--class)."""
 
 

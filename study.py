@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from completion import Filling, choose_codes, complete, guided_logits
+from compressors import stored_bits
 from data_split import Split
 from handoff import HandedIndices
 from masking import mask_first, masked_count, touched_pixels
@@ -23,7 +24,7 @@ from pipeline.progress import progress_bar
 from recall import Memory
 from selection import DRAWN, FIXED, Choosing, choose_order
 
-DECODINGS = ("argmax", "sample", "expected")
+Rows = list[dict[str, Any]]  # of a table, by column
 ALL_FORGOTTEN = "any"  # at 100 % nothing is kept, so all strategies are the same
 
 
@@ -261,7 +262,7 @@ CURVES_HEADER = (
 NOT_A_MEASURE = ("predicted",)
 
 
-def summarise(study: Study, resamples: int, seed: int, bits: Callable[[str, int], float]) -> list[dict[str, Any]]:
+def summarise(study: Study, resamples: int, seed: int, bits: Callable[[str, int], float]) -> Rows:
     """Rows of curves.csv: mean over seeds and pictures, its 95 % bootstrap interval over pictures (the same resamples
     everywhere), and the standard deviation of the mean over seeds. PSNR is that of each picture, averaged. SSIM within
     the mask is over the pictures that have a window there."""
@@ -298,7 +299,7 @@ class Curve:
     bits: list[float]
 
 
-def curve(rows: list[dict[str, Any]], strategy: str, decoding: str, measure: str) -> Curve:
+def curve(rows: Rows, strategy: str, decoding: str, measure: str) -> Curve:
     """The rows of one strategy and decoding; 100 % is the same for all strategies."""
     chosen = [
         row
@@ -314,7 +315,7 @@ def curve(rows: list[dict[str, Any]], strategy: str, decoding: str, measure: str
     )
 
 
-def error_split(rows: list[dict[str, Any]], quantisation: float, decoding: str) -> list[list[Any]]:
+def error_split(rows: Rows, quantisation: float, decoding: str) -> list[list[Any]]:
     """strategy, percent, MSE of quantisation (reconstruction against picture), of completion (recalled against
     reconstruction), their total (recalled against picture), and what the sum of the two is off by: the total is not
     their sum exactly, as a completion error can undo or repeat one of quantisation."""
@@ -354,3 +355,13 @@ def context_rows(
 def is_fixed(strategy: str) -> bool:
     """Whether its pattern is known beforehand, so that positions cost nothing."""
     return strategy in FIXED or strategy == ALL_FORGOTTEN
+
+
+def bits_of(memory: Memory) -> Callable[[str, int], float]:
+    """(strategy, percent) -> bits stored per picture."""
+
+    def bits(strategy: str, percent: int) -> float:
+        kept = memory.tokens - masked_count(percent / 100, memory.tokens)
+        return stored_bits(memory.tokens, kept, len(memory.codebook), is_fixed(strategy))
+
+    return bits

@@ -33,6 +33,7 @@ LOOKS = {
     "painted": (GREY, "-", "2"),
 }
 MOST_CURVES = 8
+FEWEST_WRONG = 10  # wrong recalls below which their share says nothing
 LABELS = {
     "mse_to_reconstruction": "MSE to the VQ-VAE's reconstruction",
     "mse_to_picture": "MSE to the picture",
@@ -122,7 +123,9 @@ def rivals_figure(rival_rows: list[dict[str, Any]]) -> Figure:
 
 
 def bits_figure(rows: list[dict[str, Any]], plan: Plan, others: list[dict[str, Any]], decoding: str) -> Figure:
-    """Error against bits stored per picture. others: method, bits, and the two measures."""
+    """Error against bits stored per picture, up to twice the bits of the whole grid; what needs more is only in
+    equal_bits.csv. others: method, bits, and the two measures."""
+    most_bits = 2 * max(row["bits"] for row in rows)
     measures = [m for m in ("mse_to_picture", "classification_error") if any(row["measure"] == m for row in rows)]
     figure, axes = new_figure(4.4 * len(measures), 4.6, 1, len(measures))
     looks = {"JPEG": (GREY, ":", "s"), "JPEG, data only": (GREY, "--", "s"), "WebP": (BLACK, ":", "x"),
@@ -138,12 +141,7 @@ def bits_figure(rows: list[dict[str, Any]], plan: Plan, others: list[dict[str, A
                 x, y = zip(*points, strict=True)
                 axis.plot(x, y, style, color=colour, marker=marker, markersize=4, linewidth=1, label=method)
         _finish(axis, "bits stored per picture (positions included)", LABELS[measure], "", legend=False)
-        axis.set_xscale("symlog", linthresh=64)
-        axis.set_xticks(
-            [0, 32, 64, 128, 256, 512, 1024, 2048, 4096],
-            labels=["0", "32", "64", "128", "256", "512", "1k", "2k", "4k"],
-        )
-        axis.minorticks_off()
+        axis.set_xlim(0, most_bits)
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7, frameon=False)
     return figure
@@ -161,9 +159,14 @@ def context_figure(context: list[list[Any]], plan: Plan) -> Figure:
             points = sorted((r[1], r[4]) for r in context if r[0] in (name, ALL_FORGOTTEN) and r[2] == group)
             x, y = zip(*points, strict=True)
             axes[0, 0].plot(x, y, style, color=colour, marker=marker, markersize=4, label=f"{name}, {group}")
-        points = sorted((r[1], r[5]) for r in context if r[0] in (name, ALL_FORGOTTEN) and r[2] == "incongruent")
-        x, y = zip(*points, strict=True)
-        axes[0, 1].plot(x, y, "-", color=colour, marker=marker, markersize=4, label=name)
+        points = sorted(
+            (r[1], r[5])
+            for r in context
+            if r[0] in (name, ALL_FORGOTTEN) and r[2] == "incongruent" and r[4] * r[3] >= FEWEST_WRONG
+        )
+        if points:
+            x, y = zip(*points, strict=True)
+            axes[0, 1].plot(x, y, "-", color=colour, marker=marker, markersize=4, label=name)
     axes[0, 1].axhline(1 / 9, color=GREY, linestyle=":", linewidth=1, label="chance, 1 of 9")
     _finish(axes[0, 0], "tokens forgotten (%)", "classification error", "digit where it usually is, and elsewhere")
     _finish(

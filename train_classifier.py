@@ -114,7 +114,7 @@ class ClassifierLearner:
         return KINDS if self.section.inputs == "both" or self.model.sees_codes else (self.section.inputs,)
 
     def validate(self) -> dict[str, float]:
-        """The error compares settings and runs; the loss, which also counts degraded pictures, stops and checkpoints."""
+        """The error compares settings and runs; the loss, which counts degraded pictures, stops and checkpoints."""
         positions = self.split.positions("val")
         labels = self.labels[positions]
         degraded = ("degraded",) if self.section.degrade and not self.model.sees_codes else ()
@@ -129,7 +129,8 @@ class ClassifierLearner:
 
     @torch.no_grad()
     def logits(self, positions: np.ndarray, kinds: tuple[str, ...], batch_size: int = 250) -> dict[str, Tensor]:
-        """(pictures, classes) for each kind, on the CPU; "degraded" are degraded reconstructions. A classifier of codes sees the same codes as both kinds."""
+        """(pictures, classes) for each kind, on the CPU; "degraded" are degraded reconstructions. A classifier
+        of codes sees the same codes as both kinds."""
         found: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
         for start in range(0, len(positions), batch_size):
             x = self.split.pictures(positions[start : start + batch_size]).to(self.machine.device)
