@@ -185,15 +185,8 @@ def reduced_rows(memory: Memory, batches: list[Batch], seed: int) -> Rows:
             parts.append(_judge_stored(memory, batch, painted))
         measures = {name: float(torch.cat([part[name] for part in parts]).mean()) for name in parts[0]}
         bits = compressors.stored_bits(memory.tokens, memory.tokens, size, fixed=True)
-        found.append(
-            {
-                "method": "VQ-VAE, fewer codes",
-                "setting": f"{size} codes",
-                "bits": bits,
-                "pictures": pictures,
-                **measures,
-            }
-        )
+        row = {"method": "VQ-VAE, fewer codes", "setting": f"{size} codes", "bits": bits, "pictures": pictures}
+        found.append({**row, **measures})
         size //= 2
     return found
 

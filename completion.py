@@ -108,13 +108,13 @@ def load_distilbert(folder: Path, device: torch.device) -> "DistilBertForMaskedL
 
 
 def codes_of(model: "DistilBertForMaskedLM") -> int:
-    """K."""
-    return int(model.config.codebook_size)
+    """K. Models of version 0.1 did not say; they had no classes."""
+    return int(getattr(model.config, "codebook_size", model.config.vocab_size - 1))
 
 
 def classes_of(model: "DistilBertForMaskedLM") -> int:
     """C, 0 for a model that was trained without classes."""
-    return int(model.config.classes)
+    return int(getattr(model.config, "classes", 0))
 
 
 def mask_id(model: "DistilBertForMaskedLM") -> int:

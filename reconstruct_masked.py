@@ -11,8 +11,8 @@ Writes: runs/reconstruct_masked/<run>/ with curves.csv, equal_bits.csv, rivals.c
     python reconstruct_masked.py --image a.jpg --percent 60 --strategy adaptive
 
 Strategies choose which tokens are kept. Forgotten ones are filled by the DistilBERT and painted with the likeliest
-codes ("argmax"), with drawn codes ("sample") or with the code vectors to expect ("expected", the mean of all weighted by
-their probability). Masks: True = masked, to be predicted.
+codes ("argmax"), with drawn codes ("sample") or with the code vectors to expect ("expected", the mean of all weighted
+by their probability). Masks: True = masked, to be predicted.
 """
 
 import sys
@@ -34,6 +34,7 @@ from pipeline.machine import generator, prepare_machine
 from pipeline.stage import Stage, open_stage, say
 from selection import Choosing
 from study import (
+    ALL_FORGOTTEN,
     CURVES_HEADER,
     Batch,
     Plan,
@@ -85,6 +86,7 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
         return float(np.mean(best.means))
 
 
+MAIN_MEASURES = ("mse_to_reconstruction", "mse_to_picture", "classification_error", "disagreement")
 FILES = ("curves.csv", "equal_bits.csv", "rivals.csv", "error_split.csv", "context.csv")
 
 
@@ -151,11 +153,17 @@ def write_rows(stage: Stage, name: str, header: tuple[str, ...], rows: Rows) -> 
 
 
 def report(stage: Stage, rows: Rows, plan: Plan) -> None:
-    """All numbers to metrics.json; MSE and classification error of the last decoding as a table."""
-    for row in rows:
-        name = f"{row['strategy']}_{row['decoding']}_{row['measure']}_at_{row['percent']}"
-        stage.metrics[name] = row["mean"]
+    """The main measures of the last decoding to metrics.json and, as curves over the percentage, to MLflow; two of them
+    as tables. curves.csv has all."""
     decoding = plan.decodings[-1]
+    for percent in plan.percentages:
+        points: dict[str, float] = {}
+        for row in rows:
+            if (row["percent"], row["decoding"]) == (percent, decoding) and row["measure"] in MAIN_MEASURES:
+                stage.metrics[f"{row['strategy']}_{row['measure']}_at_{percent}"] = row["mean"]
+                names = plan.strategies if row["strategy"] == ALL_FORGOTTEN else (row["strategy"],)
+                points |= {f"{row['measure']}/{name}": row["mean"] for name in names}
+        stage.ledger.metrics(points, step=percent)
     for measure_name in ("mse_to_reconstruction", "classification_error"):
         if any(row["measure"] == measure_name for row in rows):
             say(f"{study_figures.LABELS[measure_name]}, decoding {decoding}")

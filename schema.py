@@ -318,13 +318,9 @@ class ReconstructMaskedSection(Section):
     """How the filled grid is painted: likeliest codes, drawn codes, or the code vectors to expect."""
     percentages: Annotated[list[Annotated[Whole, Field(ge=0, le=100)]], Field(min_length=1)] = [
         10,
-        20,
-        30,
-        40,
+        25,
         50,
-        60,
-        70,
-        80,
+        75,
         85,
         90,
         95,

@@ -35,10 +35,12 @@ MAIN_NUMBERS = (
     ("train_distil", "test_loss_at_50", "DistilBERT: cross-entropy, 50 % masked", "{:.3f} nats per code"),
     ("train_distil", f"{BASELINE}_of_the_position", "  baseline: code of the position", "{:.3f}"),
     ("train_distil", BASELINE, "  baseline: most frequent code", "{:.3f}"),
-    ("reconstruct_masked", "expected_classification_error_at_50", "recall, 50 % forgotten: class. error", "{:.1%}"),
-    ("reconstruct_masked", "blank_classification_error_at_50", "  without completion", "{:.1%}"),
-    ("reconstruct_masked", "expected_mse_to_reconstruction_at_50", "recall, 50 % forgotten: MSE", "{:.4f}"),
-    ("reconstruct_masked", "blank_mse_to_reconstruction_at_50", "  without completion", "{:.4f}"),
+    ("reconstruct_masked", "random_classification_error_at_50", "50 % forgotten at random: class. error", "{:.1%}"),
+    ("reconstruct_masked", "random_mse_to_reconstruction_at_50", "  MSE to the reconstruction", "{:.4f}"),
+    ("reconstruct_masked", "adaptive_classification_error_at_50", "50 % forgotten, adaptive: class. error", "{:.1%}"),
+    ("reconstruct_masked", "adaptive_mse_to_reconstruction_at_50", "  MSE to the reconstruction", "{:.4f}"),
+    ("reconstruct_masked", "random_classification_error_at_90", "90 % forgotten at random: class. error", "{:.1%}"),
+    ("reconstruct_masked", "adaptive_classification_error_at_90", "90 % forgotten, adaptive: class. error", "{:.1%}"),
 )
 
 
