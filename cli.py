@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic.fields import FieldInfo
 
 import config
 
@@ -34,7 +35,8 @@ def stage_main(
     known, unknown = parser.parse_known_args(argv)
     arguments = vars(known)
     overlays, resume = [Path(file) for file in arguments.pop("config")], arguments.pop("resume", False)
-    overrides = {key: _parse_given(given) for key, given in arguments.items() if given is not None}
+    fields = dict(config.options(config.Config))
+    overrides = {key: _parse_given(given, fields[key]) for key, given in arguments.items() if given is not None}
     try:
         settings = config.load(overlays, overrides | _unknown_settings(unknown, stage))
     except config.ConfigError as error:
@@ -136,9 +138,14 @@ def _shipped_defaults() -> dict[str, Any]:
         return config.flatten(config.Config().model_dump())
 
 
-def _parse_given(given: str | list[str]) -> Any:
-    """One value, or the values of an option that takes several."""
-    return _parse_value(given) if isinstance(given, str) else [_parse_value(text) for text in given]
+def _parse_given(given: str | list[str], field: FieldInfo) -> Any:
+    """One value, or the values of an option that takes several. Where text is wanted, what YAML reads as something else
+    stays as it was typed: a class 01, a folder 2024."""
+    if not isinstance(given, str):
+        return [_parse_value(text) for text in given]
+    value = _parse_value(given)
+    wants_text = config.describe_range(field) in ("text", "text or null")
+    return value if not wants_text or value is None or isinstance(value, str) else given
 
 
 def _parse_value(text: str) -> Any:

@@ -505,7 +505,7 @@ def check_own(own: OwnPicture, channels: int) -> list[Path]:
     if own.mask is not None and own.box is not None:
         raise InputError("--mask and --box exclude each other; give one of them")
     files, problems = own_files(own), []
-    for file in progress_bar(files, "checking", "picture"):
+    for file in progress_bar(files, "checking", "picture") if len(files) > 1 else files:
         try:
             picture = read_picture(file)
             upright_pixels(picture, channels)

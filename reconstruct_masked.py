@@ -92,7 +92,7 @@ FILES = ("curves.csv", "equal_bits.csv", "rivals.csv", "error_split.csv", "conte
 
 def check_telling(section: ReconstructMaskedSection, handed: HandedMemory, split: Split) -> None:
     """Classes can be told only to a DistilBERT that knows them, and guidance needs one that also does without."""
-    told = section.tell_class or section.own.label is not None
+    told = section.tell_class if section.own.image is None else section.own.label is not None
     if told and not classes_of(handed.memory.distil):
         raise InputError(
             f"{handed.folders['train_distil']} was trained without classes, so none can be told; type: "

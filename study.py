@@ -4,8 +4,9 @@ Letters: B batch, P pictures, N tokens, S seeds. Pictures are float [-1, 1] in m
 Masks are bool, True = masked. Whatever is compared here is painted and judged in float32.
 """
 
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,12 @@ from data_split import Split
 from handoff import HandedIndices
 from masking import mask_first, masked_count, touched_pixels
 from pipeline.machine import generator
-from pipeline.metrics import bootstrap_interval, calibration_error, errors_within, picture_errors, to_unit
+from pipeline.metrics import bootstrap_interval, calibration_gaps, errors_within, picture_errors, to_unit
 from pipeline.progress import progress_bar
 from recall import Memory
 from selection import DRAWN, FIXED, Choosing, choose_order
 
+CALIBRATION_BINS = 15
 Rows = list[dict[str, Any]]  # of a table, by column
 ALL_FORGOTTEN = "any"  # at 100 % nothing is kept, so all strategies are the same
 
@@ -55,22 +57,37 @@ class Batch:
     seen: Tensor | None  # (B,) the class seen in `whole`
 
 
-@dataclass
 class Cell:
-    """One strategy, percentage and decoding: measure -> a list over seeds of lists over batches of (B,)."""
+    """One strategy, percentage and decoding: measure -> (S, P), not a number where nothing was measured.
 
-    values: dict[str, list[list[Tensor]]] = field(default_factory=dict)
+    The tables are made at once and filled in: many small tensors kept between large short-lived ones would scatter over
+    the heap, which then grows by gigabytes.
+    """
 
-    def add(self, seed: int, measures: dict[str, Tensor]) -> None:
+    def __init__(self, seeds: int, pictures: int) -> None:
+        self.shape = (seeds, pictures)
+        self.table: dict[str, Tensor] = {}
+
+    def add(self, seed: int, rows: slice, measures: dict[str, Tensor]) -> None:
         for name, value in measures.items():
-            seeds = self.values.setdefault(name, [])
-            while len(seeds) <= seed:
-                seeds.append([])
-            seeds[seed].append(value.float().cpu())
+            if name not in self.table:
+                self.table[name] = torch.full(self.shape, math.nan)
+            self.table[name][seed, rows] = value.float().cpu()
 
-    def table(self) -> dict[str, Tensor]:
-        """measure -> (S, P)."""
-        return {name: torch.stack([torch.cat(parts) for parts in seeds]) for name, seeds in self.values.items()}
+
+class Calibration:
+    """How far confidence and accuracy are apart, gathered over batches; see `metrics.calibration_gaps`."""
+
+    def __init__(self) -> None:
+        self.gaps = torch.zeros(CALIBRATION_BINS, dtype=torch.float64)
+        self.answers = 0
+
+    def add(self, confidence: Tensor, right: Tensor) -> None:
+        self.gaps += calibration_gaps(confidence, right, CALIBRATION_BINS).cpu()
+        self.answers += len(confidence)
+
+    def error(self) -> float:
+        return float(self.gaps.abs().sum() / max(1, self.answers))
 
 
 @dataclass
@@ -101,30 +118,30 @@ def measure(memory: Memory, split: Split, indices: HandedIndices, positions: np.
     """Choose, forget, complete, paint and judge. positions: (P,) the pictures."""
     orders = make_orders(memory, indices.tokens(positions).to(memory.device), plan)
     cells: dict[tuple[str, int, str], Cell] = {}
-    answers: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}
+    calibration: dict[tuple[str, int], Calibration] = {}
     jobs = list(_jobs(orders, plan))
     batches = -(-len(positions) // plan.batch_size)
     with progress_bar(total=batches * len(jobs), desc="recalling", unit="batch") as bar:
         for batch in batches_of(memory, split, indices, positions, plan.batch_size):
             for name, percent, seed in jobs:
                 count = masked_count(percent / 100, memory.tokens)
-                order = orders[plan.strategies[0] if name == ALL_FORGOTTEN else name][seed]
-                mask = mask_first(order[batch.rows], count).to(memory.device)
+                order = orders[plan.strategies[0] if name == ALL_FORGOTTEN else name]
+                mask = mask_first(order[seed][batch.rows], count).to(memory.device)
                 draws = generator(plan.seed, 202, percent, seed, batch.rows.start)
                 wanted = plan.decodings if seed == 0 else tuple(d for d in plan.decodings if d != "sample")
+                seeds = 1 if name == ALL_FORGOTTEN else len(order)
                 recalled = recall_batch(memory, batch, mask, plan, wanted, draws)
                 for decoding, (painted, grids) in recalled.painted.items():
-                    values = judge(memory, batch, mask, painted, grids)
-                    cells.setdefault((name, percent, decoding), Cell()).add(seed, values)
+                    shape = (1 if decoding == "sample" else seeds, len(positions))
+                    cell = cells.setdefault((name, percent, decoding), Cell(*shape))
+                    cell.add(seed, batch.rows, judge(memory, batch, mask, painted, grids))
                 if recalled.tokens is not None:
-                    cells.setdefault((name, percent, "tokens"), Cell()).add(seed, recalled.tokens)
-                    answers.setdefault((name, percent), []).append(recalled.answers)
+                    cell = cells.setdefault((name, percent, "tokens"), Cell(seeds, len(positions)))
+                    cell.add(seed, batch.rows, recalled.tokens)
+                    calibration.setdefault((name, percent), Calibration()).add(*recalled.answers)
                 bar.update()
-    calibration = {
-        key: calibration_error(torch.cat([c for c, _ in parts]), torch.cat([r for _, r in parts]))
-        for key, parts in answers.items()
-    }
-    return Study({key: cell.table() for key, cell in cells.items()}, orders, calibration, positions)
+    errors = {key: gathered.error() for key, gathered in calibration.items()}
+    return Study({key: cell.table for key, cell in cells.items()}, orders, errors, positions)
 
 
 def _jobs(orders: dict[str, list[Tensor]], plan: Plan) -> Iterator[tuple[str, int, int]]:
@@ -204,7 +221,7 @@ def recall_batch(
         "cross_entropy": mean_per_picture(F.cross_entropy(logits, true, reduction="none")),
         "accuracy": mean_per_picture(right),
     }
-    return Recalled(painted, tokens, (confidence.cpu(), right.cpu()))
+    return Recalled(painted, tokens, (confidence, right))
 
 
 def _in_passes(

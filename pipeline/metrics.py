@@ -92,10 +92,14 @@ def _mean_where(values: Tensor, chosen: Tensor) -> Tensor:
 def calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> float:
     """Expected calibration error (Guo et al. 2017): mean gap between confidence and accuracy over equally wide bins of
     confidence, weighted by how many answers are in each. Both (M,), confidence in [0, 1]."""
+    return float(calibration_gaps(confidence, right, bins).abs().sum() / max(1, len(confidence)))
+
+
+def calibration_gaps(confidence: Tensor, right: Tensor, bins: int) -> Tensor:
+    """(bins,) float64: the sum of right - confidence over the answers in each bin; sums over batches add up."""
     places = (confidence * bins).long().clamp(max=bins - 1)
     gaps = torch.zeros(bins, dtype=torch.float64, device=confidence.device)
-    gaps.index_add_(0, places, (right.double() - confidence.double()))
-    return float(gaps.abs().sum() / max(1, len(confidence)))
+    return gaps.index_add_(0, places, right.double() - confidence.double())
 
 
 def perplexity(counts: Tensor) -> float:

@@ -1,13 +1,19 @@
 """The classifiers, their augmentation, and the tables made of their answers."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from classifier import Classifier, ClassifierConfig, describe_config, flip, load_classifier, shift
+from classifier import Classifier, ClassifierConfig, degrade, describe_config, flip, load_classifier, shift
+from data_split import Split
+from handoff import HandedVQVAE
 from pipeline.files import write_json, write_safetensors
-from train_classifier import build_classifier, class_table, confusion_matrix, top_k
+from schema import TrainClassifierSection
+from train_classifier import ClassifierLearner, build_classifier, class_table, confusion_matrix, top_k
+from vqvae import VQVAE, VQVAEConfig
 
 
 def config(architecture: str, image_size: int = 32, channels: int = 3) -> ClassifierConfig:
@@ -84,6 +90,131 @@ def test_flip_tosses_a_coin_for_each_picture():
     turned = torch.tensor([torch.equal(a, b.flip(2)) for a, b in zip(flipped, x, strict=True)])
     kept = torch.tensor([torch.equal(a, b) for a, b in zip(flipped, x, strict=True)])
     assert (turned | kept).all() and 70 < turned.sum() < 130
+
+
+def noise(count: int, height: int = 16, width: int = 16, channels: int = 3) -> torch.Tensor:
+    """No pixel stays as it is under a blur."""
+    return torch.rand(count, channels, height, width) * 2 - 1
+
+
+def cells_of(changed: torch.Tensor, cell: int) -> torch.Tensor:
+    """(B, H, W) -> (B, h, w, pixels of the cell); H and W are multiples of `cell`."""
+    return changed.unfold(1, cell, cell).unfold(2, cell, cell).flatten(3)
+
+
+@pytest.mark.parametrize(("height", "width", "cell"), [(16, 16, 4), (10, 14, 4), (8, 8, 16), (32, 24, 8)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_degraded_pictures_keep_shape_range_and_type(height, width, cell, channels, draws):
+    """Also when cells are cut off at the edge, or larger than the picture."""
+    pictures = noise(40, height, width, channels)
+    before = pictures.clone()
+    found = degrade(pictures, cell, draws)
+    assert found.shape == pictures.shape and found.dtype == torch.float32
+    assert found.isfinite().all() and found.min() >= -1 and found.max() <= 1
+    assert torch.equal(pictures, before) and not torch.equal(found, before)
+
+
+def test_pictures_are_degraded_in_float32_within_bf16_training(draws):
+    pictures = noise(20)
+    expected = degrade(pictures, 4, torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = degrade(pictures, 4, draws)
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
+
+
+def test_the_same_generator_degrades_the_same_way():
+    pictures = noise(20)
+    first, again, other = (degrade(pictures, 4, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_about_one_picture_in_four_stays_as_it_is(draws):
+    """400 pictures: 100 are left alone, with a standard deviation of 8.7; a few more have no cell chosen by chance."""
+    pictures = noise(400)
+    changed = (degrade(pictures, 4, draws) != pictures).flatten(1).any(1)
+    assert 75 <= 400 - int(changed.sum()) <= 135
+
+
+def test_half_of_the_pictures_have_grey_cells_and_none_is_all_grey(draws):
+    """At most three of four cells are grey on average."""
+    grey = (degrade(noise(400, 32, 32), 4, draws) == 0).all(1).flatten(1).float().mean(1)
+    assert 160 <= int((grey > 0).sum()) <= 225
+    assert 0.6 < float(grey.max()) < 0.95
+
+
+@pytest.mark.parametrize("cell", [4, 8])
+def test_degrading_changes_whole_cells_of_the_grid(cell, draws):
+    """Within a cell nearly all pixels change or none does (a faint blur may leave a few as they were); grey cells are
+    grey all over."""
+    pictures = noise(200, 32, 32)
+    found = degrade(pictures, cell, draws)
+    changed = cells_of((found != pictures).any(1), cell).float().mean(3)
+    grey = cells_of((found == 0).all(1), cell).float().mean(3)
+    assert ((changed == 0) | (changed > 0.9)).all()
+    assert ((grey == 0) | (grey == 1)).all()
+    kept = [(share == 0).flatten(1).any(1) & (share > 0).flatten(1).any(1) for share in (changed, grey)]
+    assert all(mixed.float().mean() > 0.25 for mixed in kept), "some cells of a picture and not all"
+
+
+def test_blurred_cells_are_nearer_to_their_surroundings(draws):
+    """Blurring takes the differences between neighbours away."""
+
+    def roughness(x: torch.Tensor) -> float:
+        return float((x[..., 1:] - x[..., :-1]).square().mean())
+
+    pictures = noise(100, 32, 32)
+    assert roughness(degrade(pictures, 4, draws)) < 0.8 * roughness(pictures)
+
+
+def learner(machine, section: dict) -> ClassifierLearner:
+    """On eight pictures of noise, two of each class in training and in validation."""
+    torch.manual_seed(0)
+    images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
+    manifest = [{"split": side} for side in ("train", "val") * 4]
+    meta = {"classes": ["a", "b"], "channels": 3, "image_size": 16, "mean": [0.5] * 3, "std": [0.25] * 3}
+    split = Split(Path("-"), meta, manifest, images, np.arange(8), np.arange(8) // 2 % 2)
+    sizes = VQVAEConfig(image_size=16, hidden=8, residual_blocks=1, codebook_size=8, code_dim=4, data_init=False)
+    vqvae = HandedVQVAE(Path("-"), VQVAE(sizes).eval(), {})
+    made = ClassifierLearner(TrainClassifierSection.model_validate(section), split, vqvae, machine, 0, with_val=False)
+    made.model.eval()
+    return made
+
+
+def test_degraded_pictures_count_in_the_validation_loss_and_not_in_the_error(machine):
+    made = learner(machine, {})
+    values = made.validate()
+    kinds = ("originals", "reconstructions", "degraded")
+    assert values["loss"] == pytest.approx(sum(values[f"loss_{kind}"] for kind in kinds) / 3)
+    assert values["error"] == pytest.approx((values["error_originals"] + values["error_reconstructions"]) / 2)
+    assert made.validate() == values, "the same draws each time"
+    assert len({values[f"loss_{kind}"] for kind in kinds}) == 3
+
+
+@pytest.mark.parametrize("inputs", ["originals", "reconstructions"])
+def test_a_classifier_is_judged_on_what_it_is_trained_for(machine, inputs):
+    values = learner(machine, {"inputs": inputs}).validate()
+    assert set(values) == {"loss", "error", *(f"{n}_{k}" for n in ("loss", "error") for k in (inputs, "degraded"))}
+    assert values["loss"] == pytest.approx((values[f"loss_{inputs}"] + values["loss_degraded"]) / 2)
+    assert values["error"] == values[f"error_{inputs}"]
+
+
+@pytest.mark.parametrize("section", [{"degrade": False}, {"architecture": "codes"}])
+def test_without_degrading_validation_has_no_such_loss(machine, section):
+    """A classifier of codes sees no pixels."""
+    values = learner(machine, section).validate()
+    assert not any("degraded" in name for name in values)
+    assert values["loss"] == pytest.approx((values["loss_originals"] + values["loss_reconstructions"]) / 2)
+
+
+@pytest.mark.parametrize("degraded", [False, True])
+def test_training_sees_degraded_pictures_when_asked_to(machine, degraded):
+    made, seen = learner(machine, {"degrade": degraded, "inputs": "originals", "augmentation": "none"}), []
+    made.model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
+    made.step(torch.arange(4), torch.Generator().manual_seed(0))
+    originals = made.split.pictures(made.train_positions)
+    assert torch.equal(seen[0], originals) != degraded
+    if degraded:
+        assert torch.equal(seen[0], degrade(originals, 4, torch.Generator().manual_seed(0)))
 
 
 def test_missing_pretrained_weights_are_said_plainly(capsys, monkeypatch):

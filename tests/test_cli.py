@@ -9,6 +9,7 @@ import pytest
 import cli
 import config
 import data_split
+import reconstruct_masked
 import train_vqvae
 from pipeline.files import InputError
 
@@ -156,6 +157,41 @@ def test_shortcut_stands_for_its_key():
     options = {"--input": "vqvae_reconstruction.input"}
     assert cli.stage_main("vqvae_reconstruction", run, "", options, ["--input", "a.png", "--resume"]) == 0
     assert seen == [("a.png", True)]
+
+
+@pytest.mark.parametrize("name", ["01", "1_000", "3.10", "true", "2024-01-01", "0x1F", "[a]"])
+def test_names_that_yaml_reads_as_something_else_stay_as_typed(name):
+    """A class folder 01 is no number 1."""
+    seen = []
+
+    def run(cfg, resume):
+        seen.append((cfg.reconstruct_masked.own.label, cfg.run.dir))
+
+    argv = ["--class", name, "--run.dir", name]
+    assert cli.stage_main("reconstruct_masked", run, "", {"--class": "reconstruct_masked.own.label"}, argv) == 0
+    assert seen == [(name, name)]
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("null", None), ("'01'", "01"), ("n01440764", "n01440764")])
+def test_text_can_be_null_or_quoted_as_in_yaml(typed, meant):
+    """What config.as_typed writes, is read back."""
+    seen = []
+    argv = ["--reconstruct_masked.own.label", typed]
+    assert stage(argv, lambda cfg, resume: seen.append(cfg.reconstruct_masked.own.label), "reconstruct_masked") == 0
+    assert seen == [meant]
+    assert stage([argv[0], config.as_typed(meant)], lambda cfg, resume: seen.append(cfg), "reconstruct_masked") == 0
+    assert seen[1].reconstruct_masked.own.label == meant
+
+
+def test_every_shortcut_of_recall_stands_for_a_key_of_its_own_picture(capsys):
+    keys = [meant if isinstance(meant, str) else meant[0] for meant in reconstruct_masked.SHORTCUTS.values()]
+    known = {name for name, _ in config.options(config.Config)}
+    assert set(keys) <= known and len(set(keys)) == len(keys)
+    with pytest.raises(SystemExit):
+        cli.stage_main("reconstruct_masked", data_split.run, "", reconstruct_masked.SHORTCUTS, ["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert all(f"{option} VALUE" in text for option in reconstruct_masked.SHORTCUTS)
+    assert all(f"short for --{key}" in text for key in keys)
 
 
 def test_shipped_config_names_every_key_and_nothing_else():

@@ -13,8 +13,11 @@ from pydantic.fields import FieldInfo
 import config
 from config import Config, ConfigError
 from pipeline.tuning import suggest
+from selection import STRATEGIES
 
 FIELDS = config.options(Config)
+#: A class or a file may be called 3, which YAML reads as a number.
+NUMBERS_BECOME_TEXT = ("reconstruct_masked.own.image", "reconstruct_masked.own.mask", "reconstruct_masked.own.label")
 
 
 def nested(dotted: str, value: Any) -> dict[str, Any]:
@@ -74,11 +77,29 @@ def test_every_key_refuses_a_wrong_type_and_says_which_key(key: str) -> None:
 
 @pytest.mark.parametrize("key", [key for key, _ in FIELDS])
 def test_every_key_refuses_a_word_or_number_of_the_wrong_kind(key: str) -> None:
-    """Text where a number, a switch or a choice is wanted; a number where text is wanted."""
+    """Text where a number, a switch or a choice is wanted; a number (or a switch) where text is wanted."""
     kinds = [kind for kind, _ in parts(*next((f.annotation, f.metadata) for name, f in FIELDS if name == key))]
-    wrong = 1.5 if str in kinds else "no such value"
+    number: Any = True if key in NUMBERS_BECOME_TEXT else 1.5
+    wrong = number if str in kinds else "no such value"
     (problem,) = problems_of(nested(key, wrong))
     assert problem.startswith(f"{key} is {wrong!r}; expected ")
+
+
+@pytest.mark.parametrize("key", NUMBERS_BECOME_TEXT)
+def test_names_that_yaml_reads_as_numbers_are_text(key: str) -> None:
+    for number in (3, 1.5):
+        assert config.flatten(config.check(nested(key, number)).model_dump())[key] == str(number)
+
+
+@pytest.mark.parametrize("name", ["reconstruct_masked.strategies", "reconstruct_masked.own.strategy"])
+def test_an_unknown_strategy_is_named_with_the_list_of_all(name: str) -> None:
+    wrong = ["random", "best"] if name.endswith("strategies") else "best"
+    (problem,) = problems_of(nested(name, wrong))
+    assert "'best'" in problem and all(strategy in problem for strategy in STRATEGIES)
+
+
+def test_the_schema_has_the_strategies_that_there_are() -> None:
+    assert tuple(Config().reconstruct_masked.strategies) == tuple(STRATEGIES)
 
 
 @pytest.mark.parametrize(("key", "value"), outside_values())

@@ -10,6 +10,7 @@ import optuna
 import pytest
 import torch
 from matplotlib import pyplot
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -106,6 +107,26 @@ def test_a_picture_is_shown_in_its_own_colours(tmp_path: Path) -> None:
     picture[0, :4, :4] = picture[1, :4, 4:] = picture[2, 4:, :4] = 1
     picture[:, 4:, 4:] = torch.tensor([1.5, -0.5, 0.6]).view(3, 1, 1)
     assert {(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 0, 153)} <= shown_colours(picture, tmp_path)
+
+
+def test_a_framed_picture_has_a_coloured_border_and_others_none() -> None:
+    """Rows and columns beyond `frames` have none either."""
+    rows = [("first", rgb(3)), ("second", rgb(2)), ("third", rgb(3))]
+    figure = figures.picture_grid(rows, frames=[["#ff0000", None, "#0000ff"], [None, "#00ff00"]])
+    borders = [
+        {to_hex(spine.get_edgecolor()) for spine in axis.spines.values() if spine.get_visible()} for axis in figure.axes
+    ]
+    assert borders == [{"#ff0000"}, set(), {"#0000ff"}, set(), {"#00ff00"}, set(), set(), set(), set()]
+    framed = figure.axes[0].spines.values()
+    assert len(framed) == sum(spine.get_visible() for spine in framed) == 4, "on all four sides"
+
+
+def test_a_frame_can_be_seen_in_the_png(tmp_path: Path) -> None:
+    picture = torch.full((1, 3, 8, 8), 0.5)
+    plain = picture_of(figures.picture_grid([("", picture)], scale=2), tmp_path)
+    framed = picture_of(figures.picture_grid([("", picture)], scale=2, frames=[["#009E73"]]), tmp_path)
+    green = [(drawn == (0, 158, 115)).all(2).sum() for drawn in (plain, framed)]
+    assert green[0] == 0 and green[1] > 500
 
 
 def test_grey_is_shown_on_the_whole_scale_and_not_stretched(tmp_path: Path) -> None:

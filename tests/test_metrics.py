@@ -1,5 +1,7 @@
 """The numbers that are shown: known answers and agreement with scikit-image. Pictures are float in [0, 1]."""
 
+import math
+
 import pytest
 import torch
 from skimage.metrics import structural_similarity
@@ -7,12 +9,15 @@ from torch import Tensor
 
 from pipeline.metrics import (
     bootstrap_interval,
+    calibration_error,
+    errors_within,
     mse,
     perplexity,
     picture_errors,
     psnr,
     share_used,
     ssim,
+    ssim_map,
     to_unit,
 )
 
@@ -75,6 +80,53 @@ def test_ssim_refuses_pictures_smaller_than_its_window(size: tuple[int, int]) ->
     with pytest.raises(ValueError, match="at least 11 pixels"):
         ssim(pictures, pictures)
     assert set(picture_errors(pictures, pictures)) == {"mse", "psnr"}
+
+
+def test_the_ssim_map_has_each_window_at_its_place() -> None:
+    """Each number is the SSIM of the 11x11 pixels from there on, and the mean of all is that of the picture."""
+    a, b = torch.rand(2, 3, 13, 15), torch.rand(2, 3, 13, 15)
+    found = ssim_map(a, b)
+    assert found.shape == (2, 3, 5)
+    for row, column in ((0, 0), (1, 3), (2, 4)):
+        window = (..., slice(row, row + 11), slice(column, column + 11))
+        torch.testing.assert_close(found[:, row, column], ssim(a[window], b[window]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.mean((1, 2)), ssim(a, b))
+
+
+def test_errors_within_a_half_are_those_of_that_half() -> None:
+    a, b = torch.rand(3, 3, 16, 24), torch.rand(3, 3, 16, 24)
+    left = torch.zeros(3, 16, 24, dtype=torch.bool)
+    left[:, :, :12] = True
+    found = errors_within(a, b, left)
+    errors = mse(a[..., :12], b[..., :12])
+    torch.testing.assert_close(found["mse"], errors)
+    torch.testing.assert_close(found["psnr"], psnr(errors))
+    other = b.clone()
+    other[..., 12:] = 0
+    torch.testing.assert_close(errors_within(a, other, left)["mse"], errors)
+
+
+def test_ssim_within_counts_the_windows_whose_centre_is_there() -> None:
+    """Pixel (7, 9) is the centre of the window that starts at (2, 4); all pixels give the SSIM of the picture."""
+    a, b = torch.rand(2, 3, 16, 20), torch.rand(2, 3, 16, 20)
+    pixels = torch.zeros(2, 16, 20, dtype=torch.bool)
+    pixels[0, 7, 9] = True
+    pixels[1] = True
+    found = errors_within(a, b, pixels)["ssim"]
+    torch.testing.assert_close(found, torch.stack([ssim_map(a, b)[0, 2, 4], ssim(a, b)[1]]))
+
+
+def test_errors_within_nothing_are_no_numbers() -> None:
+    """Nor is SSIM at the rim, where no window has its centre; other pictures of the batch keep theirs."""
+    a, b = torch.rand(3, 1, 16, 16), torch.rand(3, 1, 16, 16)
+    pixels = torch.ones(3, 16, 16, dtype=torch.bool)
+    pixels[0] = False
+    pixels[1, :, 5:] = False
+    found = errors_within(a, b, pixels)
+    assert found["mse"].isnan().tolist() == found["psnr"].isnan().tolist() == [True, False, False]
+    assert found["ssim"].isnan().tolist() == [True, True, False]
+    small = errors_within(a[..., :8, :8], b[..., :8, :8], pixels[:, :8, :8])
+    assert set(small) == {"mse", "psnr"}
 
 
 def test_picture_errors_are_per_picture() -> None:
@@ -151,3 +203,37 @@ def test_the_interval_covers_the_true_mean_in_about_95_of_100_cases() -> None:
         low, high = bootstrap_interval(torch.randn(60, generator=seeded(1000 + case)), 300, seeded(case))
         hits += low <= 0 <= high
     assert 360 <= hits <= 394
+
+
+@pytest.mark.parametrize("confidence", [0.0, 0.31, 0.5, 1.0])
+def test_calibration_of_one_confidence_is_its_distance_to_the_accuracy(confidence: float) -> None:
+    """One answer of four is right."""
+    right = torch.tensor([True, False, False, False])
+    found = calibration_error(torch.full((4,), confidence), right)
+    assert found == pytest.approx(abs(confidence - 0.25))
+
+
+def test_the_best_and_the_worst_calibration_are_0_and_1() -> None:
+    sure = torch.ones(5)
+    assert calibration_error(sure, torch.ones(5, dtype=torch.bool)) == 0
+    assert calibration_error(sure, torch.zeros(5, dtype=torch.bool)) == 1
+    as_sure_as_right = torch.tensor([0.2] * 5 + [0.8] * 5)
+    right = torch.tensor([True] + [False] * 4 + [True] * 4 + [False])
+    assert calibration_error(as_sure_as_right, right) == pytest.approx(0, abs=1e-6)
+
+
+def test_gaps_of_opposite_sign_cancel_within_a_bin_and_not_between_bins() -> None:
+    """Confidence 0.1 and always right, 0.9 and always wrong: off by 0.9 each. In one bin they are off by nothing."""
+    confidence, right = torch.tensor([0.1, 0.9]), torch.tensor([True, False])
+    assert calibration_error(confidence, right) == pytest.approx(0.9)
+    assert calibration_error(confidence, right, bins=1) == pytest.approx(0, abs=1e-6)
+
+
+def test_bins_weigh_by_how_many_answers_they_have() -> None:
+    """Three answers off by 0.1 and one off by 0.5: (3 * 0.1 + 0.5) / 4."""
+    confidence, right = torch.tensor([0.9, 0.9, 0.9, 0.5]), torch.tensor([True, True, True, False])
+    assert calibration_error(confidence, right) == pytest.approx(0.2)
+
+
+def test_calibration_of_no_answers_is_a_number() -> None:
+    assert not math.isnan(calibration_error(torch.zeros(0), torch.zeros(0, dtype=torch.bool)))
