@@ -3,6 +3,7 @@
 Rows are dicts with the keys of RIVALS_HEADER and BITS_HEADER. Pictures are float [-1, 1] in models, [0, 1] in measures.
 """
 
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -100,7 +101,7 @@ def published_selection(
     positions: np.ndarray,
     plan: Plan,
     resamples: int,
-    published: "DistilBertForMaskedLM | None",
+    published: "DistilBertForMaskedLM",
 ) -> Rows:
     """The published study as a whole: its model, its selection, the likeliest codes in one pass."""
     ours = handed.memory
@@ -128,10 +129,12 @@ def mean_picture(split: Split, most: int = 2000) -> Tensor:
     return split.pictures(train[:: max(1, len(train) // most)]).mean(0)
 
 
+#: Makes the pictures of the study anew, batch by batch: all at once may not fit into memory.
+Batches = Callable[[], Iterator[Batch]]
 BITS_HEADER = ("method", "setting", "bits", "mse_to_picture", "classification_error", "disagreement", "pictures")
 
 
-def measure_bits(memory: Memory, batches: list[Batch], rows: Rows, plan: Plan, decoding: str) -> tuple[Rows, Rows]:
+def measure_bits(memory: Memory, batches: Batches, rows: Rows, plan: Plan, decoding: str) -> tuple[Rows, Rows]:
     """Error against bits: our strategies; and JPEG, WebP and the VQ-VAE with fewer codes."""
     found: Rows = []
     for strategy in (*plan.strategies, ALL_FORGOTTEN):
@@ -148,47 +151,59 @@ def measure_bits(memory: Memory, batches: list[Batch], rows: Rows, plan: Plan, d
     return found, format_rows(memory, batches) + reduced_rows(memory, batches, plan.seed)
 
 
-def format_rows(memory: Memory, batches: list[Batch]) -> Rows:
+def format_rows(memory: Memory, batches: Batches) -> Rows:
     """JPEG and WebP at all settings, whole files and data only."""
-    found: Rows = []
-    pictures = sum(len(batch.tokens) for batch in batches)
-    for setting in progress_bar(compressors.SETTINGS, desc="JPEG and WebP", unit="setting"):
-        parts = []
-        for batch in batches:
-            pixels = from_model(batch.truth.cpu() * 2 - 1)
+    found: dict[tuple[str, str], Means] = {}
+    for batch in progress_bar(batches(), desc="JPEG and WebP", unit="batch"):
+        pixels = from_model(batch.truth.cpu() * 2 - 1)
+        for setting in compressors.SETTINGS:
             back = compressors.compress(pixels, setting.kind, setting.quality, setting.reduce)
             judged = _judge_stored(memory, batch, to_model(back.pictures).to(memory.device))
-            parts.append((back.bits, back.payload_bits, judged))
-        kind = {"jpeg": "JPEG", "webp": "WebP"}[setting.kind]
-        described = f"quality {setting.quality}, side / {setting.reduce}"
-        measures = {name: float(torch.cat([judged[name] for *_, judged in parts]).mean()) for name in parts[0][2]}
-        for method, place in ((kind, 0), (f"{kind}, data only", 1)):
-            bits = float(np.concatenate([part[place] for part in parts]).mean())
-            found.append({"method": method, "setting": described, "bits": bits, "pictures": pictures, **measures})
-    return found
+            kind = {"jpeg": "JPEG", "webp": "WebP"}[setting.kind]
+            described = f"quality {setting.quality}, side / {setting.reduce}"
+            for method, bits in ((kind, back.bits), (f"{kind}, data only", back.payload_bits)):
+                means = found.setdefault((method, described), Means())
+                means.add(judged | {"bits": torch.from_numpy(bits)})
+    return [{"method": method, "setting": described, **means.row()} for (method, described), means in found.items()]
 
 
-def reduced_rows(memory: Memory, batches: list[Batch], seed: int) -> Rows:
+def reduced_rows(memory: Memory, batches: Batches, seed: int) -> Rows:
     """The VQ-VAE with its codes merged to fewer; all tokens kept."""
-    found: Rows = []
-    pictures = sum(len(batch.tokens) for batch in batches)
-    shares = memory.position_shares.sum(0)
+    shares = memory.position_shares.sum(0).cpu()
+    found: dict[int, Means] = {}
+    reduced: dict[int, tuple[Tensor, Tensor]] = {}
     size = len(memory.codebook) // 2
     while size >= 2:
-        centres, assignment = compressors.reduced_codebook(
-            memory.codebook.cpu(), shares.cpu(), size, generator(seed, 205)
-        )
-        centres, assignment = centres.to(memory.device), assignment.to(memory.device)
-        parts = []
-        for batch in batches:
-            painted = compressors.paint_reduced(memory, batch.tokens, centres, assignment)
-            parts.append(_judge_stored(memory, batch, painted))
-        measures = {name: float(torch.cat([part[name] for part in parts]).mean()) for name in parts[0]}
-        bits = compressors.stored_bits(memory.tokens, memory.tokens, size, fixed=True)
-        row = {"method": "VQ-VAE, fewer codes", "setting": f"{size} codes", "bits": bits, "pictures": pictures}
-        found.append({**row, **measures})
+        draws = generator(seed, 205)
+        centres, assignment = compressors.reduced_codebook(memory.codebook.cpu(), shares, size, draws)
+        reduced[size] = (centres.to(memory.device), assignment.to(memory.device))
         size //= 2
-    return found
+    for batch in batches():
+        for size, (centres, assignment) in reduced.items():
+            painted = compressors.paint_reduced(memory, batch.tokens, centres, assignment)
+            bits = compressors.stored_bits(memory.tokens, memory.tokens, size, fixed=True)
+            judged = _judge_stored(memory, batch, painted) | {"bits": torch.full((len(painted),), bits)}
+            found.setdefault(size, Means()).add(judged)
+    return [
+        {"method": "VQ-VAE, fewer codes", "setting": f"{size} codes", **means.row()} for size, means in found.items()
+    ]
+
+
+class Means:
+    """Means over pictures, gathered batch by batch."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.pictures = 0
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        """(B,) each."""
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value.double().sum())
+        self.pictures += len(next(iter(values.values())))
+
+    def row(self) -> dict[str, Any]:
+        return {name: total / self.pictures for name, total in self.sums.items()} | {"pictures": self.pictures}
 
 
 def _judge_stored(memory: Memory, batch: Batch, pictures: Tensor) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from schema import (
     Config,
     DataSection,
+    OwnPicture,
     ReconstructMaskedSection,
     RunSection,
     Section,
@@ -30,6 +31,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "DataSection",
+    "OwnPicture",
     "ReconstructMaskedSection",
     "RunSection",
     "Section",

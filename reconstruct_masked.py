@@ -16,21 +16,23 @@ by their probability). Masks: True = masked, to be predicted.
 """
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
 import study_figures
-from cli import stage_main
-from comparisons import BITS_HEADER, RIVALS_HEADER, frontiers, measure_bits, measure_rivals
+from cli import Shortcut, stage_main
+from comparisons import BITS_HEADER, RIVALS_HEADER, Batches, frontiers, measure_bits, measure_rivals
 from completion import Filling, classes_of
-from config import Config, ReconstructMaskedSection
+from config import Config, OwnPicture, ReconstructMaskedSection
 from data_split import Split, note_data, open_split
 from handoff import HandedMemory, take_distil, take_memory
 from own_picture import check_own, complete_own, request_of
 from pipeline.files import InputError, write_csv
 from pipeline.machine import generator, prepare_machine
+from pipeline.metrics import mse
 from pipeline.stage import Stage, open_stage, say
 from selection import Choosing
 from study import (
@@ -55,8 +57,9 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     strategy and decoding named in the settings (as shipped: adaptive, expected)."""
     machine = prepare_machine(cfg.run.device, cfg.run.precision, cfg.run.threads, say)
     section, split = cfg.reconstruct_masked, open_split(cfg)
+    check_own_options(section.own)
     handed = take_memory(cfg, split, machine)
-    check_telling(section, handed, split)
+    check_telling(section, handed)
     inputs = {name: str(folder) for name, folder in handed.folders.items()}
     identity = f"{cfg.run.seed} {section.model_dump_json()}"
     if section.own.image is not None:
@@ -90,7 +93,14 @@ MAIN_MEASURES = ("mse_to_reconstruction", "mse_to_picture", "classification_erro
 FILES = ("curves.csv", "equal_bits.csv", "rivals.csv", "error_split.csv", "context.csv")
 
 
-def check_telling(section: ReconstructMaskedSection, handed: HandedMemory, split: Split) -> None:
+def check_own_options(own: OwnPicture) -> None:
+    """What belongs to an own picture needs one."""
+    given = [name for name, value in (("--mask", own.mask), ("--box", own.box), ("--class", own.label)) if value]
+    if given and own.image is None:
+        raise InputError(f"{given[0]} is for a picture of yours, but none is named; type --image PICTURE_OR_FOLDER")
+
+
+def check_telling(section: ReconstructMaskedSection, handed: HandedMemory) -> None:
     """Classes can be told only to a DistilBERT that knows them, and guidance needs one that also does without."""
     told = section.tell_class if section.own.image is None else section.own.label is not None
     if told and not classes_of(handed.memory.distil):
@@ -185,7 +195,10 @@ def study_files(
 ) -> None:
     """Everything beside curves.csv: error split, context, rivals, equal bits, figures."""
     memory, decoding = handed.memory, plan.decodings[-1]
-    pictures = list(batches_of(memory, split, handed.indices, study.positions, plan.batch_size))
+
+    def batches() -> Iterator[Batch]:
+        return batches_of(memory, split, handed.indices, study.positions, plan.batch_size)
+
     for name in ("mse_to_reconstruction", "mse_to_picture", "ssim_to_reconstruction", "classification_error",
                  "disagreement"):  # fmt: skip
         if any(row["measure"] == name for row in rows):
@@ -195,14 +208,14 @@ def study_files(
             stage.figure(name, study_figures.strategies_figure(rows, plan, "tokens", name, len(study.positions)))
     telling = [name for name in ("random", "adaptive") if name in plan.strategies] or [plan.strategies[-1]]
     stage.figure("decodings", study_figures.decodings_figure(rows, plan, telling))
-    quantisation = float(torch.cat([((b.whole - b.truth) ** 2).flatten(1).mean(1) for b in pictures]).mean())
+    quantisation = float(torch.cat([mse(batch.whole, batch.truth) for batch in batches()]).mean())
     split_rows = error_split(rows, quantisation, decoding)
     header = ("strategy", "percent", "quantisation", "completion", "total", "total_minus_both")
     write_csv(stage.folder.path / "error_split.csv", header, split_rows)
     stage.figure("error_split", study_figures.split_figure(split_rows, telling))
     measure_context(stage, split, study, plan, decoding)
     if section.rivals:
-        compare(stage, handed, split, study, pictures, rows, plan, section, published)
+        compare(stage, handed, split, study, batches, rows, plan, section, published)
     picks = study.positions[np.linspace(0, len(study.positions) - 1, min(section.grid_pictures, len(study.positions)))
                             .astype(int)]  # fmt: skip
     draw_grids(stage, handed, split, study, plan, picks, telling, decoding)
@@ -213,7 +226,7 @@ def compare(
     handed: HandedMemory,
     split: Split,
     study: Study,
-    batches: list[Batch],
+    batches: Batches,
     rows: Rows,
     plan: Plan,
     section: ReconstructMaskedSection,
@@ -272,7 +285,7 @@ def draw_grids(
         stage.figure("grid_strategies", figure)
 
 
-SHORTCUTS = {
+SHORTCUTS: dict[str, Shortcut] = {
     "--image": "reconstruct_masked.own.image",
     "--mask": "reconstruct_masked.own.mask",
     "--box": ("reconstruct_masked.own.box", 4),

@@ -16,6 +16,7 @@ from classifier import Classifier, ClassifierConfig
 from comparisons import (
     BITS_HEADER,
     RIVALS_HEADER,
+    Batches,
     format_rows,
     frontiers,
     mean_picture,
@@ -33,7 +34,7 @@ from masking import mask_first
 from pipeline.metrics import mse, to_unit
 from recall import Memory
 from selection import Choosing, choose_order
-from study import ALL_FORGOTTEN, Batch, Plan, Rows, batches_of, bits_of, measure, summarise
+from study import ALL_FORGOTTEN, Plan, Rows, batches_of, bits_of, measure, summarise
 from vqvae import VQVAE, VQVAEConfig
 
 K, SIDE, CLASSES = 8, 4, 3
@@ -106,8 +107,8 @@ def handed_of(memory: Memory, indices: HandedIndices) -> HandedMemory:
     return HandedMemory(memory, HandedVQVAE(Path("-"), memory.vqvae, {}), indices, {}, None)
 
 
-def batches(memory: Memory, split: Split, indices: HandedIndices, batch_size: int = 2) -> list[Batch]:
-    return list(batches_of(memory, split, indices, split.positions("test"), batch_size))
+def batches(memory: Memory, split: Split, indices: HandedIndices, batch_size: int = 2) -> Batches:
+    return lambda: batches_of(memory, split, indices, split.positions("test"), batch_size)
 
 
 def where(rows: Rows, wanted: dict[str, Any]) -> Rows:
@@ -328,7 +329,7 @@ def test_merging_equal_codes_costs_nothing(split: Split, indices: HandedIndices)
     memory = replace(memory)  # reads the codebook anew
     measured_on = batches(memory, painted_split(memory, split, indices), indices)
     four, two = reduced_rows(memory, measured_on, 0)
-    whole = float(torch.cat([mse(batch.whole, batch.truth) for batch in measured_on]).mean())
+    whole = float(torch.cat([mse(batch.whole, batch.truth) for batch in measured_on()]).mean())
     assert four["mse_to_picture"] == pytest.approx(whole, rel=1e-4) and four["disagreement"] == 0
     assert two["mse_to_picture"] > 2 * whole
 

@@ -902,15 +902,22 @@ def test_guidance_of_a_model_that_was_always_told_the_class_is_refused(told, min
     assert run_folders(told.runs) == before
 
 
-@pytest.mark.parametrize("how", ["study", "own picture"])
-def test_guidance_with_a_class_that_is_told_only_elsewhere_is_refused(told, mine, typed, how):
+def test_guidance_with_a_class_that_is_told_only_for_the_study_is_refused(told, mine, typed):
     """tell_class is about the pictures of the data, --class about my own."""
     before = run_folders(told.runs)
-    options = ["--class", "class0"] if how == "study" else ["--image", mine.picture, *TELL]
-    distil = ["--reconstruct_masked.distil", told.told]
-    status, _, err = typed("reconstruct_masked", told.runs, told.source, *distil, *options, *GUIDED)
+    options = ["--reconstruct_masked.distil", told.told, "--image", mine.picture, *TELL, *GUIDED]
+    status, _, err = typed("reconstruct_masked", told.runs, told.source, *options)
     refused_in_one_line(status, err, "guidance_scale is 2, but no class is told")
     assert run_folders(told.runs) == before
+
+
+@pytest.mark.parametrize("option", [["--mask", "mask"], ["--box", 3, 2, 5, 9], ["--class", "class0"]])
+def test_options_of_an_own_picture_without_one_are_refused(ran, mine, typed, option):
+    before = run_folders(ran.runs)
+    options = [getattr(mine, word) if word in Mine._fields else word for word in option]
+    status, _, err = typed("reconstruct_masked", ran.runs, ran.source, *options)
+    refused_in_one_line(status, err, f"{option[0]} is for a picture of yours", "--image PICTURE_OR_FOLDER")
+    assert run_folders(ran.runs) == before
 
 
 # --- the same seed, the same numbers; killed and resumed --------------------------------------------------------------
@@ -951,7 +958,8 @@ def start(words: list[str], cwd: Path) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, *words], cwd=cwd, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
-#: Ends the process with SIGKILL, in the middle of an epoch: the fourth of the final fit, at the earliest
+#: Ends the process with SIGKILL: in the middle of the fourth epoch of the final fit or a later one, at the latest after
+#: the ninth
 KILLED = """
 import os, signal, sys, threading
 import {stage} as stage
@@ -962,6 +970,8 @@ def write_and_be_killed(folder, history):
     write(folder, history)
     if len(history) == 3:
         threading.Timer(0.004, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    if len(history) == 9:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 RunFolder.write_history = write_and_be_killed
 sys.exit(stage.main())
