@@ -334,7 +334,7 @@ class ReconstructMaskedSection(Section):
     batch_size: PositiveInt = 250
     """Pictures per step."""
     seeds: Annotated[Whole, Field(ge=1, le=20)] = 3
-    """How often the random strategies and drawn codes are repeated."""
+    """How often the strategies random and block are repeated; codes are drawn once."""
     choosing_passes: PositiveInt = 32
     """Passes over the grid of the greedy strategies; each keeps tokens / passes more."""
     look_ahead: Annotated[Real, Field(ge=0, le=1)] = 0.15
