@@ -130,7 +130,7 @@ def test_a_rival_is_judged_on_the_masks_of_the_study(name: str, split: Split, in
     positions = split.positions("test")
     order = torch.stack([torch.randperm(N) for _ in positions])
     rows = rival_rows(name, ladder, handed_of(memory, indices), split, positions, order, PLAN, 100)
-    (batch,) = batches(memory, split, indices, PICTURES)
+    (batch,) = batches(memory, split, indices, PICTURES)()
     painted = rivals.fill(name, ladder, batch.tokens, mask_first(order, 8), batch.whole * 2 - 1)
     expected = {
         "mse_to_reconstruction": mse(to_unit(painted), batch.whole),
@@ -196,7 +196,7 @@ def test_rivals_ours_and_the_published_recipe_stand_side_by_side(
         assert {key: ours[key] for key in RIVALS_HEADER[1:]} == {key: row[key] for key in RIVALS_HEADER[1:]}
     if with_published:
         (filled,) = where(found, {"rival": "published recipe", "percent": 50, "measure": "mse_to_picture"})
-        (batch,) = batches(memory, split, indices, PICTURES)
+        (batch,) = batches(memory, split, indices, PICTURES)()
         completed = complete(published, batch.tokens, mask_first(study.orders["random"][0], 8), memory.codebook).indices
         by_hand = mse(to_unit(memory.paint_indices(completed)), batch.truth).mean()
         assert filled["mean"] == pytest.approx(float(by_hand), abs=1e-6)
@@ -216,7 +216,7 @@ def test_the_published_study_chooses_and_fills_with_its_own_model(split: Split, 
     }  # fmt: skip
     assert all(set(row) == set(RIVALS_HEADER) for row in rows)
     theirs = replace(memory, distil=published)
-    (batch,) = batches(memory, split, indices, PICTURES)
+    (batch,) = batches(memory, split, indices, PICTURES)()
     for strategy in ("selective", "additive"):
         order = choose_order(strategy, theirs, batch.tokens, torch.Generator(), plan.choosing)
         completed = complete(published, batch.tokens, mask_first(order, 8), memory.codebook).indices
@@ -288,7 +288,7 @@ def test_a_format_is_judged_on_all_pictures_by_what_comes_back(split: Split, ind
     errors = ((back.pictures / 255.0 - originals / 255.0) ** 2).mean()
     assert row["mse_to_picture"] == pytest.approx(errors, abs=1e-6)
     predicted = memory.classifier(to_model(back.pictures)).argmax(1)
-    (batch,) = batches(memory, split, indices, PICTURES)
+    (batch,) = batches(memory, split, indices, PICTURES)()
     assert row["classification_error"] == pytest.approx(float((predicted != batch.labels).float().mean()))
     assert row["disagreement"] == pytest.approx(float((predicted != batch.seen).float().mean()))
 
