@@ -33,30 +33,30 @@ def measure_rivals(
     handed: HandedMemory,
     split: Split,
     study: Study,
-    rows: Rows,
     plan: Plan,
     published: "DistilBertForMaskedLM | None",
+    most_pictures: int,
     slow_pictures: int,
     resamples: int,
 ) -> Rows:
-    """The random masks of the study filled in by others, then ours; the published recipe also with its own way to
+    """The random masks of the study filled in by others and by ours; the published recipe also with its own way to
     choose what to keep. The study must have the strategy random."""
     order = study.orders["random"][0]
     ladder = rivals.Ladder(handed.memory, mean_picture(split), published)
     names = [name for name in rivals.RIVALS if name != "published recipe" or published is not None]
     found: Rows = []
     for name in progress_bar(names, desc="rivals", unit="rival"):
-        count = min(slow_pictures, len(order)) if name in rivals.SLOW else len(order)
-        found += rival_rows(name, ladder, handed, split, study.positions[:count], order, plan, resamples)
-    for decoding in plan.decodings:
-        found += [
-            {"rival": f"ours, {decoding}", **{key: row[key] for key in RIVALS_HEADER[1:]}}
-            for row in rows
-            if row["strategy"] in ("random", ALL_FORGOTTEN) and row["decoding"] == decoding
-        ]
+        picks = spread(len(order), slow_pictures if name in rivals.SLOW else most_pictures)
+        found += rival_rows(name, ladder, handed, split, study.positions[picks], order[picks], plan, resamples)
     if published is not None:
-        found += published_selection(handed, split, study.positions, plan, resamples, published)
+        positions = study.positions[spread(len(order), most_pictures)]
+        found += published_selection(handed, split, positions, plan, resamples, published)
     return found
+
+
+def spread(count: int, most: int) -> np.ndarray:
+    """Which of `count` pictures to take when at most `most` are: evenly spread, as they lie class by class."""
+    return np.linspace(0, count - 1, min(most, count)).astype(int)
 
 
 def rival_rows(
@@ -74,7 +74,7 @@ def rival_rows(
     values: dict[tuple[int, str], list[Tensor]] = {}
     for batch in batches_of(memory, split, handed.indices, positions, plan.batch_size):
         for percent in plan.percentages:
-            mask = mask_first(order[: len(positions)][batch.rows], masked_count(percent / 100, memory.tokens))
+            mask = mask_first(order[batch.rows], masked_count(percent / 100, memory.tokens))
             mask = mask.to(memory.device)
             painted = rivals.fill(name, ladder, batch.tokens, mask, batch.whole * 2 - 1)
             grids = memory.encode(painted) if memory.classifier and memory.classifier.sees_codes else batch.tokens

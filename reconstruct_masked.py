@@ -236,9 +236,10 @@ def compare(
     """rivals.csv and equal_bits.csv with their figures."""
     decoding = plan.decodings[-1]
     if "random" in study.orders:
-        found = measure_rivals(handed, split, study, rows, plan, published, section.slow_pictures, section.bootstrap)
+        counts = (section.rival_pictures, section.slow_pictures)
+        found = measure_rivals(handed, split, study, plan, published, *counts, section.bootstrap)
         write_rows(stage, "rivals.csv", RIVALS_HEADER, found)
-        stage.figure("rivals", study_figures.rivals_figure([row for row in found if row["rival"] != "ours, sample"]))
+        stage.figure("rivals", study_figures.rivals_figure(found))
     else:
         say("rivals.csv is skipped: it is made on the masks of strategy random, which is not among the strategies")
     ours, others = measure_bits(handed.memory, batches, rows, plan, decoding)

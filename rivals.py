@@ -115,10 +115,21 @@ def _biharmonic(ladder: Ladder, tokens: Tensor, mask: Tensor, whole: Tensor) -> 
     return filled
 
 
+def _ours_argmax(ladder: Ladder, tokens: Tensor, mask: Tensor, whole: Tensor) -> Tensor:
+    """Our DistilBERT in one pass, likeliest codes."""
+    memory = ladder.memory
+    return memory.paint_indices(complete(memory.distil, tokens, mask, memory.codebook).indices)
+
+
+def _ours_expected(ladder: Ladder, tokens: Tensor, mask: Tensor, whole: Tensor) -> Tensor:
+    """Our DistilBERT in one pass, expected code vectors."""
+    memory = ladder.memory
+    return memory.paint(complete(memory.distil, tokens, mask, memory.codebook).expected)
+
+
 def _ours_keeping_pixels(ladder: Ladder, tokens: Tensor, mask: Tensor, whole: Tensor) -> Tensor:
     """Our DistilBERT, expected code vectors, in masked cells only: on the same terms as those that work on pixels."""
-    memory = ladder.memory
-    painted = memory.paint(complete(memory.distil, tokens, mask, memory.codebook).expected)
+    painted = _ours_expected(ladder, tokens, mask, whole)
     return torch.where(_holes(ladder, mask).unsqueeze(1), painted, whole)
 
 
@@ -138,6 +149,8 @@ _FILLERS: dict[str, Callable[[Ladder, Tensor, Tensor, Tensor], Tensor]] = {
     "expected code of the position": _expected_code,
     "nearest kept code": _nearest_kept_code,
     "biharmonic inpainting": _biharmonic,
+    "ours, argmax": _ours_argmax,
+    "ours, expected": _ours_expected,
     "ours, expected, kept cells' pixels": _ours_keeping_pixels,
     "published recipe": _published_recipe,
 }

@@ -334,7 +334,7 @@ class ReconstructMaskedSection(Section):
     batch_size: PositiveInt = 250
     """Pictures per step."""
     seeds: Annotated[Whole, Field(ge=1, le=20)] = 3
-    """How often the strategies random and block are repeated; codes are drawn once."""
+    """How often the strategies random and block are repeated, in the last of the decodings."""
     choosing_passes: PositiveInt = 32
     """Passes over the grid of the greedy strategies; each keeps tokens / passes more."""
     look_ahead: Annotated[Real, Field(ge=0, le=1)] = 0.15
@@ -363,6 +363,8 @@ class ReconstructMaskedSection(Section):
     """Also measure simple rivals on the same random masks, JPEG, WebP and smaller codebooks."""
     rival_distil: str | None = None
     """A run folder of train_distil made with presets/published_study.yaml, to stand among the rivals."""
+    rival_pictures: PositiveInt = 250
+    """Pictures for the rivals, evenly spread over those measured."""
     slow_pictures: PositiveInt = 50
     """Pictures for the rivals that take long (biharmonic inpainting)."""
     bootstrap: Annotated[Whole, Field(ge=100)] = 1000

@@ -20,7 +20,7 @@ from data_split import Split
 from handoff import HandedIndices
 from masking import mask_first, masked_count, touched_pixels
 from pipeline.machine import generator
-from pipeline.metrics import bootstrap_interval, calibration_gaps, errors_within, picture_errors, to_unit
+from pipeline.metrics import bootstrap_interval, calibration_gaps, errors_and_within, picture_errors, to_unit
 from pipeline.progress import progress_bar
 from recall import Memory
 from selection import DRAWN, FIXED, Choosing, choose_order
@@ -128,11 +128,11 @@ def measure(memory: Memory, split: Split, indices: HandedIndices, positions: np.
                 order = orders[plan.strategies[0] if name == ALL_FORGOTTEN else name]
                 mask = mask_first(order[seed][batch.rows], count).to(memory.device)
                 draws = generator(plan.seed, 202, percent, seed, batch.rows.start)
-                wanted = plan.decodings if seed == 0 else tuple(d for d in plan.decodings if d != "sample")
+                wanted = plan.decodings if seed == 0 else plan.decodings[-1:]
                 seeds = 1 if name == ALL_FORGOTTEN else len(order)
                 recalled = recall_batch(memory, batch, mask, plan, wanted, draws)
                 for decoding, (painted, grids) in recalled.painted.items():
-                    shape = (1 if decoding == "sample" else seeds, len(positions))
+                    shape = (seeds if decoding == plan.decodings[-1] else 1, len(positions))
                     cell = cells.setdefault((name, percent, decoding), Cell(*shape))
                     cell.add(seed, batch.rows, judge(memory, batch, mask, painted, grids))
                 if recalled.tokens is not None:
@@ -256,14 +256,11 @@ def _undrawn(filling: Filling) -> Filling:
 def judge(memory: Memory, batch: Batch, mask: Tensor, painted: Tensor, grids: Tensor) -> dict[str, Tensor]:
     """All measures of painted pictures (B, C, H, W) in [-1, 1], (B,) each."""
     unit = to_unit(painted)
-    values = {
-        f"{name}_to_{other}": score
-        for other, pictures in (("picture", batch.truth), ("reconstruction", batch.whole))
-        for name, score in picture_errors(unit, pictures).items()
-    }
+    values = {f"{name}_to_picture": score for name, score in picture_errors(unit, batch.truth).items()}
+    pixels = touched_pixels(mask, unit.shape[2], unit.shape[3], memory.stride)
+    errors, within = errors_and_within(unit, batch.whole, pixels)
+    values |= {f"{name}_to_reconstruction": score for name, score in errors.items()}
     if mask.any():
-        pixels = touched_pixels(mask, unit.shape[2], unit.shape[3], memory.stride)
-        within = errors_within(unit, batch.whole, pixels)
         values |= {f"masked_{name}_to_reconstruction": score for name, score in within.items()}
     probabilities = memory.class_probabilities(painted, grids)
     if probabilities is not None and batch.seen is not None:

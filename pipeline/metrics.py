@@ -75,13 +75,20 @@ def picture_errors(a: Tensor, b: Tensor) -> dict[str, Tensor]:
 def errors_within(a: Tensor, b: Tensor, pixels: Tensor) -> dict[str, Tensor]:
     """mse, psnr and ssim of each picture, (B,) each, over the True ones of `pixels` (B, H, W) only; of SSIM the windows
     whose centre is one. Not a number for a picture without any."""
-    squared = (a - b).square().mean(1)
-    errors = _mean_where(squared, pixels)
-    scores = {"mse": errors, "psnr": psnr(errors)}
+    return errors_and_within(a, b, pixels)[1]
+
+
+def errors_and_within(a: Tensor, b: Tensor, pixels: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What `picture_errors` and `errors_within` give, from one computation."""
+    squared = (a - b).square().mean(1)  # (B, H, W)
+    errors, within = squared.flatten(1).mean(1), _mean_where(squared, pixels)
+    scores, within_scores = ({"mse": each, "psnr": psnr(each)} for each in (errors, within))
     if min(a.shape[-2:]) >= SSIM_WINDOW:
         edge = SSIM_WINDOW // 2
-        scores["ssim"] = _mean_where(ssim_map(a, b), pixels[:, edge:-edge, edge:-edge])
-    return scores
+        similarity = ssim_map(a, b)
+        scores["ssim"] = similarity.flatten(1).mean(1)
+        within_scores["ssim"] = _mean_where(similarity, pixels[:, edge:-edge, edge:-edge])
+    return scores, within_scores
 
 
 def _mean_where(values: Tensor, chosen: Tensor) -> Tensor:
