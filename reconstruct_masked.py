@@ -207,7 +207,7 @@ def study_files(
     for name in ("calibration_error", "cross_entropy"):
         if any(row["measure"] == name for row in rows):
             stage.figure(name, study_figures.strategies_figure(rows, plan, "tokens", name, len(study.positions)))
-    telling = [name for name in ("random", "adaptive") if name in plan.strategies] or [plan.strategies[-1]]
+    telling = [name for name in plan.strategies if name in ("random", "adaptive")] or [plan.strategies[-1]]
     stage.figure("decodings", study_figures.decodings_figure(rows, plan, telling))
     quantisation = float(torch.cat([mse(batch.whole, batch.truth) for batch in batches()]).mean())
     split_rows = error_split(rows, quantisation, decoding)

@@ -151,8 +151,8 @@ def context_figure(context: list[list[Any]], plan: Plan) -> Figure:
     """Congruent against incongruent pictures; and how often a wrong recall is what the context suggests.
 
     context: rows of study.context_rows."""
-    names = [name for name in ("random", "selective", "adaptive") if name in plan.strategies]
-    names = names or list(plan.strategies[:1])
+    telling = ("random", "selective", "adaptive")
+    names = [name for name in plan.strategies if name in telling] or list(plan.strategies[:1])
     figure, axes = new_figure(8.8, 3.6, 1, 2)
     for name in names:
         colour, _, marker = LOOKS[name]
