@@ -322,7 +322,7 @@ def test_every_setting_is_read_by_something(ran):
     assert fields - ran.seen - elsewhere == set()
     own = {("OwnPicture", name) for name in OwnPicture.model_fields}
     assert own - ran.seen_with_image == set()
-    assert len(fields) > 100 and own & ran.seen == {("OwnPicture", "image")}
+    assert len(fields) > 100 and own & ran.seen == {("OwnPicture", name) for name in ("image", "mask", "box", "label")}
 
 
 #: Another value of each setting that says what to measure, or how an own picture is completed

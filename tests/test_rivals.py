@@ -68,6 +68,9 @@ def test_the_names_are_those_of_the_figures_and_the_slow_ones_are_among_them() -
         "expected code of the position",
         "nearest kept code",
         "biharmonic inpainting",
+        "ours, argmax",
+        "ours, expected",
+        "ours, expected, kept cells' pixels",
         "published recipe",
     )
     assert SLOW == ("biharmonic inpainting",)
