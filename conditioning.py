@@ -119,7 +119,10 @@ def columns_of(meta: Mapping[str, Any]) -> Columns:
 
 
 def fit_columns(
-    manifest: Sequence[Mapping[str, str]], train: Sequence[int] | np.ndarray, numbers: Sequence[str], classes: Sequence[str]
+    manifest: Sequence[Mapping[str, str]],
+    train: Sequence[int] | np.ndarray,
+    numbers: Sequence[str],
+    classes: Sequence[str],
 ) -> Columns:
     """Mean and deviation of the numbers over the training pictures, and the values of the classes over all pictures.
 

@@ -29,7 +29,9 @@ def _as_text(value: Any) -> Any:
 
 def _as_list(value: Any) -> Any:
     """Names may be typed as a,b."""
-    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+    if isinstance(value, list) or value is None:
+        return value
+    return [name.strip() for name in str(value).split(",")]
 
 
 Text = Annotated[str, BeforeValidator(_as_text)]

@@ -44,8 +44,9 @@ class VQVAELearner:
     """The VQ-VAE as the training loop sees it."""
 
     def __init__(self, section: TrainVQVAESection, split: Split, machine: Machine, with_val: bool) -> None:
-        self.section, self.split, self.machine = section, split, machine
+        self.split, self.machine = split, machine
         self.masking, self.mask_p = section.component_masking, 0.0
+        self.label_drop = section.label_drop
         self.train_positions = split.positions("train", "val") if with_val else split.positions("train")
         self.val_positions = split.positions("val")
         self.columns = columns(section, split)
@@ -76,7 +77,7 @@ class VQVAELearner:
         if self.masking.enabled:
             seen = hide_components(x, component_mask(len(x), x.shape[1], self.mask_p, generator))
         if told is not None:
-            told = drop(told, self.section.label_drop, generator)
+            told = drop(told, self.label_drop, generator)
         output = self.model(seen, generator, target=x, told=told)
         with torch.no_grad():
             self._counts += torch.bincount(output.indices.flatten(), minlength=len(self._counts)).cpu()
@@ -236,7 +237,7 @@ def save(stage: Stage, learner: VQVAELearner, split: Split) -> None:
     meta |= {"codebook": codebook_digest(model), "components": split.components}
     meta["component_masking"] = learner.masking.enabled
     meta["conditions"] = learner.columns.describe() if learner.columns else None
-    meta["label_drop"] = learner.section.label_drop if learner.columns else None
+    meta["label_drop"] = learner.label_drop if learner.columns else None
     stage.model(model.state_dict(), vqvae.describe_config(config), meta)
 
 

@@ -120,7 +120,6 @@ def test_errors_of_components_are_those_of_each_channel_alone():
 
 def test_training_on_one_component_learns_to_paint_the_others(machine):
     """Channels that are copies of each other: what one shows, all can be painted from; a plain fit need not know."""
-
     base = torch.rand(48, 1, 4, 4, generator=torch.Generator().manual_seed(1)) * 2 - 1
     signs = torch.tensor([1.0, -1.0, 1.0]).view(1, 3, 1, 1)
     x = torch.nn.functional.interpolate(base, scale_factor=4) * signs  # (48, 3, 16, 16)
@@ -289,8 +288,13 @@ def ran(tmp_path_factory):
     return cfg, folder / "runs", source
 
 
+def first_of(runs: Path, stage: str) -> Path:
+    """The run that the fixture made; tests add others."""
+    return min((runs / stage).glob("*/config.yaml"), key=lambda path: path.stat().st_mtime_ns).parent
+
+
 def history(runs: Path) -> list[dict]:
-    return [json.loads(line) for line in (newest(runs, "train_vqvae") / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (first_of(runs, "train_vqvae") / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_mask_p_is_logged_and_the_model_says_what_it_was_trained_for(ran):
@@ -299,7 +303,7 @@ def test_mask_p_is_logged_and_the_model_says_what_it_was_trained_for(ran):
     assert [line["train_mask_p"] for line in lines] == pytest.approx([0, 0.35, 0.7])
     mixed = [0.3 * line["val_loss"] + 0.7 * line["val_kept_loss"] for line in lines]
     assert [line["val_masking_loss"] for line in lines] == pytest.approx(mixed)
-    handed = take_vqvae(cfg, "best", data_split.open_split(cfg), CPU)
+    handed = take_vqvae(cfg, str(first_of(runs, "train_vqvae")), data_split.open_split(cfg), CPU)
     assert handed.component_masking and handed.label_drop == 0.3 and handed.meta["components"] == list("abcd")
     assert [column.name for column in handed.columns.numbers + handed.columns.classes] == ["age", "class"]
     assert "test_mse_not_told" in read_json(handed.folder / "metrics.json")
@@ -307,10 +311,10 @@ def test_mask_p_is_logged_and_the_model_says_what_it_was_trained_for(ran):
 
 def test_components_csv_has_every_pair_and_the_right_numbers(ran):
     cfg, runs, _ = ran
-    folder = newest(runs, "vqvae_reconstruction")
+    folder = first_of(runs, "vqvae_reconstruction")
     rows = read_csv(folder / "components.csv")
     split = data_split.open_split(cfg)
-    handed = take_vqvae(cfg, "best", split, CPU)
+    handed = take_vqvae(cfg, str(first_of(runs, "train_vqvae")), split, CPU)
     pairs = {(row["shown"], row["component"]) for row in rows if row["model"] == handed.folder.name}
     assert pairs == {(shown, name) for shown in (*"abcd", "all") for name in "abcd"}
     test = split.positions("test")
@@ -327,7 +331,7 @@ def test_components_csv_has_every_pair_and_the_right_numbers(ran):
 
 def test_a_rival_stands_beside_it_and_metadata_are_told(ran):
     cfg, runs, source = ran
-    first = newest(runs, "train_vqvae")
+    first = first_of(runs, "train_vqvae")
     plain = stage_settings(runs, source, train_vqvae={**SECTION, "component_masking": {"enabled": False}, "epochs": 1})
     train_vqvae.run(plain)
     second = newest(runs, "train_vqvae")
@@ -399,7 +403,7 @@ def test_a_killed_fit_with_masks_resumes_to_the_same_weights(ran, tmp_path, monk
     from safetensors.torch import load_file
 
     _, runs, source = ran
-    whole = min((runs / "train_vqvae").glob("*/run.json"), key=lambda path: path.stat().st_ctime_ns).parent
+    whole = first_of(runs, "train_vqvae")
     shutil.copytree(runs / "data_split", tmp_path / "runs" / "data_split")
     cfg = stage_settings(tmp_path / "runs", source)
     real = train_vqvae.VQVAELearner.start_epoch

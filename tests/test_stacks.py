@@ -89,7 +89,8 @@ def test_names_choose_and_order_the_components_of_npz() -> None:
 def test_a_stack_is_cropped_to_its_central_square_and_resized() -> None:
     wide = np.zeros((5, 20, 60), dtype=np.uint8)
     wide[:, :, 20:40] = 255
-    assert (decode_stack("x.npy", as_npy(wide), 10, FIVE) >= 250).mean() > 0.9
+    pixels = decode_stack("x.npy", as_npy(wide), 10, FIVE)
+    assert pixels.shape == (10, 10, 5) and pixels.min() > 230  # the filter reaches a little over the edge
 
 
 def test_the_range_of_a_component_becomes_0_to_255_and_what_lies_outside_is_cut_off() -> None:
