@@ -41,6 +41,7 @@ from pipeline.machine import prepare_machine
 from pipeline.stage import say
 from recall import Memory
 from selection import STRATEGIES
+from sources.stacks import ORDINARY
 
 TITLE = "Reconstruct Masked Images"
 HOST = "127.0.0.1"
@@ -68,6 +69,8 @@ def load_memory(cfg: Config) -> tuple[Memory, list[str]]:
     Raises InputError when one is missing or was made for other data.
     """
     machine, split = prepare_machine(cfg.run.device, cfg.run.precision, cfg.run.threads, say), open_split(cfg)
+    if split.meta["channels"] not in ORDINARY:
+        raise InputError(f"the page takes grey and RGB pictures; these have {split.meta['channels']} components")
     return take_memory(cfg, split, machine).memory, split.classes
 
 

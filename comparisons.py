@@ -19,7 +19,9 @@ from masking import mask_first, masked_count
 from pipeline.machine import generator
 from pipeline.metrics import bootstrap_interval, to_unit
 from pipeline.progress import progress_bar
+from pipeline.stage import say
 from recall import Memory
+from sources.stacks import ORDINARY
 from study import ALL_FORGOTTEN, Batch, Plan, Rows, Study, batches_of, bits_of, judge, measure, summarise
 
 if TYPE_CHECKING:
@@ -148,6 +150,9 @@ def measure_bits(memory: Memory, batches: Batches, rows: Rows, plan: Plan, decod
                 row: dict[str, Any] = {"method": strategy, "setting": f"{percent} % forgotten"}
                 row |= {key: chosen[key]["mean"] for key in BITS_HEADER[3:6] if key in chosen}
                 found.append(row | {key: chosen["mse_to_picture"][key] for key in ("bits", "pictures")})
+    if memory.vqvae.config.channels not in ORDINARY:
+        say(f"no JPEG and WebP of pictures with {memory.vqvae.config.channels} components")
+        return found, reduced_rows(memory, batches, plan.seed)
     return found, format_rows(memory, batches) + reduced_rows(memory, batches, plan.seed)
 
 

@@ -13,9 +13,10 @@ uint8 [0, 255] -> float [-1, 1], is `to_model`.
 import shlex
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,29 +25,33 @@ from torch import Tensor
 
 from cli import stage_main
 from config import Config, DataSection, as_typed, changed_keys
-from pipeline.figures import picture_grid
+from pipeline.figures import component_rows, picture_grid
 from pipeline.files import InputError, digest, read_csv, read_json, write_csv, write_json
 from pipeline.machine import prepare_machine
 from pipeline.metrics import to_unit
 from pipeline.progress import progress_bar
 from pipeline.runs import resolve_run
 from pipeline.stage import Stage, open_stage, say
+from sources.embedded import EMBEDDED, check_embedded, make_embedded
 from sources.folders import NO_CLASS, Found, find_pictures
+from sources.metadata import is_notes, read_metadata
 from sources.pictures import decode_all
 from sources.splitting import SPLITS, assign_splits, shared_with_later
+from sources.stacks import Stacks, default_names, survey
 
 CHECKPOINT_EVERY = 2000  # pictures between two notes of how far decoding has come
 
 
 class Item(NamedTuple):
-    """A picture before the split. `given`: its split where the folder has one; `row`: its place in images.npy."""
+    """A picture before the split. `given`: its split where the folder has one; `row`: its place in images.npy;
+    `extra`: columns of metadata."""
 
     row: int
     path: str
     class_name: str
     hash: str
     given: str = ""
-    extra: tuple[str, ...] = ()
+    extra: Mapping[str, str] = MappingProxyType({})
 
 
 # --- the split as others see it ---------------------------------------------------------------------------------------
@@ -81,6 +86,17 @@ class Split:
     def classes(self) -> list[str]:
         return list(self.meta["classes"])
 
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Names of the channels, in order."""
+        return tuple(self.meta.get("components", default_names(self.meta["channels"])))
+
+    @property
+    def stacks(self) -> Stacks | None:
+        """How .npy, .npz and .tiff files of this data are read; None when it has none."""
+        found = self.meta.get("stacks")
+        return Stacks.from_meta(found) if found else None
+
     def positions(self, *splits: str) -> np.ndarray:
         """Positions of the pictures of the splits, in manifest order."""
         return np.flatnonzero([row["split"] in splits for row in self.manifest])
@@ -102,7 +118,8 @@ def from_model(pictures: Tensor) -> np.ndarray:
 
 def data_key(data: DataSection) -> str:
     """Names the settings that decide which pictures are where."""
-    settings = data.model_dump_json(exclude={"workers", "skip_broken", "download_dir"})
+    unset = {name for name in ("components", "metadata") if getattr(data, name) is None}
+    settings = data.model_dump_json(exclude={"workers", "skip_broken", "download_dir", *unset})
     return digest(settings)
 
 
@@ -186,14 +203,23 @@ def _sample(pictures: list[Found], data: DataSection, number: int) -> list[Found
 def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     """Make the split. Returns the number of pictures in it. (`trial`: there is nothing to tune here.)"""
     machine = prepare_machine(cfg.run.device, cfg.run.precision, cfg.run.threads, say)
-    identity, is_demo = data_key(cfg.data), cfg.data.source == "digits_in_context"
-    root = source_folder(cfg.data)
-    found = check_demo(cfg.data) if is_demo else choose(find_pictures(root), cfg.data)
+    identity, found, extra = data_key(cfg.data), [], []
+    if cfg.data.source in EMBEDDED:  # what cannot be used is refused before there is a run folder
+        check_embedded(cfg.data)
+        stacks = EMBEDDED[cfg.data.source].stacks
+    else:
+        root = source_folder(cfg.data)
+        found = choose(
+            [one for one in find_pictures(root) if not is_notes(root / one.path, cfg.data.metadata)], cfg.data
+        )
+        extra = read_metadata(Path(cfg.data.metadata), [one.path for one in found]) if cfg.data.metadata else []
+        paths = [str(root / one.path) for one in found]
+        stacks = survey(paths, cfg.data.channels, cfg.data.components, cfg.data.workers)
     with open_stage("data_split", cfg, {}, identity, machine, resume) as stage:
-        items = cache_demo(stage, cfg.data) if is_demo else cache_folder(stage, cfg.data, root, found)
+        items = cache_folder(stage, cfg.data, root, found, stacks, extra) if found else cache_embedded(stage, cfg.data)
         items, sides = settle(stage, items, cfg.data)
         manifest = write_manifest(stage, items, sides)
-        meta = describe(stage, manifest, cfg.data)
+        meta = describe(stage, manifest, cfg.data, stacks)
         (stage.folder.path / "images.partial.npy").replace(stage.folder.path / "images.npy")
         write_json(stage.folder.path / "split.json", meta)
         note_data(stage, cfg, open_split_folder(stage.folder.path))
@@ -212,46 +238,32 @@ def source_folder(data: DataSection) -> Path:
     return Path(data.source)
 
 
-def check_demo(data: DataSection) -> list[Found]:
-    """Raises InputError for settings that the embedded demo cannot have. There are no files to find."""
-    from sources.digits_in_context import PLACES, SIZE
-
-    if (data.image_size, data.channels) != (SIZE, 3):
-        raise InputError(
-            f"digits_in_context is {SIZE}x{SIZE} RGB; found data.image_size {data.image_size}, "
-            f"data.channels {data.channels}"
-        )
-    if isinstance(data.classes, list):
-        raise InputError("digits_in_context has the classes 0 to 9 by number; give data.classes as a number or null")
-    if data.classes is not None and data.classes > len(PLACES):
-        raise InputError(f"data.classes is {data.classes}, but digits_in_context has {len(PLACES)}")
-    return []
-
-
-def cache_demo(stage: Stage, data: DataSection) -> list[Item]:
-    """The embedded demo -> images.partial.npy."""
-    from sources.digits_in_context import PLACES, make_digits_in_context
-
-    say("drawing digits in context")
-    per_digit = min(500, data.images_per_class or 500)
-    demo = make_digits_in_context(data.seed, per_digit)
-    classes = data.classes if isinstance(data.classes, int) else len(PLACES)
-    kept = np.flatnonzero(demo.digits < classes)
-    cache = _create_cache(stage.folder.path, len(kept), data)
+def cache_embedded(stage: Stage, data: DataSection) -> list[Item]:
+    """An embedded data set -> images.partial.npy."""
+    say(f"drawing {data.source.replace('_', ' ')}")
+    made = make_embedded(data)
+    cache = _create_cache(stage.folder.path, len(made.images), data)
     items = []
-    for row, source in enumerate(progress_bar(kept, desc="caching", unit="picture")):
-        cache[row] = demo.images[source]
-        extra = (PLACES[demo.places[source]], str(bool(demo.congruent[source])).lower())
-        path = f"digits_in_context/{demo.digits[source]}/{source:04d}"
-        items.append(
-            Item(row, path, str(demo.digits[source]), digest(demo.images[source].tobytes(), length=64), "", extra)
-        )
+    for row, image in enumerate(progress_bar(made.images, desc="caching", unit="picture")):
+        cache[row] = image
+        name = digest(image.tobytes(), length=64)
+        items.append(Item(row, made.paths[row], made.classes[row], name, "", made.metadata[row]))
     cache.flush()
     return items
 
 
-def cache_folder(stage: Stage, data: DataSection, root: Path, found: list[Found]) -> list[Item]:
-    """A folder of pictures -> images.partial.npy; broken files are listed, and end the run unless data.skip_broken."""
+def cache_folder(
+    stage: Stage,
+    data: DataSection,
+    root: Path,
+    found: list[Found],
+    stacks: Stacks | None,
+    extra: list[dict[str, str]],
+) -> list[Item]:
+    """A folder of pictures -> images.partial.npy; broken files are listed, and end the run unless data.skip_broken.
+
+    extra: metadata of each file, or empty.
+    """
     say(f"{len(found)} files in {len({one.class_name for one in found})} classes under {root}")
     notes = stage.folder.last / "decoded.json"
     scan = digest(*(one.path for one in found))
@@ -265,7 +277,7 @@ def cache_folder(stage: Stage, data: DataSection, root: Path, found: list[Found]
     with progress_bar(total=len(paths), initial=len(done), desc="decoding", unit="picture") as bar:
         for start in range(len(done), len(paths), CHECKPOINT_EVERY):
             chunk = paths[start : start + CHECKPOINT_EVERY]
-            for decoded in decode_all(chunk, data.image_size, data.channels, data.workers):
+            for decoded in decode_all(chunk, data.image_size, data.channels, data.workers, stacks):
                 if decoded.pixels is not None:
                     cache[len(done)] = decoded.pixels
                 done.append([decoded.hash, decoded.problem])
@@ -274,7 +286,7 @@ def cache_folder(stage: Stage, data: DataSection, root: Path, found: list[Found]
             write_json(notes, {"scan": scan, "done": done})
     _report_broken(stage, [(path, problem) for path, (_, problem) in zip(paths, done, strict=True) if problem], data)
     return [
-        Item(row, one.path, one.class_name, str(name), one.split)
+        Item(row, one.path, one.class_name, str(name), one.split, extra[row] if extra else {})
         for row, (one, (name, problem)) in enumerate(zip(found, done, strict=True))
         if not problem
     ]
@@ -338,17 +350,18 @@ def write_manifest(stage: Stage, items: list[Item], sides: list[str]) -> list[di
     names = sorted({item.class_name for item in items} - {NO_CLASS})
     label = {name: number for number, name in enumerate(names)} | {NO_CLASS: -1}
     header = ["position", "row", "path", "class", "label", "split", "hash"]
-    header += ["place", "congruent"] if items[0].extra else []
+    header += list(items[0].extra)
     rows = [
-        [n, item.row, item.path, item.class_name, label[item.class_name], side, item.hash, *item.extra]
+        [n, item.row, item.path, item.class_name, label[item.class_name], side, item.hash, *item.extra.values()]
         for n, (item, side) in enumerate(zip(items, sides, strict=True))
     ]
     write_csv(stage.folder.path / "manifest.csv", header, rows)
     return read_csv(stage.folder.path / "manifest.csv")
 
 
-def describe(stage: Stage, manifest: list[dict[str, str]], data: DataSection) -> dict[str, Any]:
-    """split.json: hash, format, classes, counts, mean and standard deviation of the training pictures in [0, 1]."""
+def describe(stage: Stage, manifest: list[dict[str, str]], data: DataSection, stacks: Stacks | None) -> dict[str, Any]:
+    """split.json: hash, format, classes, counts, mean and standard deviation of the training pictures in [0, 1];
+    names of the components, and how their numbers became uint8."""
     images = np.load(stage.folder.path / "images.partial.npy", mmap_mode="r")
     train = np.array([int(row["row"]) for row in manifest if row["split"] == "train"])
     total, squares = np.zeros(data.channels), np.zeros(data.channels)
@@ -362,6 +375,8 @@ def describe(stage: Stage, manifest: list[dict[str, str]], data: DataSection) ->
         "source": data.source,
         "image_size": data.image_size,
         "channels": data.channels,
+        "components": stacks.names if stacks else data.components or default_names(data.channels),
+        "stacks": stacks.describe() if stacks else None,
         "classes": sorted({row["class"] for row in manifest} - {NO_CLASS}),
         "counts": {split: sum(row["split"] == split for row in manifest) for split in SPLITS},
         "mean": mean.tolist(),
@@ -376,7 +391,7 @@ def examples_figure(folder: Path, manifest: list[dict[str, str]], meta: dict[str
     for name in (meta["classes"] or [NO_CLASS])[:10]:
         chosen = [int(row["row"]) for row in manifest if row["class"] == name and row["split"] == "train"][:8]
         rows.append((name or "train", to_unit(to_model(images[chosen]))))
-    return picture_grid(rows)
+    return picture_grid(component_rows(rows, meta["components"]))
 
 
 def report(stage: Stage, meta: dict[str, Any]) -> None:

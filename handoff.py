@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from classifier import Classifier, load_classifier
+from conditioning import Columns, columns_of
 from config import Config
 from data_split import Split, mend
 from pipeline.files import InputError, digest, read_json
@@ -43,6 +44,21 @@ class HandedVQVAE:
         """What indices, and models over indices, must agree on."""
         return {name: self.meta[name] for name in ("codebook", "codebook_size", "grid")}
 
+    @property
+    def columns(self) -> Columns:
+        """The metadata that the decoder can be told; none in models of before it could."""
+        found = self.meta.get("conditions")
+        return columns_of(found) if found else Columns()
+
+    @property
+    def label_drop(self) -> float:
+        """How often the decoder was told nothing in training; 1 when it never was told anything."""
+        return float(self.meta["label_drop"]) if self.columns else 1.0
+
+    @property
+    def component_masking(self) -> bool:
+        return bool(self.meta.get("component_masking"))
+
     def key(self, split: Split) -> str:
         return f"{split.key}-codebook {self.codebook}"
 
@@ -69,12 +85,18 @@ def codebook_digest(model: VQVAE) -> str:
     return digest(*(w.detach().cpu().float().numpy().tobytes() for w in weights))
 
 
-def take_vqvae(cfg: Config, asked: str, split: Split, device: torch.device) -> HandedVQVAE:
+def take_vqvae(cfg: Config, asked: str, split: Split, device: torch.device, tells: bool = False) -> HandedVQVAE:
+    """tells: the stage tells the decoder metadata. Others need one that also paints when nothing is told."""
     folder = resolve_run(
         Path(cfg.run.dir), "train_vqvae", asked, split.key, f"split {split.hash}", mend("train_vqvae", cfg)
     )
     meta = _checked_meta(folder, "train_vqvae", split.identity, mend("train_vqvae", cfg))
     handed = HandedVQVAE(folder, load_vqvae(folder / "model", device), meta)
+    if not tells and not handed.label_drop:
+        raise InputError(
+            f"{folder} was trained without label dropping, so it cannot paint without being told; type: "
+            f"{mend('train_vqvae', cfg)} --train_vqvae.label_drop 0.1"
+        )
     say(f"inherited: {handed.describe()}")
     return handed
 

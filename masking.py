@@ -1,4 +1,4 @@
-"""Which tokens are forgotten, without asking any model: pure functions with exact counts.
+"""Which tokens (or components of a picture) are forgotten, without asking any model: pure functions, exact counts.
 
 A mask is bool, **True = masked, to be predicted**. Letters: B batch, N = h*w tokens in raster order. A mask ratio r
 hides exactly `round(r * N)` tokens of each picture. An *order* is (B, N) long: the rank 0..N-1 of each token, in the
@@ -7,6 +7,7 @@ All randomness comes from the `torch.Generator` that is passed in. Orders that a
 """
 
 import math
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -124,6 +125,44 @@ def training_mask(
     else:
         raise ValueError(f"ratio schedule is {schedule!r}; expected one of {get_args(RatioSchedule)}")
     return mask_first(random_order(batch, tokens, generator), counts)
+
+
+# --- components (channels) of pictures --------------------------------------------------------------------------------
+
+
+def masked_probability(epoch: int, maximum: float, warmup_epochs: int) -> float:
+    """Share of the pictures that show one component only, in epoch 0, 1, ...: `maximum` * min(1, epoch / warmup)."""
+    return maximum if warmup_epochs == 0 else maximum * min(1.0, epoch / warmup_epochs)
+
+
+def component_mask(batch: int, components: int, probability: float, generator: torch.Generator) -> Tensor:
+    """(B, C) bool, True = masked: rows that keep exactly one component, drawn uniformly, and rows that keep all.
+
+    A row is masked with `probability`; how many are is the whole number below or above B * probability, so that a
+    batch is always as near to it as can be. Raises ValueError for less than two components.
+    """
+    if components < 2:
+        raise ValueError(f"pictures have {components} component; masking needs at least 2")
+    count = min(batch, math.floor(batch * probability + float(torch.rand((), generator=generator))))
+    chosen = torch.randperm(batch, generator=generator) < count
+    kept = torch.randint(components, (batch,), generator=generator)
+    return chosen.unsqueeze(1) & (torch.arange(components) != kept.unsqueeze(1))
+
+
+def all_but(components: int, kept: Sequence[int]) -> Tensor:
+    """(C,) bool, True = masked: everything but the components `kept`. Raises ValueError for one that is not there."""
+    unknown = [place for place in kept if not 0 <= place < components]
+    if unknown:
+        raise ValueError(f"component {unknown[0]} is not one of 0 to {components - 1}")
+    mask = torch.ones(components, dtype=torch.bool)
+    mask[list(kept)] = False
+    return mask
+
+
+def hide_components(pictures: Tensor, mask: Tensor) -> Tensor:
+    """(B, C, H, W) in [-1, 1] with masked components (mask (B, C) or (C,), True = masked) set to 0, which is mid-grey,
+    127.5 of 255."""
+    return pictures.masked_fill(mask.to(pictures.device)[..., None, None], 0.0)
 
 
 def hide(indices: Tensor, mask: Tensor, mask_id: int) -> Tensor:

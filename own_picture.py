@@ -36,6 +36,7 @@ from schema import OwnPicture
 from selection import Choosing, choose_order
 from sources.folders import PICTURE_ENDINGS
 from sources.pictures import MAX_PIXELS, _plain
+from sources.stacks import ORDINARY
 
 if TYPE_CHECKING:
     from transformers import DistilBertForMaskedLM
@@ -502,6 +503,11 @@ def check_own(own: OwnPicture, channels: int) -> list[Path]:
 
     Raises InputError when there is none, and one that lists those that cannot be used.
     """
+    if channels not in ORDINARY:
+        raise InputError(
+            f"--image takes grey and RGB pictures, these models have {channels} components; type "
+            "python vqvae_reconstruction.py --input STACK --components NAMES"
+        )
     if own.mask is not None and own.box is not None:
         raise InputError("--mask and --box exclude each other; give one of them")
     files, problems = own_files(own), []

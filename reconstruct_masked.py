@@ -35,6 +35,7 @@ from pipeline.machine import generator, prepare_machine
 from pipeline.metrics import mse
 from pipeline.stage import Stage, open_stage, say
 from selection import Choosing
+from sources.embedded import EMBEDDED
 from study import (
     ALL_FORGOTTEN,
     CURVES_HEADER,
@@ -248,10 +249,9 @@ def compare(
 
 
 def measure_context(stage: Stage, split: Split, study: Study, plan: Plan, decoding: str) -> None:
-    """The demo's memory experiment: pictures whose digit is where it usually is, and others. Skipped for data whose
-    manifest does not say."""
+    """The demo's memory experiment: pictures whose digit is where it usually is, and others. Skipped for other data."""
     manifest = [split.manifest[position] for position in study.positions]
-    if "congruent" not in manifest[0] or not split.classes:
+    if "congruent" not in manifest[0] or not split.classes or split.meta["source"] not in EMBEDDED:
         return
     from sources.digits_in_context import PLACES
 
@@ -279,11 +279,11 @@ def draw_grids(
     places = np.searchsorted(study.positions, picks)
     shown = Study({}, {name: [order[places] for order in orders] for name, orders in study.orders.items()}, {}, picks)
     for name in strategies:
-        figure = study_figures.recall_grid(handed.memory, shown, batch, plan, name, decoding)
+        figure = study_figures.recall_grid(handed.memory, shown, batch, plan, name, decoding, split.components)
         stage.figure(f"grid_{name}", figure)
     percent = min((p for p in plan.percentages if p < 100), key=lambda p: abs(p - 75), default=None)
     if percent is not None:
-        figure = study_figures.strategies_grid(handed.memory, shown, batch, plan, percent, decoding)
+        figure = study_figures.strategies_grid(handed.memory, shown, batch, plan, percent, decoding, split.components)
         stage.figure("grid_strategies", figure)
 
 

@@ -22,6 +22,22 @@ PositiveFloat = Annotated[Real, Field(gt=0)]
 RunName = str  # best, a run folder, or models:/NAME@ALIAS
 
 
+def _as_text(value: Any) -> Any:
+    """A class, a component or a file may be called 3, which YAML reads as a number."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _as_list(value: Any) -> Any:
+    """Names may be typed as a,b."""
+    if isinstance(value, list) or value is None:
+        return value
+    return [name.strip() for name in str(value).split(",")]
+
+
+Text = Annotated[str, BeforeValidator(_as_text)]
+Names = Annotated[list[Text], BeforeValidator(_as_list)]
+
+
 class Section(BaseModel):
     """Base of all sections: unknown keys and infinite numbers are refused, attribute docstrings describe the keys."""
 
@@ -51,15 +67,19 @@ class RunSection(Section):
 
 class DataSection(Section):
     source: str = "digits_in_context"
-    """digits_in_context (embedded demo), imagenette (downloaded by torchvision), or a folder of pictures."""
+    """digits_in_context or five_components (embedded), imagenette (downloaded by torchvision), or a folder."""
     classes: Annotated[Whole, Field(ge=2)] | list[str] | None = None
     """How many class folders to take, in name order, or their names; null takes all."""
     images_per_class: PositiveInt | None = None
     """How many pictures of each class to take, chosen by the seed; null takes all."""
     image_size: Annotated[Whole, Field(ge=8, le=1024)] = 32
     """Side of the square pictures, pixels; must be divisible by train_vqvae.stride."""
-    channels: Literal[1, 3] = 3
-    """1 for grey, 3 for RGB."""
+    channels: Annotated[Whole, Field(ge=1, le=64)] = 3
+    """Components of a picture: 1 for grey, 3 for RGB; others need .npy, .npz or .tiff stacks."""
+    components: Names | None = None
+    """Names of the components, in order; null: grey, or red green blue, or those in the .npz files."""
+    metadata: Text | None = None
+    """CSV file with a line per picture: its path below data.source, and columns of metadata."""
     train: Annotated[Real, Field(gt=0, lt=1)] = 0.70
     """Share of pictures to train on."""
     val: Annotated[Real, Field(gt=0, lt=1)] = 0.15
@@ -82,6 +102,16 @@ class DataSection(Section):
         total = self.train + self.val + self.test
         if abs(total - 1) > 1e-6:
             raise ValueError(f"train + val + test is {total:g}; expected 1")
+        return self
+
+    @model_validator(mode="after")
+    def _components_fit(self) -> "DataSection":
+        names = self.components
+        if names is not None and (len(names) != self.channels or len(set(names)) != len(names)):
+            raise ValueError(
+                f"components names {len(names)} ({', '.join(names)}); expected {self.channels} different names, "
+                "as many as data.channels"
+            )
         return self
 
 
@@ -139,6 +169,17 @@ class Training(Section):
         return self
 
 
+class ComponentMasking(Section):
+    """Training on a single component with the full picture as target; needs pictures with several components."""
+
+    enabled: bool = False
+    """Show only one component of some pictures in training."""
+    mask_prob_max: Annotated[Real, Field(ge=0, le=1)] = 0.7
+    """Share of the pictures that show one component only, at its highest."""
+    warmup_epochs: Annotated[Whole, Field(ge=0)] = 20
+    """Epochs over which that share rises from 0; 0 starts with mask_prob_max."""
+
+
 class TrainVQVAESection(Training):
     epochs: PositiveInt = 12
     """Epochs of the final fit at most."""
@@ -170,6 +211,14 @@ class TrainVQVAESection(Training):
     """Pass the gradient through the quantiser rotated instead of copied."""
     reconstruction_loss: Literal["mse", "bce"] = "mse"
     """Squared error, or binary cross-entropy on [0, 1]."""
+    component_masking: ComponentMasking = ComponentMasking()
+    """Training on a single component with the full picture as target."""
+    condition_numbers: Names = []
+    """Columns of numbers in the split's manifest.csv that the decoder is told."""
+    condition_classes: Names = []
+    """Columns of classes in the split's manifest.csv that the decoder is told (class: the picture's own)."""
+    label_drop: Annotated[Real, Field(ge=0, lt=1)] = 0.1
+    """With conditions: how often the decoder is told nothing in training; above 0 allows guidance."""
 
 
 class VQVAEReconstructionSection(Section):
@@ -183,6 +232,14 @@ class VQVAEReconstructionSection(Section):
     """Instead of the split: reconstruct this picture or folder of pictures."""
     indices: str | None = None
     """Instead of the split: paint the pictures of this .npy file of indices."""
+    components: Names | None = None
+    """With input: show only these components and paint the others (--components a,b)."""
+    rival: RunName | None = None
+    """A second VQ-VAE of the same split, such as one trained without component masking, beside it in components.csv."""
+    tell_metadata: bool = False
+    """Tell a decoder that was trained with conditions the metadata of each picture."""
+    guidance_scale: Annotated[Real, Field(ge=0, le=20)] = 1.0
+    """With tell_metadata: 1 plain, more exaggerates what is told (needs label_drop above 0 in training)."""
 
 
 class TrainClassifierSection(Training):
@@ -268,14 +325,6 @@ StrategyName = Literal[
     "adaptive",
 ]
 DecodingName = Literal["argmax", "sample", "expected"]
-
-
-def _as_text(value: Any) -> Any:
-    """A class or a file may be called 3, which YAML reads as a number."""
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-
-Text = Annotated[str, BeforeValidator(_as_text)]
 
 
 class OwnPicture(Section):

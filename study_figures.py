@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from masking import mask_first, masked_count, touched_pixels
-from pipeline.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, new_figure, picture_grid
+from pipeline.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, component_rows, new_figure, picture_grid
 from pipeline.metrics import to_unit
 from recall import Memory
 from study import ALL_FORGOTTEN, Batch, Curve, Plan, Study, curve, recall_batch
@@ -196,7 +196,9 @@ def split_figure(split_rows: list[list[Any]], names: Sequence[str]) -> Figure:
 
 
 @torch.no_grad()
-def recall_grid(memory: Memory, study: Study, batch: Batch, plan: Plan, strategy: str, decoding: str) -> Figure:
+def recall_grid(
+    memory: Memory, study: Study, batch: Batch, plan: Plan, strategy: str, decoding: str, components: Sequence[str]
+) -> Figure:
     """One row per percentage: what is left (grey: forgotten) and what is recalled, for a few pictures; a green or red
     frame says whether it is recognised."""
     rows, frames = [], []
@@ -208,11 +210,14 @@ def recall_grid(memory: Memory, study: Study, batch: Batch, plan: Plan, strategy
         triples = torch.stack([left, to_unit(painted), batch.truth], dim=1).flatten(0, 1)
         rows.append((f"{percent} %", triples.cpu()))
         frames.append([f for right in recognised(memory, batch, painted, grids) for f in (None, right, None)])
+    rows = component_rows(rows, components)
     return picture_grid(rows, ["kept", "recalled", "original"] * len(batch.tokens), scale=0.75, frames=frames)
 
 
 @torch.no_grad()
-def strategies_grid(memory: Memory, study: Study, batch: Batch, plan: Plan, percent: int, decoding: str) -> Figure:
+def strategies_grid(
+    memory: Memory, study: Study, batch: Batch, plan: Plan, percent: int, decoding: str, components: Sequence[str]
+) -> Figure:
     """One row per strategy at one percentage: kept and recalled, framed by whether it is recognised."""
     rows = [("original", torch.stack([batch.truth, batch.whole], dim=1).flatten(0, 1).cpu())]
     frames: list[list[str | None]] = [[None] * (2 * len(batch.tokens))]
@@ -223,6 +228,7 @@ def strategies_grid(memory: Memory, study: Study, batch: Batch, plan: Plan, perc
         left = grey_out(batch.whole, mask, memory.stride)
         rows.append((name, torch.stack([left, to_unit(painted)], dim=1).flatten(0, 1).cpu()))
         frames.append([f for right in recognised(memory, batch, painted, grids) for f in (None, right)])
+    rows = component_rows(rows, components)
     return picture_grid(rows, ["kept", "recalled"] * len(batch.tokens), scale=0.75, frames=frames)
 
 

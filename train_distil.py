@@ -33,7 +33,7 @@ from config import Config, TrainDistilSection
 from data_split import Split, note_data, open_split
 from handoff import HandedIndices, HandedVQVAE, take_indices, take_vqvae
 from masking import random_mask, training_mask
-from pipeline.figures import BLUE, GREY, ORANGE, curves_figure, picture_grid
+from pipeline.figures import BLUE, GREY, ORANGE, component_rows, curves_figure, picture_grid
 from pipeline.files import InputError, write_array, write_csv
 from pipeline.machine import Machine, generator, prepare_machine
 from pipeline.metrics import to_unit
@@ -262,7 +262,7 @@ def completed_figure(
         )
         rows.append((f"{percent} % gone", to_unit(model.decode_codes(blank_out(codes, mask, blank)))))
         rows.append(("completed", to_unit(model.decode_indices(completed))))
-    return picture_grid(rows)
+    return picture_grid(component_rows(rows, split.components))
 
 
 def save(stage: Stage, learner: DistilLearner, split: Split, vqvae: HandedVQVAE, section: TrainDistilSection) -> None:

@@ -19,10 +19,13 @@ from torch import Tensor
 
 import vqvae
 from cli import stage_main
+from conditioning import Columns, Told, drop, fit_columns
 from config import Config, TrainVQVAESection
 from data_split import Split, note_data, open_split
 from handoff import codebook_digest
-from pipeline.figures import picture_grid
+from masking import all_but, component_mask, hide_components, masked_probability
+from pipeline.figures import component_rows, picture_grid
+from pipeline.files import InputError
 from pipeline.machine import Machine, prepare_machine
 from pipeline.metrics import mse, perplexity, picture_errors, psnr, share_used, ssim, to_unit
 from pipeline.stage import Stage, open_stage, say
@@ -32,6 +35,8 @@ from vqvae import VQVAE, VQVAEConfig
 
 # Fits stop and checkpoint on the total loss; settings are compared by squared error, as the total depends on beta.
 GOAL = Goal(monitor="loss", objective="mse", lower_is_better=True)
+# With component masking fits also count how well the rest is painted when one component is shown.
+MASKING_GOAL = Goal(monitor="masking_loss", objective="mse", lower_is_better=True)
 LOSSES = ("loss", "reconstruction_loss", "codebook_loss", "commitment_loss")
 
 
@@ -40,9 +45,13 @@ class VQVAELearner:
 
     def __init__(self, section: TrainVQVAESection, split: Split, machine: Machine, with_val: bool) -> None:
         self.split, self.machine = split, machine
+        self.masking, self.mask_p = section.component_masking, 0.0
+        self.label_drop = section.label_drop
         self.train_positions = split.positions("train", "val") if with_val else split.positions("train")
         self.val_positions = split.positions("val")
-        self.model = VQVAE(model_config(section, split))
+        self.columns = columns(section, split)
+        self.metadata = self.columns.tell(split.manifest) if self.columns else None
+        self.model = VQVAE(model_config(section, split, self.columns))
         self.model.to(machine.device).to(memory_format=torch.channels_last)
         self._counts = torch.zeros(section.codebook_size)
 
@@ -53,9 +62,23 @@ class VQVAELearner:
     def pictures(self, positions: Any) -> Tensor:
         return self.split.pictures(positions).to(self.machine.device, memory_format=torch.channels_last)
 
+    def told(self, positions: Any) -> Told | None:
+        """What the decoder is told about the pictures; None without conditions."""
+        return None if self.metadata is None else self.metadata.rows(positions).to(self.machine.device)
+
+    def start_epoch(self, epoch: int) -> None:
+        if self.masking.enabled:
+            self.mask_p = masked_probability(epoch, self.masking.mask_prob_max, self.masking.warmup_epochs)
+
     def step(self, rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        x = self.pictures(self.train_positions[rows.numpy()])
-        output = self.model(x, generator)
+        positions = self.train_positions[rows.numpy()]
+        x = self.pictures(positions)
+        seen, told = x, self.told(positions)
+        if self.masking.enabled:
+            seen = hide_components(x, component_mask(len(x), x.shape[1], self.mask_p, generator))
+        if told is not None:
+            told = drop(told, self.label_drop, generator)
+        output = self.model(seen, generator, target=x, told=told)
         with torch.no_grad():
             self._counts += torch.bincount(output.indices.flatten(), minlength=len(self._counts)).cpu()
             painted, truth = to_unit(output.reconstruction), to_unit(x)
@@ -67,13 +90,36 @@ class VQVAELearner:
 
     def epoch_metrics(self) -> dict[str, float]:
         counts, self._counts = self._counts, torch.zeros_like(self._counts)
-        return {"perplexity": perplexity(counts), "codes_used": share_used(counts)}
+        masked = {"mask_p": self.mask_p} if self.masking.enabled else {}
+        return {"perplexity": perplexity(counts), "codes_used": share_used(counts)} | masked
 
     def validate(self) -> dict[str, float]:
-        return evaluate(self, self.val_positions)
+        """With component masking also `kept_loss` and `kept_mse`: the full picture from one component; picture i shows
+        component i mod C. `masking_loss` mixes both losses as training does in the end."""
+        values = evaluate(self, self.val_positions)
+        if not self.masking.enabled:
+            return values
+        kept = evaluate(self, self.val_positions, keep_one=True)
+        share = self.masking.mask_prob_max
+        mixed = (1 - share) * values["loss"] + share * kept["loss"]
+        return values | {"kept_loss": kept["loss"], "kept_mse": kept["mse"], "masking_loss": mixed}
 
 
-def model_config(section: TrainVQVAESection, split: Split) -> VQVAEConfig:
+def columns(section: TrainVQVAESection, split: Split) -> Columns:
+    """The metadata that the decoder is told. Raises InputError for columns that cannot be used."""
+    train = split.positions("train")
+    return fit_columns(split.manifest, train, section.condition_numbers, section.condition_classes)
+
+
+def check_masking(section: TrainVQVAESection, split: Split) -> None:
+    if section.component_masking.enabled and len(split.components) < 2:
+        raise InputError(
+            f"component masking needs pictures with at least 2 components; these have 1 ({split.components[0]}); "
+            "type --train_vqvae.component_masking.enabled false"
+        )
+
+
+def model_config(section: TrainVQVAESection, split: Split, told: Columns) -> VQVAEConfig:
     return VQVAEConfig(
         image_size=split.meta["image_size"],
         channels=split.meta["channels"],
@@ -90,18 +136,30 @@ def model_config(section: TrainVQVAESection, split: Split) -> VQVAEConfig:
         normalize_codes=section.normalize_codes,
         rotation_trick=section.rotation_trick,
         reconstruction_loss=section.reconstruction_loss,
+        condition_numbers=len(told.numbers),
+        condition_classes=tuple(len(column.values) for column in told.classes),
     )
 
 
 @torch.no_grad()
-def evaluate(learner: VQVAELearner, positions: Any, batch_size: int = 250) -> dict[str, float]:
-    """All losses, MSE, PSNR and SSIM (means over pictures), perplexity and share of codes in use."""
+def evaluate(
+    learner: VQVAELearner, positions: Any, batch_size: int = 250, keep_one: bool = False, tell: bool = True
+) -> dict[str, float]:
+    """All losses, MSE, PSNR and SSIM (means over pictures), perplexity and share of codes in use.
+
+    keep_one: picture i shows component i mod C only. tell: tell the decoder what it can be told.
+    """
     model = learner.model.eval()
     counts = torch.zeros(model.config.codebook_size)
     sums: dict[str, float] = {}
     for start in range(0, len(positions), batch_size):
         x = learner.pictures(positions[start : start + batch_size])
-        output = model(x)
+        shown = x
+        if keep_one:
+            places = torch.arange(start, start + len(x)) % x.shape[1]
+            shown = hide_components(x, torch.stack([all_but(x.shape[1], [int(place)]) for place in places]))
+        told = learner.told(positions[start : start + batch_size]) if tell else None
+        output = model(shown, target=x, told=told)
         counts += torch.bincount(output.indices.flatten(), minlength=len(counts)).cpu()
         values = {name: output.losses[name] * len(x) for name in LOSSES}
         errors = picture_errors(to_unit(output.reconstruction), to_unit(x))
@@ -117,35 +175,40 @@ def samples_figure(learner: VQVAELearner, positions: Any) -> Any:
     """Originals over their reconstructions, ten pictures spread over the split."""
     chosen = positions[:: max(1, len(positions) // 10)][:10]
     x = learner.pictures(chosen)
-    return picture_grid([("original", to_unit(x)), ("painted", to_unit(learner.model.eval()(x).reconstruction))])
+    painted = learner.model.eval()(x, told=learner.told(chosen)).reconstruction
+    return picture_grid(
+        component_rows([("original", to_unit(x)), ("painted", to_unit(painted))], learner.split.components)
+    )
 
 
 def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) -> float:
     """The whole stage; returns the validation MSE in [0, 1] pixel units. With a trial: one short fit, no run folder."""
     machine = prepare_machine(cfg.run.device, cfg.run.precision, cfg.run.threads, say)
     split, section, runs = open_split(cfg), cfg.train_vqvae, Path(cfg.run.dir)
+    check_masking(section, split)
+    told, goal = columns(section, split), MASKING_GOAL if section.component_masking.enabled else GOAL
 
     def build(chosen: TrainVQVAESection, with_val: bool) -> VQVAELearner:
         return VQVAELearner(chosen, split, machine, with_val)
 
     if trial is not None:
         chosen = section.replace(suggest(trial, section.tune.space))
-        return run_trial(trial, chosen, build, GOAL, machine, cfg.run.seed)
+        return run_trial(trial, chosen, build, goal, machine, cfg.run.seed)
     identity = f"{cfg.run.seed} {section.model_dump_json()}"
     with open_stage("train_vqvae", cfg, {"data_split": str(split.folder)}, identity, machine, resume) as stage:
         note_data(stage, cfg, split)
-        announce(split, section, machine)
-        trained = train(stage, section, build, GOAL, cfg.run.seed, runs)
+        announce(split, section, told, machine)
+        trained = train(stage, section, build, goal, cfg.run.seed, runs)
         learner: VQVAELearner = trained.learner
         report(stage, learner, split)
         save(stage, learner, split)
         name = f"vqvae-{Path(cfg.data.source).name}-{split.hash[:6]}"
-        stage.finish(split.key, trained.score, GOAL.objective, GOAL.lower_is_better, registered_as=name)
+        stage.finish(split.key, trained.score, goal.objective, goal.lower_is_better, registered_as=name)
         return trained.score
 
 
-def announce(split: Split, section: TrainVQVAESection, machine: Machine) -> None:
-    config = model_config(section, split)
+def announce(split: Split, section: TrainVQVAESection, told: Columns, machine: Machine) -> None:
+    config = model_config(section, split, told)
     parameters = sum(p.numel() for p in VQVAE(config).parameters())
     counts = ", ".join(f"{count} {name}" for name, count in split.meta["counts"].items())
     say(f"inherited: split {split.folder} ({counts})")
@@ -156,6 +219,11 @@ def report(stage: Stage, learner: VQVAELearner, split: Split) -> None:
     """The one look at test."""
     test = evaluate(learner, split.positions("test"))
     stage.metrics |= {f"test_{name}": value for name, value in test.items()}
+    if learner.columns:
+        plain = evaluate(learner, split.positions("test"), tell=False)
+        stage.metrics["test_mse_not_told"] = plain["mse"]
+    if learner.masking.enabled:
+        stage.metrics["test_kept_mse"] = evaluate(learner, split.positions("test"), keep_one=True)["mse"]
     stage.figure("samples_val", samples_figure(learner, learner.val_positions))
     stage.figure("samples_test", samples_figure(learner, split.positions("test")))
     size = learner.model.config.codebook_size
@@ -166,7 +234,10 @@ def report(stage: Stage, learner: VQVAELearner, split: Split) -> None:
 def save(stage: Stage, learner: VQVAELearner, split: Split) -> None:
     model, config = learner.model, learner.model.config
     meta = {**split.identity, "stride": config.stride, "grid": config.grid, "codebook_size": config.codebook_size}
-    meta["codebook"] = codebook_digest(model)
+    meta |= {"codebook": codebook_digest(model), "components": split.components}
+    meta["component_masking"] = learner.masking.enabled
+    meta["conditions"] = learner.columns.describe() if learner.columns else None
+    meta["label_drop"] = learner.label_drop if learner.columns else None
     stage.model(model.state_dict(), vqvae.describe_config(config), meta)
 
 

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from conditioning import Conditioning, Told
+
 FRESH_SHARE = 0.3  # use a restarted code is credited with, of the average: time to find its vectors, or be redrawn
 STRIDES = (4, 8, 16)
 CODEBOOK_UPDATES = ("ema", "gradient")
@@ -43,8 +45,11 @@ class VQVAEConfig:
     normalize_codes: bool = False  # cosine instead of Euclidean distance
     rotation_trick: bool = False
     reconstruction_loss: Literal["mse", "bce"] = "mse"
+    condition_numbers: int = 0  # numbers that the decoder is told; see conditioning.py
+    condition_classes: tuple[int, ...] = ()  # how many values each class has that the decoder is told
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "condition_classes", tuple(self.condition_classes))  # JSON has lists
         problems = [
             (self.stride in STRIDES, f"stride is {self.stride}; expected one of {STRIDES}"),
             (
@@ -69,6 +74,11 @@ class VQVAEConfig:
     def tokens(self) -> int:
         """N, tokens per picture."""
         return self.grid**2
+
+    @property
+    def conditioned(self) -> bool:
+        """Whether the decoder can be told metadata."""
+        return bool(self.condition_numbers or self.condition_classes)
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> tuple[bool, str]:
@@ -261,6 +271,16 @@ class Decoder(nn.Sequential):
             ]
         super().__init__(*layers)
 
+    def forward(self, codes: Tensor, modulation: Tensor | None = None) -> Tensor:
+        """modulation: (B, 2 * hidden), a scale and a shift for each channel at the grid, after the first layer."""
+        x = self[0](codes)
+        if modulation is not None:
+            scale, shift = modulation[..., None, None].chunk(2, dim=1)
+            x = x * (1 + scale) + shift
+        for layer in list(self)[1:]:
+            x = layer(x)
+        return x
+
 
 class VQVAEOutput(NamedTuple):
     reconstruction: Tensor  # (B, C, H, W) in [-1, 1]
@@ -277,12 +297,24 @@ class VQVAE(nn.Module):
         self.encoder = Encoder(config)
         self.quantizer = Quantizer(config)
         self.decoder = Decoder(config)
+        self.conditioning: Conditioning | None = None
+        if config.conditioned:
+            self.conditioning = Conditioning(config.condition_numbers, config.condition_classes, config.hidden)
 
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> VQVAEOutput:
-        """x (B, C, H, W) in [-1, 1]. Equation (3): reconstruction + codebook + beta * commitment."""
+    def forward(
+        self,
+        x: Tensor,
+        generator: torch.Generator | None = None,
+        target: Tensor | None = None,
+        told: Told | None = None,
+    ) -> VQVAEOutput:
+        """x (B, C, H, W) in [-1, 1]. Equation (3): reconstruction + codebook + beta * commitment.
+
+        target: what is to be painted, when x has masked components; None: x itself. told: metadata for the decoder.
+        """
         quantized = self.quantizer(self.encoder(x), generator)
-        output = self.decoder(quantized.codes).float()
-        reconstruction_loss = self._reconstruction_loss(output, x)
+        output = self._decode(quantized.codes, told)
+        reconstruction_loss = self._reconstruction_loss(output, x if target is None else target)
         loss = reconstruction_loss + self.config.commitment_weight * quantized.commitment_loss
         if self.config.codebook_update == "gradient":
             loss = loss + quantized.codebook_loss
@@ -300,9 +332,9 @@ class VQVAE(nn.Module):
         flat = z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])  # (M, D)
         return self.quantizer.nearest(flat).view(len(z), *z.shape[2:])
 
-    def decode_indices(self, indices: Tensor) -> Tensor:
-        """(B, h, w) integers in [0, K) -> (B, C, H, W) in [-1, 1]."""
-        return self.decode_codes(self.embed_indices(indices))
+    def decode_indices(self, indices: Tensor, told: Told | None = None, guidance_scale: float = 1.0) -> Tensor:
+        """(B, h, w) integers in [0, K) -> (B, C, H, W) in [-1, 1]; told and guidance as in `decode_codes`."""
+        return self.decode_codes(self.embed_indices(indices), told, guidance_scale)
 
     def embed_indices(self, indices: Tensor) -> Tensor:
         """(B, h, w) integers in [0, K) -> code vectors (B, D, h, w)."""
@@ -312,9 +344,27 @@ class VQVAE(nn.Module):
         """(K, D), the code vectors as the decoder gets them; not to be changed."""
         return self.quantizer.codes().detach()
 
-    def decode_codes(self, codes: Tensor) -> Tensor:
-        """Code vectors, or mixtures of them, (B, D, h, w) -> (B, C, H, W) in [-1, 1]."""
-        return self._to_picture(self.decoder(codes).float())
+    def decode_codes(self, codes: Tensor, told: Told | None = None, guidance_scale: float = 1.0) -> Tensor:
+        """Code vectors, or mixtures of them, (B, D, h, w) -> (B, C, H, W) in [-1, 1].
+
+        told: metadata of each picture; None: nothing is told. guidance_scale s: with y the decoder's output (pictures,
+        or logits with BCE), y = y(not told) + s * (y(told) - y(not told)): classifier-free guidance (Ho and Salimans
+        2022, arXiv 2207.12598, equation 6, with 1 + w = s), on the output instead of a score. 1 is plain.
+        Raises ValueError when something is told to a decoder that was not made for it.
+        """
+        output = self._decode(codes, told)
+        if told is not None and guidance_scale != 1:
+            plain = self._decode(codes, None)
+            output = plain + guidance_scale * (output - plain)
+        return self._to_picture(output)
+
+    def _decode(self, codes: Tensor, told: Told | None) -> Tensor:
+        """The decoder's output in float32, before it becomes a picture."""
+        if self.conditioning is None:
+            if told is not None:
+                raise ValueError("metadata are told to a VQ-VAE that was trained without conditions")
+            return self.decoder(codes).float()
+        return self.decoder(codes, self.conditioning(told, len(codes))).float()
 
     def _reconstruction_loss(self, output: Tensor, x: Tensor) -> Tensor:
         if self.config.reconstruction_loss == "bce":

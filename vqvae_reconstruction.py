@@ -2,10 +2,12 @@
 
 Reads:  runs/data_split/<best>, runs/train_vqvae/<best>
 Writes: runs/vqvae_reconstruction/<run>/ with indices/ (indices.npy, labels.npy, manifest.csv, codebook.npy,
-        meta.json), pictures.csv (MSE, PSNR, SSIM of each picture) and figures
+        meta.json), pictures.csv (MSE, PSNR, SSIM of each picture) and figures; components.csv when the VQ-VAE was
+        trained with component masking
 
     python vqvae_reconstruction.py
     python vqvae_reconstruction.py --input FOLDER_OR_FILE      your own pictures: reconstructions and indices in own/
+    python vqvae_reconstruction.py --input STACKS --components a,b       all components painted from these
     python vqvae_reconstruction.py --indices indices.npy       the way back: indices to pictures in own/
 """
 
@@ -19,11 +21,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import components
 from cli import stage_main
+from components import HEADER, Painter, mask_of
+from conditioning import Told
 from config import Config, VQVAEReconstructionSection
 from data_split import Split, from_model, note_data, open_split, to_model
 from handoff import HandedVQVAE, take_vqvae
-from pipeline.figures import index_map_figure, picture_grid, usage_figure
+from masking import hide_components
+from pipeline.figures import component_rows, index_map_figure, is_shown_plain, picture_grid, strips, usage_figure
 from pipeline.files import InputError, read_csv, replacing, write_array, write_csv, write_json
 from pipeline.machine import prepare_machine
 from pipeline.metrics import perplexity, picture_errors, share_used, to_unit
@@ -31,6 +37,7 @@ from pipeline.progress import progress_bar
 from pipeline.stage import Stage, open_stage, say
 from sources.pictures import decode_all
 from sources.splitting import SPLITS
+from sources.stacks import Stacks, write_stack
 from vqvae import VQVAE
 
 
@@ -38,33 +45,71 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     """The whole stage; returns the validation MSE in [0, 1] pixel units, or that of someone's own pictures."""
     machine = prepare_machine(cfg.run.device, cfg.run.precision, cfg.run.threads, say)
     section, split = cfg.vqvae_reconstruction, open_split(cfg)
-    vqvae = take_vqvae(cfg, section.vqvae, split, machine.device)
+    vqvae = take_vqvae(cfg, section.vqvae, split, machine.device, tells=section.tell_metadata)
     inputs = {"data_split": str(split.folder), "train_vqvae": str(vqvae.folder)}
     own, config = own_data(section), vqvae.model.config
+    told = told_of(section, vqvae, split, own is not None)
+    painters = [Painter(vqvae.folder.name, vqvae.model, told, section.guidance_scale)]
+    if section.rival is not None:
+        other = take_vqvae(cfg, section.rival, split, machine.device)
+        painters.append(Painter(other.folder.name, other.model))
+        inputs["rival"] = str(other.folder)
     if isinstance(own, list):  # what cannot be used is refused before there is a run folder
-        own_pixels = load_own(own, config.image_size, config.channels)
+        mask = None if section.components is None else mask_of(split.components, section.components)
+        own_pixels = load_own(own, config.image_size, config.channels, split.stacks)
     elif own is not None:
         own_indices = load_indices(own, config.grid, config.codebook_size)
     with open_stage("vqvae_reconstruction", cfg, inputs, section.model_dump_json(), machine, resume) as stage:
         note_data(stage, cfg, split)
         if isinstance(own, list):
-            return reconstruct_own(stage, vqvae, own, own_pixels, section.batch_size)
+            return reconstruct_own(stage, split, vqvae, own, own_pixels, mask, section.batch_size)
         if own is not None:
-            return paint_own(stage, vqvae, own_indices, section.batch_size)
-        indices, errors = reconstruct_split(split, vqvae.model, machine.device, section.batch_size)
+            return paint_own(stage, split, vqvae, own_indices, section.batch_size)
+        indices, errors = reconstruct_split(split, painters[0], machine.device, section.batch_size)
         store_indices(stage, split, vqvae, indices)
         write_pictures_csv(stage, split, errors)
         report(stage, split, vqvae, indices, errors)
-        draw(stage, split, vqvae, indices, errors, section.grid_pictures)
-        stage.finish(vqvae.key(split), extra_artifacts=("indices", "pictures.csv"))
+        draw(stage, split, painters[0], indices, errors, section.grid_pictures)
+        if vqvae.component_masking or len(painters) > 1:
+            report_components(stage, split, painters, section.batch_size)
+        stage.finish(vqvae.key(split), extra_artifacts=("indices", "pictures.csv", "components.csv"))
         return stage.metrics["val_mse"]
+
+
+def told_of(section: VQVAEReconstructionSection, vqvae: HandedVQVAE, split: Split, own: bool) -> Told | None:
+    """What the decoder is told about each picture of the manifest; None when it is told nothing.
+
+    Raises InputError for guidance or metadata that the model, or pictures of one's own, do not have.
+    """
+    scale = section.guidance_scale
+    if not section.tell_metadata:
+        if scale != 1:
+            raise InputError(
+                f"vqvae_reconstruction.guidance_scale is {scale:g}, but nothing is told; "
+                "type --vqvae_reconstruction.tell_metadata true"
+            )
+        return None
+    if own:
+        raise InputError("pictures and indices of your own have no metadata; leave tell_metadata false")
+    if not vqvae.columns:
+        raise InputError(
+            f"{vqvae.folder} was trained without conditions, so nothing can be told; type: "
+            "python train_vqvae.py --train_vqvae.condition_classes class"
+        )
+    if scale != 1 and not vqvae.label_drop:
+        raise InputError(
+            f"{vqvae.folder} was trained without label dropping, so guidance_scale must be 1; type: "
+            "python train_vqvae.py --train_vqvae.label_drop 0.1"
+        )
+    return vqvae.columns.tell(split.manifest)
 
 
 @torch.no_grad()
 def reconstruct_split(
-    split: Split, model: VQVAE, device: torch.device, batch_size: int
+    split: Split, painter: Painter, device: torch.device, batch_size: int
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Indices (pictures, h, w) in the smallest unsigned type, and each measure per picture, in manifest order."""
+    model = painter.model
     count, grid = len(split.manifest), model.config.grid
     indices = np.zeros((count, grid, grid), dtype=smallest_unsigned(model.config.codebook_size))
     errors: dict[str, np.ndarray] = {}
@@ -73,7 +118,7 @@ def reconstruct_split(
         x = split.pictures(positions).to(device)
         found = model.encode_indices(x)
         indices[positions] = found.cpu().numpy()
-        for name, values in picture_errors(to_unit(model.decode_indices(found)), to_unit(x)).items():
+        for name, values in picture_errors(to_unit(painter.decode(found, positions)), to_unit(x)).items():
             errors.setdefault(name, np.zeros(count))[positions] = values.cpu().numpy()
     return indices, errors
 
@@ -128,9 +173,37 @@ def usage(indices: np.ndarray, codebook_size: int) -> Tensor:
     return torch.from_numpy(np.bincount(indices.ravel(), minlength=codebook_size))
 
 
+def report_components(stage: Stage, split: Split, painters: list[Painter], batch_size: int) -> None:
+    """components.csv and figures: each component painted from each other one, for one VQ-VAE or two."""
+    test, device = split.positions("test"), stage.machine.device
+    rows = components.measure_mean(split, test, batch_size)
+    for number, painter in enumerate(painters):
+        rows += components.measure(painter, split, test, device, batch_size)
+        prefix = "rival_" if number else ""
+        stage.figure(f"{prefix}component_errors", components.errors_figure(rows, painter.name, split.components))
+        shown = test[:: max(1, len(test) // 3)][:3]
+        stage.figure(f"{prefix}components", components.pictures_figure(painter, split, shown, device))
+        for measured in ("mse", "ssim"):
+            value = components.mean_of_others(rows, painter.name, measured)
+            if value is not None:
+                stage.metrics[f"{prefix}test_inpainting_{measured}"] = value
+        seconds = float(np.median([row["seconds_per_picture"] for row in rows if row["model"] == painter.name]))
+        stage.metrics[f"{prefix}seconds_per_picture"] = seconds
+        say(
+            f"{painter.name}: other components from one, MSE {stage.metrics[f'{prefix}test_inpainting_mse']:.4f}, "
+            f"{seconds * 1000:.2f} ms per picture"
+        )
+    table = [[_shortened(row.get(name, "")) for name in HEADER] for row in rows]
+    write_csv(stage.folder.path / "components.csv", HEADER, table)
+
+
+def _shortened(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
 @torch.no_grad()
 def draw(
-    stage: Stage, split: Split, vqvae: HandedVQVAE, indices: np.ndarray, errors: dict[str, np.ndarray], count: int
+    stage: Stage, split: Split, painter: Painter, indices: np.ndarray, errors: dict[str, np.ndarray], count: int
 ) -> None:
     """Worst, median and best test pictures; index maps; how often each code is used."""
     test = split.positions("test")
@@ -142,44 +215,67 @@ def draw(
         ("median", ranked[middle : middle + count]),
         ("best", ranked[-count:]),
     ):
-        painted = vqvae.model.decode_indices(
-            torch.from_numpy(indices[chosen].astype(np.int64)).to(stage.machine.device)
-        )
+        painted = painter.decode(torch.from_numpy(indices[chosen].astype(np.int64)).to(stage.machine.device), chosen)
         rows += [(name, to_unit(split.pictures(chosen))), ("painted", to_unit(painted))]
-    stage.figure("worst_median_best", picture_grid(rows))
+    stage.figure("worst_median_best", picture_grid(component_rows(rows, split.components)))
     shown = test[:: max(1, len(test) // 5)][:5]
-    painted = vqvae.model.decode_indices(torch.from_numpy(indices[shown].astype(np.int64)).to(stage.machine.device))
-    size = vqvae.model.config.codebook_size
-    stage.figure("index_maps", index_map_figure(to_unit(split.pictures(shown)), indices[shown], to_unit(painted), size))
+    painted = painter.decode(torch.from_numpy(indices[shown].astype(np.int64)).to(stage.machine.device), shown)
+    size = painter.model.config.codebook_size
+    stage.figure("index_maps", index_maps(split, split.pictures(shown), indices[shown], painted, size))
     counts = usage(indices, size)
     stage.figure("codebook_usage", usage_figure(counts.numpy(), perplexity(counts)))
+
+
+def index_maps(split: Split, pictures: Tensor, grids: np.ndarray, painted: Tensor, codes: int) -> Any:
+    """pictures, painted: (B, C, H, W) in [-1, 1]."""
+    shown = [to_unit(pictures), to_unit(painted)]
+    if not is_shown_plain(split.components):
+        shown = [strips(part) for part in shown]
+    return index_map_figure(shown[0], grids, shown[1], codes)
 
 
 # --- someone's own pictures -------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def reconstruct_own(stage: Stage, vqvae: HandedVQVAE, files: list[Path], pixels: np.ndarray, batch_size: int) -> float:
-    """Pictures fitted to the model's size, to own/NAME.png and own/indices.npy. Returns their mean MSE."""
+def reconstruct_own(
+    stage: Stage,
+    split: Split,
+    vqvae: HandedVQVAE,
+    files: list[Path],
+    pixels: np.ndarray,
+    mask: Tensor | None,
+    batch_size: int,
+) -> float:
+    """Pictures fitted to the model's size, to own/NAME.png (stacks: also .npz) and own/indices.npy. Returns their mean
+    MSE. mask: components that are hidden from the model, (C,) bool."""
     config, device = vqvae.model.config, stage.machine.device
     x = to_model(pixels)
+    shown = x if mask is None else hide_components(x, mask)
     found = torch.cat(
-        [vqvae.model.encode_indices(x[i : i + batch_size].to(device)) for i in range(0, len(x), batch_size)]
+        [vqvae.model.encode_indices(shown[i : i + batch_size].to(device)) for i in range(0, len(x), batch_size)]
     )
     painted = paint(vqvae.model, found, batch_size)
     errors = picture_errors(to_unit(painted), to_unit(x))
     folder = stage.folder.path / "own"
     for number, file in enumerate(progress_bar(files, desc="writing", unit="picture")):
-        write_picture(folder / f"{number:05d}_{file.stem}.png", from_model(painted[number : number + 1])[0])
+        write_picture(folder / f"{number:05d}_{file.stem}", from_model(painted[number : number + 1])[0], split)
     write_array(folder / "indices.npy", found.cpu().numpy().astype(smallest_unsigned(config.codebook_size)))
+    if len(split.components) > 1:  # one column for each component, too
+        each = components.component_errors(to_unit(painted), to_unit(x))
+        errors |= {
+            f"{measured}_{name}": values[:, place]
+            for measured, values in each.items()
+            for place, name in enumerate(split.components)
+        }
     rows = [[str(file), *(f"{float(values[i]):.6g}" for values in errors.values())] for i, file in enumerate(files)]
     write_csv(folder / "pictures.csv", ("path", *errors), rows)
-    shown = slice(0, 8)
-    stage.figure(
-        "own",
-        index_map_figure(to_unit(x[shown]), found[shown].cpu().numpy(), to_unit(painted[shown]), config.codebook_size),
-    )
+    grids = found[:8].cpu().numpy()
+    stage.figure("own", index_maps(split, x[:8], grids, painted[:8], config.codebook_size))
     stage.metrics |= {f"own_{name}": float(values.mean()) for name, values in errors.items()}
+    if mask is not None:
+        hidden = [name for name, is_hidden in zip(split.components, mask.tolist(), strict=True) if is_hidden]
+        say(f"painted without having seen {', '.join(hidden) or 'nothing'}")
     say(
         f"{len(files)} pictures, fitted to {config.image_size}x{config.image_size} (centre crop): "
         f"PSNR {stage.metrics['own_psnr']:.2f} dB, in {folder}"
@@ -189,12 +285,12 @@ def reconstruct_own(stage: Stage, vqvae: HandedVQVAE, files: list[Path], pixels:
 
 
 @torch.no_grad()
-def paint_own(stage: Stage, vqvae: HandedVQVAE, indices: np.ndarray, batch_size: int) -> float:
+def paint_own(stage: Stage, split: Split, vqvae: HandedVQVAE, indices: np.ndarray, batch_size: int) -> float:
     """Pictures of indices (B, h, w) to own/NNNNN.png. Returns how many there were."""
     painted = from_model(paint(vqvae.model, torch.from_numpy(indices).to(stage.machine.device), batch_size))
     folder = stage.folder.path / "own"
     for number, picture in enumerate(progress_bar(painted, desc="writing", unit="picture")):
-        write_picture(folder / f"{number:05d}.png", picture)
+        write_picture(folder / f"{number:05d}", picture, split)
     stage.metrics["own_pictures"] = len(painted)
     say(f"{len(painted)} pictures painted, in {folder}")
     stage.finish(None, extra_artifacts=("own",))
@@ -212,6 +308,8 @@ def own_data(section: VQVAEReconstructionSection) -> list[Path] | Path | None:
     """The files of --input, the file of --indices, or None for the split. Raises InputError for both at once."""
     if section.input is not None and section.indices is not None:
         raise InputError("--input and --indices exclude each other; give one of them")
+    if section.components is not None and section.input is None:
+        raise InputError("--components needs pictures; type --input FILE_OR_FOLDER with it")
     if section.input is not None:
         return own_files(Path(section.input))
     return Path(section.indices) if section.indices is not None else None
@@ -227,9 +325,9 @@ def own_files(source: Path) -> list[Path]:
     return files
 
 
-def load_own(files: list[Path], size: int, channels: int) -> np.ndarray:
+def load_own(files: list[Path], size: int, channels: int, stacks: Stacks | None) -> np.ndarray:
     """(B, H, W, C) uint8. Raises InputError that lists the files that cannot be used."""
-    decoded = list(decode_all([str(file) for file in files], size, channels, workers=0))
+    decoded = list(decode_all([str(file) for file in files], size, channels, workers=0, stacks=stacks))
     broken = [f"{one.path} {one.problem}" for one in decoded if one.problem]
     if broken:
         raise InputError(f"{len(broken)} of {len(files)} files cannot be used: {'; '.join(broken[:5])}")
@@ -254,14 +352,20 @@ def load_indices(file: Path, grid: int, codebook_size: int) -> np.ndarray:
     return indices.astype(np.int64)
 
 
-def write_picture(path: Path, pixels: np.ndarray) -> None:
-    """(H, W, C) uint8 -> PNG."""
-    with replacing(path) as temporary:
-        Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(temporary, format="PNG")
+def write_picture(path: Path, pixels: np.ndarray, split: Split) -> None:
+    """(H, W, C) uint8 -> NAME.png; of stacks also NAME.npz with a float32 array for each component in the units of the
+    data. Components that are not grey or RGB stand side by side in the PNG."""
+    flat = pixels
+    if not is_shown_plain(split.components):
+        flat = np.hstack(list(np.moveaxis(pixels, 2, 0)))[:, :, None]
+    with replacing(path.with_name(f"{path.name}.png")) as temporary:
+        Image.fromarray(flat[:, :, 0] if flat.shape[2] == 1 else flat).save(temporary, format="PNG")
+    if split.stacks is not None:
+        write_stack(path.with_name(f"{path.name}.npz"), pixels, split.stacks)
 
 
 def main() -> int:
-    shortcuts = {"--input": "vqvae_reconstruction.input", "--indices": "vqvae_reconstruction.indices"}
+    shortcuts = {f"--{key}": f"vqvae_reconstruction.{key}" for key in ("input", "components", "indices")}
     return stage_main("vqvae_reconstruction", run, __doc__ or "", shortcuts)
 
 

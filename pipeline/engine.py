@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import safe_open
@@ -46,6 +46,15 @@ class Learner(Protocol):
 
     def validate(self) -> dict[str, float]:
         """Validation metrics, in evaluation mode and float32."""
+        ...
+
+
+@runtime_checkable
+class KnowsEpoch(Protocol):
+    """A learner whose steps change from epoch to epoch. Told at each start, so that a resumed fit goes on the same."""
+
+    def start_epoch(self, epoch: int) -> None:
+        """epoch: 0, 1, ..."""
         ...
 
 
@@ -152,6 +161,8 @@ def _train_epoch(
     torch.manual_seed(int(torch.randint(2**31, (1,), generator=draws)))  # dropout has no generator of its own
     order = torch.randperm(learner.count, generator=draws)
     learner.model.train()
+    if isinstance(learner, KnowsEpoch):
+        learner.start_epoch(epoch)
     sums: dict[str, float] = {}
     for number in range(steps):
         step = epoch * steps + number

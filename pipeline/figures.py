@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
@@ -17,6 +18,7 @@ from pipeline.files import replacing
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#666666"
 DPI = 130
+RGB = ("red", "green", "blue")
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -68,10 +70,13 @@ def picture_grid(
 ) -> Figure:
     """Rows of pictures with a label at the left: [(label, (B, C, H, W)), ...]; `titles` stand over the columns.
 
-    frames: for each row and picture the colour of a frame around it, None for none.
+    frames: for each row and picture the colour of a frame around it, None for none. Pictures of neither one nor three
+    channels are shown as grey panels, one below the other.
     """
     columns = max(len(pictures) for _, pictures in rows)
-    figure = Figure(figsize=(scale * columns + 1.1, scale * len(rows) + (0.3 if titles else 0.1)), layout="constrained")
+    rows = [(label, pictures if is_plain(pictures.shape[1]) else strips(pictures)) for label, pictures in rows]
+    height = scale * sum(min(6.0, pictures.shape[2] / pictures.shape[3]) for _, pictures in rows)
+    figure = Figure(figsize=(scale * columns + 1.1, height + (0.3 if titles else 0.1)), layout="constrained")
     figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02))
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for row, (label, pictures) in enumerate(rows):
@@ -89,19 +94,50 @@ def picture_grid(
     return figure
 
 
+def is_plain(channels: int) -> bool:
+    """Whether pictures with this many channels can be shown as they are, in grey or in colour."""
+    return channels in (1, 3)
+
+
+def strips(pictures: Tensor) -> Tensor:
+    """(B, C, H, W) in [0, 1] -> (B, 1, C * (H + 1) - 1, W): the channels in grey below each other, white between."""
+    b, _, _, width = pictures.shape
+    parts = [channel.unsqueeze(1) for channel in pictures.unbind(1)]
+    gap = pictures.new_ones(b, 1, 1, width)
+    return torch.cat([part for channel in parts for part in (channel, gap)][:-1], dim=2)
+
+
+def is_shown_plain(components: Sequence[str]) -> bool:
+    """Whether these components are shown as one picture: a single one in grey; red, green and blue in colour."""
+    return len(components) == 1 or tuple(components) == RGB
+
+
+def component_rows(rows: Sequence[tuple[str, Tensor]], components: Sequence[str]) -> list[tuple[str, Tensor]]:
+    """Rows for `picture_grid`: pictures stay as they are when they are grey or red, green and blue; else a grey panel
+    for each component."""
+    if is_shown_plain(components):
+        return list(rows)
+    return [(label, strips(pictures)) for label, pictures in rows]
+
+
 def show_picture(axis: Any, picture: Tensor) -> None:
-    """One (C, H, W) picture in [0, 1]; one channel is shown in grey."""
+    """One (C, H, W) picture in [0, 1]: one channel in grey, three in colour, others as grey panels below each other."""
+    if not is_plain(len(picture)):
+        picture = strips(picture.unsqueeze(0))[0]
     array = picture.detach().cpu().float().clamp(0, 1).permute(1, 2, 0).numpy()
     if array.shape[2] == 1:
         axis.imshow(array[:, :, 0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     else:
-        axis.imshow(array[:, :, :3], interpolation="nearest")
+        axis.imshow(array, interpolation="nearest")
 
 
 def index_map_figure(pictures: Tensor, grids: np.ndarray, reconstructions: Tensor, codes: int) -> Figure:
     """original | index map | reconstruction, one row per picture. grids: (B, h, w) integers in [0, codes)."""
     side = 1.5
-    figure = Figure(figsize=(3 * side + 0.2, side * len(pictures) + 0.3), layout="constrained")
+    if not is_plain(pictures.shape[1]):
+        pictures, reconstructions = strips(pictures), strips(reconstructions)
+    tall = min(6.0, pictures.shape[2] / pictures.shape[3])
+    figure = Figure(figsize=(3 * side + 0.2, side * tall * len(pictures) + 0.3), layout="constrained")
     axes = figure.subplots(len(pictures), 3, squeeze=False)
     for row in range(len(pictures)):
         show_picture(axes[row][0], pictures[row])
@@ -127,6 +163,23 @@ def usage_figure(counts: np.ndarray, perplexity: float) -> Figure:
     axis.set_ylabel("share of all tokens", fontsize=9)
     axis.set_title(f"{(counts > 0).sum()} of {len(counts)} codes in use, perplexity {perplexity:.1f}", fontsize=9)
     axis.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def component_error_figure(errors: np.ndarray, kept: Sequence[str], components: Sequence[str], title: str) -> Figure:
+    """Rows: what was shown; columns: the component that was painted; the error is written in. errors: (rows, C)."""
+    figure, axes = new_figure(1.1 * len(components) + 2.2, 0.45 * len(kept) + 1.6)
+    axis = axes[0, 0]
+    picture = axis.imshow(errors, cmap="Blues", vmin=0, aspect="auto")
+    for row, column in np.ndindex(*errors.shape):
+        colour = "white" if errors[row, column] > 0.6 * errors.max() else "black"
+        axis.text(column, row, f"{errors[row, column]:.4f}", ha="center", va="center", fontsize=8, color=colour)
+    axis.set_xticks(range(len(components)), components, fontsize=8, rotation=20, ha="right")
+    axis.set_yticks(range(len(kept)), kept, fontsize=8)
+    axis.set_xlabel("component painted", fontsize=9)
+    axis.set_ylabel("shown", fontsize=9)
+    axis.set_title(title, fontsize=10)
+    figure.colorbar(picture, ax=axis, fraction=0.046, pad=0.02)
     return figure
 
 

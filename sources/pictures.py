@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from sources.stacks import ORDINARY, StackError, Stacks, decode_stack, is_stack
+
 SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
@@ -26,15 +28,21 @@ class Decoded(NamedTuple):
     problem: str | None
 
 
-def decode_all(paths: Sequence[str], size: int, channels: int, workers: int) -> Iterator[Decoded]:
+def decode_all(
+    paths: Sequence[str], size: int, channels: int, workers: int, stacks: Stacks | None = None
+) -> Iterator[Decoded]:
     """Decode files on `workers` threads (0: all cores), in order; Pillow decodes outside Python's lock."""
     with warnings.catch_warnings(), ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield from pool.map(lambda path: decode(path, size, channels), paths)
+        yield from pool.map(lambda path: decode(path, size, channels, stacks), paths)
 
 
-def decode(path: str, size: int, channels: int) -> Decoded:
-    """Read a file once: hash its bytes, decode, turn upright, fit to size x size. Never raises for a bad file."""
+def decode(path: str, size: int, channels: int, stacks: Stacks | None = None) -> Decoded:
+    """Read a file once: hash its bytes, decode, turn upright, fit to size x size. Never raises for a bad file.
+
+    stacks: how .npy, .npz and .tiff files are read as stacks of components; their hash also names components and
+    ranges, as another choice of them makes another picture.
+    """
     try:
         content = Path(path).read_bytes()
     except OSError as error:
@@ -42,6 +50,14 @@ def decode(path: str, size: int, channels: int) -> Decoded:
     name = hashlib.sha256(content).hexdigest()
     if not content:
         return Decoded(path, name, None, "is empty (0 bytes)")
+    if stacks is not None and is_stack(path, stacks.tiffs):
+        name = hashlib.sha256(content + repr((stacks.names, stacks.ranges)).encode()).hexdigest()
+        try:
+            return Decoded(path, name, decode_stack(path, content, size, stacks), None)
+        except StackError as error:
+            return Decoded(path, name, None, str(error))
+    if channels not in ORDINARY:
+        return Decoded(path, name, None, f"is no stack of {channels} components; expected .npy, .npz or .tiff")
     try:
         with Image.open(io.BytesIO(content)) as picture:
             if picture.width * picture.height > MAX_PIXELS:

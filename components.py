@@ -1,0 +1,157 @@
+"""Inpainting of components: some components of a picture are shown, one forward pass paints them all.
+
+Letters: B batch, C components (channels). Pictures are float [-1, 1] in models, [0, 1] in what is measured. A mask of
+components is (C,) bool, True = masked, set to 0. Encode, quantise, decode: no prior, no loop.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from conditioning import Told
+from data_split import Split
+from masking import all_but, hide_components
+from pipeline.figures import BLUE, component_error_figure, picture_grid
+from pipeline.files import InputError
+from pipeline.metrics import SSIM_WINDOW, mse, ssim, to_unit
+from vqvae import VQVAE
+
+ALL = "all"  # nothing is masked
+HEADER = ("model", "shown", "component", "mse", "ssim", "pictures", "batch_size", "seconds_per_picture")
+TIMED_PASSES = 5
+
+
+@dataclass(frozen=True)
+class Painter:
+    """A VQ-VAE, what it is called in tables, and what it is told. told: of all pictures of the manifest."""
+
+    name: str
+    model: VQVAE
+    told: Told | None = None
+    guidance_scale: float = 1.0
+
+    def decode(self, indices: Tensor, positions: Any) -> Tensor:
+        """(B, h, w) -> (B, C, H, W) in [-1, 1]; positions: those pictures' in the manifest."""
+        told = None if self.told is None else self.told.rows(positions).to(indices.device)
+        return self.model.decode_indices(indices, told, self.guidance_scale)
+
+    def paint(self, pictures: Tensor, mask: Tensor, positions: Any) -> Tensor:
+        """(B, C, H, W) in [-1, 1], of which the components of `mask` (C,) are hidden -> all components, painted."""
+        return self.decode(self.model.encode_indices(hide_components(pictures, mask)), positions)
+
+
+def mask_of(names: Sequence[str], shown: Sequence[str]) -> Tensor:
+    """(C,) bool, True = masked: all but the components `shown`. Raises InputError for unknown names, or none."""
+    unknown = [name for name in shown if name not in names]
+    if unknown or not shown:
+        found = f"component {', '.join(unknown)} is unknown" if unknown else "no component is named"
+        raise InputError(f"{found}; expected some of: {', '.join(names)}")
+    return all_but(len(names), [list(names).index(name) for name in shown])
+
+
+def component_errors(painted: Tensor, truth: Tensor) -> dict[str, Tensor]:
+    """mse and ssim (B, C) of each component, pictures in [0, 1]; SSIM is left out below its window's size."""
+    b, c, height, width = truth.shape
+    flat = [pictures.reshape(b * c, 1, height, width) for pictures in (painted, truth)]
+    errors = {"mse": mse(*flat).view(b, c)}
+    if min(height, width) >= SSIM_WINDOW:
+        errors["ssim"] = ssim(*flat).view(b, c)
+    return errors
+
+
+@torch.no_grad()
+def measure(
+    painter: Painter, split: Split, positions: np.ndarray, device: torch.device, batch_size: int
+) -> list[dict[str, Any]]:
+    """Rows of components.csv: every component painted from each single one, and from all of them."""
+    rows: list[dict[str, Any]] = []
+    names = split.components
+    for shown in (*names, ALL):
+        mask = mask_of(names, names if shown == ALL else [shown])
+        parts: dict[str, list[Tensor]] = {}
+        for start in range(0, len(positions), batch_size):
+            chosen = positions[start : start + batch_size]
+            x = split.pictures(chosen).to(device)
+            for measured, values in component_errors(to_unit(painter.paint(x, mask, chosen)), to_unit(x)).items():
+                parts.setdefault(measured, []).append(values.cpu())
+        means = {measured: torch.cat(values).mean(0).tolist() for measured, values in parts.items()}
+        seconds = seconds_per_picture(painter, split, positions[:batch_size], mask, device)
+        cost = {"batch_size": min(batch_size, len(positions)), "seconds_per_picture": seconds}
+        for place, component in enumerate(names):
+            row = {"model": painter.name, "shown": shown, "component": component, "pictures": len(positions)}
+            rows.append(row | {measured: values[place] for measured, values in means.items()} | cost)
+    return rows
+
+
+def seconds_per_picture(
+    painter: Painter, split: Split, positions: np.ndarray, mask: Tensor, device: torch.device
+) -> float:
+    """Median over TIMED_PASSES of encode, quantise and decode of one batch, by its pictures."""
+    x = split.pictures(positions).to(device)
+    taken = []
+    for _ in range(TIMED_PASSES + 1):  # the first one warms up
+        started = time.perf_counter()
+        painter.paint(x, mask, positions).cpu()
+        taken.append(time.perf_counter() - started)
+    return float(np.median(taken[1:])) / len(positions)
+
+
+def measure_mean(split: Split, positions: np.ndarray, batch_size: int) -> list[dict[str, Any]]:
+    """The floor: each component painted as its mean over the training pictures, whatever is shown."""
+    names = split.components
+    parts: dict[str, list[Tensor]] = {}
+    mean = torch.tensor(split.meta["mean"], dtype=torch.float32)[:, None, None]
+    for start in range(0, len(positions), batch_size):
+        truth = to_unit(split.pictures(positions[start : start + batch_size]))
+        for measured, values in component_errors(mean.expand_as(truth), truth).items():
+            parts.setdefault(measured, []).append(values)
+    means = {measured: torch.cat(values).mean(0).tolist() for measured, values in parts.items()}
+    return [
+        {"model": "mean", "shown": "none", "component": component, "pictures": len(positions)}
+        | {measured: values[place] for measured, values in means.items()}
+        for place, component in enumerate(names)
+    ]
+
+
+def mean_of_others(rows: Sequence[dict[str, Any]], model: str, measured: str) -> float | None:
+    """Mean over all pairs of one component shown and another painted; None when it was not measured."""
+    values = [
+        row[measured]
+        for row in rows
+        if row["model"] == model and row["shown"] not in (ALL, "none", row["component"]) and measured in row
+    ]
+    return float(np.mean(values)) if values else None
+
+
+def errors_figure(rows: Sequence[dict[str, Any]], model: str, names: Sequence[str]) -> Figure:
+    """MSE of each component (columns) painted from what was shown (rows); below, the mean of training as a floor."""
+    kept = [*names, ALL]
+    value = {(row["model"], row["shown"], row["component"]): row["mse"] for row in rows}
+    table = [[value[model, shown, component] for component in names] for shown in kept]
+    table.append([value["mean", "none", component] for component in names])
+    title = f"MSE on {rows[0]['pictures']} test pictures, {model}"
+    return component_error_figure(np.array(table), [*kept, "nothing (training mean)"], names, title)
+
+
+@torch.no_grad()
+def pictures_figure(painter: Painter, split: Split, positions: np.ndarray, device: torch.device) -> Figure:
+    """Rows: what was shown; columns: the components of a few pictures, one after the other; blue: as it was given."""
+    names, x = split.components, split.pictures(positions).to(device)
+    rows = [("original", _panels(to_unit(x)))]
+    frames: list[list[str | None]] = [[None] * (len(names) * len(positions))]
+    for place, shown in enumerate(names):
+        painted = to_unit(painter.paint(x, mask_of(names, [shown]), positions))
+        rows.append((f"from {shown}", _panels(painted)))
+        frames.append([BLUE if column == place else None for _ in positions for column in range(len(names))])
+    return picture_grid(rows, list(names) * len(positions), scale=0.8, frames=frames)
+
+
+def _panels(pictures: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B * C, 1, H, W), each component a picture of its own."""
+    return pictures.flatten(0, 1).unsqueeze(1).cpu()

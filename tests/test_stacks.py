@@ -1,0 +1,267 @@
+"""Stacks of components and metadata: formats, ranges, names, the split they make, and what is refused."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+import config
+import data_split
+from data_split import data_key, open_split
+from pipeline.files import InputError, read_csv
+from sources.five_components import COMPONENTS, components_of, make_five_components
+from sources.stacks import Stacks, decode_stack, survey, write_stack
+
+BYTES = ((0.0, 255.0),) * 5
+FIVE = Stacks(("a", "b", "c", "d", "e"), BYTES, True)
+
+
+def stack(seed: int, dtype: str = "uint8", size: int = 16) -> np.ndarray:
+    """(5, size, size); numbers 0 to 255."""
+    return np.random.default_rng(seed).integers(0, 256, (5, size, size)).astype(dtype)
+
+
+def as_npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def as_npz(arrays: dict[str, np.ndarray]) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def as_tiff(array: np.ndarray, **options: object) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, array, **options)
+    return file.getvalue()
+
+
+def fill(folder: Path, count: int = 12, dtype: str = "uint8") -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{number:02d}.npy" for number in range(count)]
+    for number, file in enumerate(files):
+        file.write_bytes(as_npy(stack(number, dtype)))
+    return files
+
+
+def settings_for(tmp_path: Path, source: object, **data: object) -> config.Config:
+    values = {"source": str(source), "image_size": 16, "channels": 5, **data}
+    return config.check({"run": {"dir": str(tmp_path / "runs"), "mlflow": False}, "data": values})
+
+
+def make(tmp_path: Path, source: object, **data: object) -> data_split.Split:
+    cfg = settings_for(tmp_path, source, **data)
+    data_split.run(cfg)
+    return open_split(cfg)
+
+
+# --- formats ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.npy", as_npy(stack(0))),
+        ("x.npy", as_npy(np.moveaxis(stack(0), 0, -1))),
+        ("x.npz", as_npz(dict(zip("abcde", stack(0), strict=True)))),
+        ("x.npz", as_npz({"all": stack(0)})),
+        ("x.tiff", as_tiff(stack(0), photometric="minisblack")),
+        ("x.tif", as_tiff(np.moveaxis(stack(0), 0, -1), photometric="minisblack", planarconfig="contig")),
+    ],
+    ids=["npy-CHW", "npy-HWC", "npz-named", "npz-array", "tiff-pages", "tiff-samples"],
+)
+def test_every_format_gives_the_same_components(name: str, content: bytes) -> None:
+    assert (decode_stack(name, content, 16, FIVE) == np.moveaxis(stack(0), 0, -1)).all()
+
+
+def test_names_choose_and_order_the_components_of_npz() -> None:
+    content = as_npz(dict(zip("abcde", stack(0), strict=True)))
+    chosen = decode_stack("x.npz", content, 16, Stacks(("d", "a"), BYTES[:2], True))
+    assert (chosen == np.stack([stack(0)[3], stack(0)[0]], axis=-1)).all()
+
+
+def test_a_stack_is_cropped_to_its_central_square_and_resized() -> None:
+    wide = np.zeros((5, 20, 60), dtype=np.uint8)
+    wide[:, :, 20:40] = 255
+    pixels = decode_stack("x.npy", as_npy(wide), 10, FIVE)
+    assert pixels.shape == (10, 10, 5) and pixels.min() > 230  # the filter reaches a little over the edge
+
+
+def test_the_range_of_a_component_becomes_0_to_255_and_what_lies_outside_is_cut_off() -> None:
+    values = np.linspace(-1, 3, 256, dtype=np.float32).reshape(1, 16, 16)
+    pixels = decode_stack("x.npy", as_npy(values), 16, Stacks(("t",), ((0.0, 2.0),), True))[..., 0]
+    expected = (np.linspace(-1, 3, 256) / 2).clip(0, 1) * 255
+    assert np.abs(pixels.ravel() - expected).max() <= 0.51
+
+
+def test_a_written_stack_reads_back(tmp_path: Path) -> None:
+    stacks = Stacks(("t", "u"), ((-2.0, 5.0), (0.0, 1.0)), True)
+    pixels = np.moveaxis(stack(3)[:2], 0, -1)
+    write_stack(tmp_path / "x.npz", pixels, stacks)
+    again = decode_stack("x.npz", (tmp_path / "x.npz").read_bytes(), 16, stacks)
+    assert np.abs(again.astype(int) - pixels).max() <= 1
+
+
+# --- a whole set ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"), [("uint8", (0.0, 255.0)), ("uint16", (0.0, 65535.0)), ("float32", None), ("int32", None)]
+)
+def test_ranges_are_the_types_own_or_measured_over_all_files(tmp_path: Path, dtype: str, expected: object) -> None:
+    files = fill(tmp_path, 3, dtype)
+    found = survey([str(file) for file in files], 5, None, 1)
+    every = np.stack([np.load(file) for file in files])
+    measured = [(every[:, place].min(), every[:, place].max()) for place in range(5)]
+    assert list(found.ranges) == ([expected] * 5 if expected else measured)
+
+
+def test_split_of_stacks_keeps_pixels_names_and_ranges(tmp_path: Path) -> None:
+    files = fill(tmp_path / "set", 12, "float32")
+    split = make(tmp_path, tmp_path / "set", components=list("vwxyz"))
+    assert split.components == tuple("vwxyz") and split.images.shape == (12, 16, 16, 5)
+    low, high = split.stacks.ranges[2]
+    row = next(row for row in split.manifest if row["path"] == files[4].name)
+    pixels = split.images[int(row["row"])][:, :, 2].astype(float)
+    assert np.abs(pixels / 255 * (high - low) + low - stack(4)[2]).max() <= (high - low) / 255
+    assert split.pictures(np.arange(2)).shape == (2, 5, 16, 16)
+
+
+def test_other_components_of_the_same_files_are_another_split(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    for number in range(9):
+        content = as_npz(dict(zip("abcde", stack(number), strict=True)))
+        (tmp_path / "set" / f"{number}.npz").write_bytes(content)
+    first = make(tmp_path, tmp_path / "set", channels=2, components=["a", "b"])
+    second = make(tmp_path, tmp_path / "set", channels=2, components=["b", "a"])
+    assert make(tmp_path, tmp_path / "set").components == tuple("abcde")
+    assert first.hash != second.hash and first.components == ("a", "b")
+
+
+def test_grey_and_rgb_have_names_and_old_settings_their_old_key() -> None:
+    plain = config.DataSection()
+    assert "components" not in plain.model_dump_json(exclude_none=True)
+    assert data_key(plain) == data_key(config.DataSection(workers=3))
+    assert data_key(plain) != data_key(config.DataSection(components=["x", "y", "z"]))
+    meta = {"channels": 3}
+    split = data_split.Split(Path(), meta, [], np.zeros(0), np.zeros(0), np.zeros(0))
+    assert split.components == ("red", "green", "blue") and split.stacks is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "changes", "message"),
+    [
+        ("05.npy", as_npy(stack(0)[:4]), {}, r"05\.npy has 4 components, .*00\.npy has 5; expected the same"),
+        ("zz.npz", as_npz({"p": stack(0)[0], "q": stack(0)[1]}), {}, r"zz\.npz has 2 components, .*00\.npy has 5"),
+        ("", b"", {"channels": 3}, r"00\.npy has 5 components, but data\.channels is 3; type --data\.channels 5"),
+        ("05.npy", as_npy(stack(0) * np.nan), {}, "1 of the files cannot be used"),
+        ("05.npy", b"no array", {}, "1 of the files cannot be used"),
+        ("05.png", b"x", {}, "1 of the files cannot be used"),
+    ],
+)
+def test_stacks_that_do_not_fit_are_refused(tmp_path, name, content, changes, message):
+    fill(tmp_path / "set")
+    if name:
+        (tmp_path / "set" / name).write_bytes(content)
+    with pytest.raises(InputError, match=message) as error:
+        make(tmp_path, tmp_path / "set", **changes)
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_components_of_npz_are_refused_with_the_names(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    for number in range(3):
+        content = as_npz(dict(zip("abcde", stack(number), strict=True)))
+        (tmp_path / "set" / f"{number}.npz").write_bytes(content)
+    with pytest.raises(InputError, match=r"has no component q; expected data\.components out of: a, b, c, d, e"):
+        make(tmp_path, tmp_path / "set", channels=2, components=["a", "q"])
+
+
+@pytest.mark.parametrize("names", [["a", "b"], ["a", "a", "b", "c", "d"]])
+def test_names_must_be_as_many_as_channels_and_different(tmp_path: Path, names: list[str]) -> None:
+    with pytest.raises(config.ConfigError, match=r"expected 5 different names, as many as data\.channels"):
+        settings_for(tmp_path, "x", components=names)
+
+
+# --- metadata ---------------------------------------------------------------------------------------------------------
+
+
+def test_metadata_come_with_the_manifest_and_may_lie_beside_the_pictures(tmp_path: Path) -> None:
+    fill(tmp_path / "set")
+    notes = tmp_path / "set" / "notes.csv"
+    lines = [f"{number:02d}.npy,{number / 2},{'ab'[number % 2]}" for number in range(12)]
+    notes.write_text("\n".join(["path,age,kind", *lines]), encoding="utf-8-sig")
+    split = make(tmp_path, tmp_path / "set", metadata=str(notes))
+    assert len(split.manifest) == 12
+    for row in split.manifest:
+        number = int(row["path"][:2])
+        assert float(row["age"]) == number / 2 and row["kind"] == "ab"[number % 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,age\n00.npy,1\n", r"has no line for 11 of 12 pictures, such as 01\.npy"),
+        ("file,age\n00.npy,1\n", "has columns file, age; expected path and at least one more"),
+        ("path,label\n00.npy,1\n", "the manifest has a column label of its own"),
+        ("path,age\n00.npy,1\n00.npy,2\n", r"has two lines for 00\.npy"),
+        (None, r"notes\.csv is missing"),
+    ],
+)
+def test_metadata_that_do_not_fit_are_refused(tmp_path, text, message):
+    fill(tmp_path / "set")
+    if text is not None:
+        (tmp_path / "notes.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        make(tmp_path, tmp_path / "set", metadata=str(tmp_path / "notes.csv"))
+    assert not (tmp_path / "runs" / "data_split").exists()
+
+
+# --- the embedded set -------------------------------------------------------------------------------------------------
+
+
+def test_five_components_are_deterministic_and_what_they_say() -> None:
+    first, second = make_five_components(3, 2), make_five_components(3, 2)
+    assert (first.images == second.images).all() and first.metadata == second.metadata
+    assert first.images.shape == (20, 32, 32, 5) and first.images.dtype == np.uint8
+    flat = components_of(np.full((8, 8, 3), 100, dtype=np.uint8))
+    assert (flat[..., 0] == 100).all() and (flat[..., 1:3] == 128).all() and (flat[..., 3:] == 0).all()
+    step = np.zeros((8, 8, 3), dtype=np.uint8)
+    step[:, 4:] = 200
+    edges = components_of(step)[..., 3]
+    assert (edges[:, 3:5] > 200).all() and (edges[:, [0, 1, 6, 7]] == 0).all()
+
+
+def test_five_components_as_a_split(tmp_path: Path) -> None:
+    split = make(tmp_path, "five_components", image_size=32, images_per_class=4)
+    assert split.components == COMPONENTS and len(split.manifest) == 40 and split.stacks is not None
+    assert {"place", "congruent", "brightness", "ink"} <= set(split.manifest[0])
+    assert read_csv(split.folder / "manifest.csv") == split.manifest
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"channels": 3}, r"type --data\.image_size 32 --data\.channels 5"),
+        ({"components": list("abcde")}, "has the components luminance, .*leave data.components null"),
+        ({"metadata": "x.csv"}, "has metadata of its own"),
+    ],
+)
+def test_five_components_refuse_other_settings(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        make(tmp_path, "five_components", **{"image_size": 32, **changes})
+
+
+def test_png_stays_a_picture_and_rgb_tiff_too(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    for number in range(4):
+        picture = Image.fromarray(np.moveaxis(stack(number)[:3], 0, -1).copy())
+        picture.save(tmp_path / "set" / f"{number}.{'png' if number % 2 else 'tiff'}")
+    split = make(tmp_path, tmp_path / "set", channels=3)
+    assert split.components == ("red", "green", "blue") and split.stacks is None
