@@ -1,4 +1,4 @@
-"""What a decoder can be told about a picture besides its codes: numbers and classes from the split's manifest.
+"""What a decoder or a prior can be told about a picture: numbers and classes from the split's manifest.
 
 Numbers are standardised with mean and deviation of the training pictures; each class gets an embedding. In training
 all of it is dropped now and then (`drop`), so that the model also works when nothing is told, and classifier-free
@@ -104,6 +104,16 @@ class Columns:
             torch.tensor(classes, dtype=torch.long).view(len(rows), len(self.classes)),
             torch.ones(len(rows), dtype=torch.bool),
         )
+
+    @property
+    def names(self) -> list[str]:
+        """What is told, in words: classes, then numbers."""
+        return [column.name for column in (*self.classes, *self.numbers)]
+
+    def facts(self, told: Told) -> Tensor:
+        """(B, F) float: for each class 1 at the picture's own value and 0 at the others, then the numbers."""
+        shares = [torch.eye(len(c.values))[told.classes[:, place]] for place, c in enumerate(self.classes)]
+        return torch.cat([*shares, told.numbers], dim=1)
 
     def describe(self) -> dict[str, Any]:
         """As plain values, the form that `columns_of` reads back."""

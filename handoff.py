@@ -16,10 +16,12 @@ from classifier import Classifier, load_classifier
 from conditioning import Columns, columns_of
 from config import Config
 from data_split import Split, mend
+from latent_gan import Generator, LatentGANConfig
 from pipeline.files import InputError, digest, read_json
 from pipeline.machine import Machine
-from pipeline.runs import check_handed, resolve_run
+from pipeline.runs import check_handed, read_best, resolve_run
 from pipeline.stage import say
+from priors import PixelCNN, PixelCNNConfig
 from recall import Memory, shares_by_position
 from vqvae import VQVAE, load_vqvae
 
@@ -61,6 +63,16 @@ class HandedVQVAE:
 
     def key(self, split: Split) -> str:
         return f"{split.key}-codebook {self.codebook}"
+
+    @torch.no_grad()
+    def paint(self, tokens: Tensor, batch_size: int = 250) -> Tensor:
+        """(B, N) -> (B, C, H, W) in [-1, 1], on the CPU, in batches."""
+        side, device = self.model.config.grid, self.model.codebook_vectors().device
+        grids = tokens.view(-1, side, side)
+        parts = [
+            self.model.decode_indices(grids[i : i + batch_size].to(device)) for i in range(0, len(grids), batch_size)
+        ]
+        return torch.cat(parts).cpu()
 
     def describe(self) -> str:
         grid = self.meta["grid"]
@@ -135,6 +147,64 @@ def take_distil(
     meta = _checked_meta(folder, "train_distil", split.identity | vqvae.identity, command)
     say(f"inherited: DistilBERT {folder}")
     return folder, load_distilbert(folder / "model", device), meta.get("label_drop")
+
+
+@dataclass(frozen=True)
+class HandedPrior:
+    """A prior over grids, where it came from, what it can be told, and how often nothing was told in training."""
+
+    folder: Path
+    model: PixelCNN | Generator
+    columns: Columns
+    label_drop: float | None  # None: it can be told nothing
+
+
+def prior_key(split: Split, vqvae: HandedVQVAE, kind: str, names: list[str]) -> str:
+    """Priors of one kind that are told the same compete for being the best."""
+    told = f" by {', '.join(names)}" if names else ""
+    return f"{vqvae.key(split)}-prior {kind}{told}"
+
+
+def take_prior(
+    cfg: Config,
+    asked: str,
+    kind: str,
+    split: Split,
+    vqvae: HandedVQVAE,
+    device: torch.device,
+    by_class: bool,
+    numbers: int,
+) -> HandedPrior:
+    """The best prior of a kind that can be told the class (if by_class) and so many numbers; or the run that is named.
+
+    Raises InputError when there is none, or when the named one is of another kind or codebook.
+    """
+    from safetensors.torch import load_file
+
+    command = f"{mend('train_prior', cfg)} --train_prior.kind {kind}"
+    command += " --train_prior.condition_on_class true" if by_class else ""
+    command += ' --train_prior.condition_numbers COLUMN,COLUMN' if numbers else ""
+    plain = prior_key(split, vqvae, kind, [])
+    fitting = [key for key in read_best(Path(cfg.run.dir), "train_prior") if _tells(key, plain, by_class, numbers)]
+    told = [word for word, asked_for in (("the class", by_class), (f"{numbers} numbers", numbers)) if asked_for]
+    wanted = f"{kind}{' told ' + ' and '.join(told) if told else ''} on {vqvae.describe()}"
+    key = fitting[0] if fitting else f"{plain} told {' and '.join(told)}"
+    folder = resolve_run(Path(cfg.run.dir), "train_prior", asked, key, wanted, command)
+    meta = _checked_meta(folder, "train_prior", split.identity | vqvae.identity | {"kind": kind}, command)
+    stored, weights = read_json(folder / "model" / "config.json"), load_file(folder / "model" / "model.safetensors")
+    model = Generator(LatentGANConfig(**stored)) if kind == "gan" else PixelCNN(PixelCNNConfig(**stored))
+    model.load_state_dict(weights)
+    say(f"inherited: {kind} {folder}")
+    return HandedPrior(folder, model.to(device).eval(), columns_of(meta["conditions"]), meta["label_drop"])
+
+
+def _tells(key: str, plain: str, by_class: bool, numbers: int) -> bool:
+    """Whether a prior with this key can be told just so much."""
+    if not by_class and not numbers:
+        return key == plain
+    head, _, names = key.partition(" by ")
+    told = names.split(", ")
+    return head == plain and ("class" in told) == by_class and len(set(told) - {"class"}) == numbers
 
 
 @dataclass(frozen=True)

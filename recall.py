@@ -90,3 +90,18 @@ def shares_by_position(tokens: Tensor, codebook_size: int) -> Tensor:
     """(pictures, N) training grids -> (N, K): how often each code stands at each position, rows sum to one."""
     counts = [torch.bincount(tokens[:, n], minlength=codebook_size) for n in range(tokens.shape[1])]
     return torch.stack(counts).float() / len(tokens)
+
+
+def baseline_probabilities(train_tokens: Tensor, codebook_size: int) -> dict[str, Tensor]:
+    """What is known without looking at the picture: (N, K) for the code and for the code of the position.
+
+    Counts over the training grids. The code gets one pseudo-count each; the position is smoothed towards the code
+    with a weight of K/8 pictures, so that rare codes do not cost infinitely much.
+    """
+    tokens = train_tokens.shape[1]
+    overall = torch.bincount(train_tokens.flatten(), minlength=codebook_size).double() + 1
+    overall = overall / overall.sum()
+    counts = torch.stack([torch.bincount(train_tokens[:, n], minlength=codebook_size) for n in range(tokens)]).double()
+    weight = codebook_size / 8
+    by_position = (counts + weight * overall) / (len(train_tokens) + weight)
+    return {"most frequent code": overall.expand(tokens, -1), "most frequent code of the position": by_position}

@@ -310,6 +310,56 @@ class TrainDistilSection(Training):
         return self
 
 
+class TrainPriorSection(Training):
+    epochs: PositiveInt = 30
+    """Epochs of the final fit at most."""
+    batch_size: PositiveInt = 32
+    """Grids per step."""
+    learning_rate: PositiveFloat = 2e-3
+    """Peak of the learning rate: linear warm-up, then cosine to zero."""
+    weight_decay: Annotated[Real, Field(ge=0)] = 0.01
+    """Of AdamW, on matrices and kernels only."""
+    kind: Literal["pixelcnn", "gan"] = "pixelcnn"
+    """A gated PixelCNN, code after code, or a GAN, all codes at once."""
+    indices: RunName = "best"
+    """The indices: best, or a run folder of vqvae_reconstruction."""
+    vqvae: RunName = "best"
+    """The VQ-VAE that made them: best, a run folder, or models:/NAME@ALIAS."""
+    width: Annotated[Whole, Field(ge=4)] = 64
+    """Channels at the grid."""
+    layers: PositiveInt = 6
+    """Gated layers (pixelcnn)."""
+    kernel: Literal[3, 5, 7] = 5
+    """Side of the masked convolutions (pixelcnn)."""
+    dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.1
+    """In every gated layer (pixelcnn)."""
+    noise_dim: PositiveInt = 64
+    """Numbers that a grid is made of (gan)."""
+    discriminator_learning_rate: PositiveFloat = 4e-4
+    """Of the discriminator, the same all the time (gan)."""
+    commitment_weight: Annotated[Real, Field(ge=0)] = 0.25
+    """Weight of the loss that draws made vectors to their codes (gan)."""
+    condition_on_class: bool = False
+    """Also tell the class, so that it can be asked for; needs pictures with classes."""
+    condition_numbers: list[str] = []
+    """Columns of numbers in the split's manifest.csv that are told, too; standardised on train."""
+    label_drop: Annotated[Real, Field(ge=0, le=1)] = 0.1
+    """How often nothing is told in training; above 0 allows guidance and pictures without being told."""
+    samples: Annotated[Whole, Field(ge=1, le=64)] = 16
+    """Pictures in the grids of samples."""
+    sample_every: PositiveInt = 5
+    """Epochs between grids of samples."""
+    judged_samples: Annotated[Whole, Field(ge=2)] = 500
+    """Samples that are measured at the end, beside as many test pictures at most."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "TrainPriorSection":
+        fixed = {"kind", "condition_on_class", "condition_numbers"} & set(self.tune.space)
+        if fixed:
+            raise ValueError(f"tune.space has {', '.join(sorted(fixed))}; expected one kind of prior in a study")
+        return self
+
+
 StrategyName = Literal[
     "random",
     "block",
@@ -424,6 +474,43 @@ class ReconstructMaskedSection(Section):
     """A picture of yours instead of the test pictures."""
 
 
+class SampleSection(Section):
+    mode: Literal["unconditional", "conditional", "inpainting"] = "unconditional"
+    """New pictures; new pictures of a class or with given numbers; or test pictures with a part filled in (--mode)."""
+    prior: Literal["pixelcnn", "gan", "distil"] = "pixelcnn"
+    """Which prior to ask (--prior)."""
+    num_samples: PositiveInt = 16
+    """How many pictures (--num-samples)."""
+    temperature: Annotated[Real, Field(gt=0, le=10)] = 1.0
+    """Of drawn codes: below 1 the likelier ones come more often; not for gan (--temperature)."""
+    top_k: Annotated[Whole, Field(ge=0)] = 0
+    """Draw from the k likeliest codes only; 0 from all; not for gan (--top-k)."""
+    guidance_scale: Annotated[Real, Field(ge=0, le=20)] = 1.0
+    """1 plain conditional, 0 as if nothing was told, more exaggerates; not for gan (--guidance-scale)."""
+    label: Text | None = None
+    """Class to ask for; null takes all in turn in mode conditional (--class)."""
+    values: list[Real] = []
+    """Numbers to ask for, in the order of train_prior.condition_numbers (--values)."""
+    passes: PositiveInt = 16
+    """Passes in which the DistilBERT fills a grid."""
+    fill_order: Literal["confidence", "halton"] = "halton"
+    """The DistilBERT's sure tokens first, or well spread ones."""
+    pool: PositiveInt = 512
+    """Grids of the GAN among which mode inpainting looks for what fits."""
+    mask: Literal["random", "block", "half"] = "block"
+    """What is missing in mode inpainting: tokens at random, a rectangle, or the lower part."""
+    percent: Annotated[Real, Field(ge=0, le=100)] = 50
+    """How much is missing in mode inpainting."""
+    vqvae: RunName = "best"
+    """The VQ-VAE: best, a run folder, or models:/NAME@ALIAS."""
+    indices: RunName = "best"
+    """The indices: best, or a run folder of vqvae_reconstruction."""
+    prior_run: RunName = "best"
+    """The prior: best of its kind, a run folder of train_prior or train_distil, or models:/NAME@ALIAS."""
+    batch_size: PositiveInt = 64
+    """Pictures that are drawn together."""
+
+
 class Config(Section):
     """The whole of config.yaml."""
 
@@ -434,6 +521,8 @@ class Config(Section):
     train_classifier: TrainClassifierSection = TrainClassifierSection()
     train_distil: TrainDistilSection = TrainDistilSection()
     reconstruct_masked: ReconstructMaskedSection = ReconstructMaskedSection()
+    train_prior: TrainPriorSection = TrainPriorSection()
+    sample: SampleSection = SampleSection()
 
     @model_validator(mode="after")
     def _stride_divides(self) -> "Config":

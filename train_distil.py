@@ -40,6 +40,7 @@ from pipeline.metrics import to_unit
 from pipeline.stage import Stage, open_stage, say
 from pipeline.training import Goal, run_trial, train
 from pipeline.tuning import suggest
+from recall import baseline_probabilities
 
 if TYPE_CHECKING:
     from transformers import DistilBertForMaskedLM
@@ -145,21 +146,6 @@ def evaluate(
         losses, right = (torch.cat([part[side] for part in parts]) for side in (0, 1))
         found[percent] = (float(losses.mean()), float(right.float().mean()))
     return found
-
-
-def baseline_probabilities(train_tokens: Tensor, codebook_size: int) -> dict[str, Tensor]:
-    """What is known without looking at the picture: (N, K) for the code and for the code of the position.
-
-    Counts over the training grids. The code gets one pseudo-count each; the position is smoothed towards the code
-    with a weight of K/8 pictures, so that rare codes do not cost infinitely much.
-    """
-    tokens = train_tokens.shape[1]
-    overall = torch.bincount(train_tokens.flatten(), minlength=codebook_size).double() + 1
-    overall = overall / overall.sum()
-    counts = torch.stack([torch.bincount(train_tokens[:, n], minlength=codebook_size) for n in range(tokens)]).double()
-    weight = codebook_size / 8
-    by_position = (counts + weight * overall) / (len(train_tokens) + weight)
-    return {"most frequent code": overall.expand(tokens, -1), "most frequent code of the position": by_position}
 
 
 def judge_baseline(probabilities: Tensor, tokens: Tensor, mask: Tensor) -> tuple[float, float]:

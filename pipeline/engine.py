@@ -58,6 +58,19 @@ class KnowsEpoch(Protocol):
         ...
 
 
+@runtime_checkable
+class Keeper(Protocol):
+    """A learner with state beside its model, such as a second network with an optimizer of its own (a GAN's)."""
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """All that a resumed fit needs besides the model; goes into the checkpoint."""
+        ...
+
+    def load_extra_state(self, tensors: dict[str, Tensor]) -> None:
+        """The way back of `extra_state`."""
+        ...
+
+
 @dataclass(frozen=True)
 class Plan:
     """How to train. `horizon`: the epochs that the cosine spans, more than `epochs` when a retrain stops early."""
@@ -112,7 +125,9 @@ def fit(
     progress = Progress()
     best: dict[str, Tensor] = {}
     if checkpoint and checkpoint.is_file():
-        progress, best = _restore(checkpoint, model, optimizer)
+        progress, best, extra = _restore(checkpoint, model, optimizer)
+        if isinstance(learner, Keeper):
+            learner.load_extra_state(extra)
     steps = max(1, learner.count // plan.batch_size)
     with progress_bar(total=plan.epochs * steps, initial=progress.epoch * steps, desc=label, unit="step") as bar:
         while progress.epoch < plan.epochs and not progress.stopped:
@@ -127,7 +142,8 @@ def fit(
                 best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
             progress.stopped = plan.patience is not None and progress.epoch - progress.best_epoch >= plan.patience
             if checkpoint:
-                _save(checkpoint, model, optimizer, progress, best)
+                extra = learner.extra_state() if isinstance(learner, Keeper) else {}
+                _save(checkpoint, model, optimizer, progress, best, extra)
             on_epoch(progress.history)
             shown = f", validation {plan.monitor} {validated[plan.monitor]:.4g}" if validated else ""
             bar.set_postfix_str(f"epoch {progress.epoch}{shown}")
@@ -214,32 +230,50 @@ def _is_better(progress: Progress, validated: dict[str, float], plan: Plan) -> b
     return score < progress.best_score if plan.lower_is_better else score > progress.best_score
 
 
-def _save(
-    file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, best: dict[str, Tensor]
-) -> None:
-    """Weights, best weights, optimizer and progress in one file, so that they always belong together."""
-    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
-    tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{number}/{name}": tensor for name, tensor in state.items()}
-    write_safetensors(file, tensors, metadata={"progress": json.dumps(asdict(progress))})
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What an optimizer remembers of each parameter, `number/name` -> tensor."""
+    states = optimizer.state_dict()["state"].items()
+    return {f"{number}/{name}": tensor for number, state in states for name, tensor in state.items()}
 
 
-def _restore(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Progress, dict[str, Tensor]]:
-    """The way back of `_save`; the learning rate needs no state, it is a function of the step."""
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
-    with safe_open(file, framework="pt") as stored:
-        progress = Progress(**json.loads(stored.metadata()["progress"]))
-        for key in stored.keys():  # noqa: SIM118 (not a dict)
-            part, _, name = key.partition("/")
-            parts[part][name] = stored.get_tensor(key)
-    model.load_state_dict(parts["model"])
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The way back of `optimizer_tensors`; the learning rate needs no state, it is a function of the step."""
     state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in parts["optimizer"].items():
+    for key, tensor in tensors.items():
         number, _, name = key.partition("/")
         state.setdefault(int(number), {})[name] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     for parameter, moments in optimizer.state.items():  # the fused step wants the parameter's own memory layout
         for name in ("exp_avg", "exp_avg_sq"):
             moments[name] = torch.empty_like(parameter).copy_(moments[name])
-    return progress, parts["best"]
+
+
+def _save(
+    file: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    best: dict[str, Tensor],
+    extra: dict[str, Tensor],
+) -> None:
+    """Weights, best weights, optimizer and progress in one file, so that they always belong together."""
+    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
+    tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizer_tensors(optimizer).items()}
+    tensors |= {f"extra/{name}": tensor for name, tensor in extra.items()}
+    write_safetensors(file, tensors, metadata={"progress": json.dumps(asdict(progress))})
+
+
+def _restore(
+    file: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[Progress, dict[str, Tensor], dict[str, Tensor]]:
+    """The way back of `_save`: progress, best weights, and what the learner keeps beside its model."""
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}, "extra": {}}
+    with safe_open(file, framework="pt") as stored:
+        progress = Progress(**json.loads(stored.metadata()["progress"]))
+        for key in stored.keys():  # noqa: SIM118 (not a dict)
+            part, _, name = key.partition("/")
+            parts[part][name] = stored.get_tensor(key)
+    model.load_state_dict(parts["model"])
+    restore_optimizer(optimizer, parts["optimizer"])
+    return progress, parts["best"], parts["extra"]

@@ -77,8 +77,19 @@ def run_trial(
     return progress.history[progress.best_epoch - 1][f"val_{goal.objective}"]
 
 
-def train(stage: Stage, section: Any, build: Build, goal: Goal, seed: int, runs: Any) -> Trained:
-    """Tune, fit, retrain. Writes the history and the figures of the study and of the fit."""
+def train(
+    stage: Stage,
+    section: Any,
+    build: Build,
+    goal: Goal,
+    seed: int,
+    runs: Any,
+    each_epoch: Callable[[Any, int], None] = lambda learner, epoch: None,
+) -> Trained:
+    """Tune, fit, retrain. Writes the history and the figures of the study and of the fit.
+
+    each_epoch: gets the learner and the number of epochs after each of the fit, such as to show samples.
+    """
     if section.tune.trials and section.tune.space:
         section = section.replace(_tuned(stage, section, build, goal, seed, runs))
     stage.ledger.params({f"best.{key}": getattr(section, key) for key in section.tune.space})
@@ -89,6 +100,7 @@ def train(stage: Stage, section: Any, build: Build, goal: Goal, seed: int, runs:
     def on_epoch(history: History) -> None:
         stage.folder.write_history(history)
         stage.ledger.metrics({k: v for k, v in history[-1].items() if k != "epoch"}, step=len(history))
+        each_epoch(learner, len(history))
 
     started = time.monotonic()
     progress = fit(learner, plan, stage.machine, f"{stage.name} fit", stage.folder.last / "fit.safetensors", on_epoch)

@@ -1,0 +1,95 @@
+"""What generated grids are like beside real ones: collapse, neighbourhoods, copies of training pictures.
+
+Letters: B batch, N = h*w tokens in raster order, K codes, P numbers of a picture. Tokens are long (B, N).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_split import Split
+from pipeline.metrics import perplexity, to_unit
+
+MEASURES = ("distinct_codes", "perplexity", "pairwise_distance", "real_pairs")
+
+
+def describe_grids(tokens: Tensor, codebook_size: int, known_pairs: Tensor) -> dict[str, float]:
+    """Collapse shows as few distinct codes in a grid, a low perplexity of all codes, or grids that are alike.
+
+    distinct_codes: mean over grids. pairwise_distance: mean share of tokens that differ between two grids.
+    real_pairs: share of neighbouring codes (beside or above each other) that stand so in some training grid, too.
+    """
+    ordered = tokens.sort(dim=1).values
+    distinct = (ordered[:, 1:] != ordered[:, :-1]).sum(1) + 1
+    pairs = neighbours(tokens, codebook_size).flatten()
+    return {
+        "distinct_codes": float(distinct.float().mean()),
+        "perplexity": perplexity(torch.bincount(tokens.flatten(), minlength=codebook_size)),
+        "pairwise_distance": pairwise_distance(tokens),
+        "real_pairs": float(torch.isin(pairs, known_pairs).float().mean()),
+    }
+
+
+def neighbours(tokens: Tensor, codebook_size: int) -> Tensor:
+    """(B, pairs): a number for each pair of neighbours, other ones for side by side than for one above the other."""
+    side = round(tokens.shape[1] ** 0.5)
+    grids = tokens.view(-1, side, side)
+    beside = grids[:, :, :-1] * codebook_size + grids[:, :, 1:]
+    above = grids[:, :-1] * codebook_size + grids[:, 1:] + codebook_size**2
+    return torch.cat([beside.flatten(1), above.flatten(1)], dim=1)
+
+
+def pairwise_distance(tokens: Tensor, shifts: int = 16) -> float:
+    """Mean share of tokens that differ between two grids, over up to `shifts` partners of each; 0 for one grid."""
+    partners = range(1, min(len(tokens), shifts + 1))
+    found = [(tokens != tokens.roll(shift, 0)).float().mean() for shift in partners]
+    return float(torch.stack(found).mean()) if found else 0.0
+
+
+def energy_distance(a: Tensor, b: Tensor) -> float:
+    """2 E|a - b| - E|a - a'| - E|b - b'| over the rows of (A, P) and (B, P), divided by the root of P (Szekely and
+    Rizzo 2013). 0 for equal distributions; large when b is unlike a, or less varied. Unbiased: it can fall below 0."""
+    within = [torch.cdist(x, x).sum() / (len(x) * max(1, len(x) - 1)) for x in (a, b)]
+    return float((2 * torch.cdist(a, b).mean() - within[0] - within[1]) / a.shape[1] ** 0.5)
+
+
+def shuffled(tokens: Tensor, generator: torch.Generator) -> Tensor:
+    """The same codes at other places of their grid: what a prior without any idea of neighbourhood would make."""
+    order = torch.rand(tokens.shape, generator=generator).argsort(1)
+    return tokens.gather(1, order)
+
+
+class Nearest(NamedTuple):
+    """For each picture the training picture that is most like it."""
+
+    positions: np.ndarray  # (B,), in the manifest
+    errors: Tensor  # (B,), mean squared error in [0, 1] pixel units
+
+
+@torch.no_grad()
+def nearest_training(pictures: Tensor, split: Split, batch_size: int = 500) -> Nearest:
+    """pictures: (B, C, H, W) in [-1, 1], on the CPU. Looks at every training picture of the split, in batches."""
+    found = to_unit(pictures).flatten(1)
+    positions = split.positions("train")
+    lowest = torch.full((len(found),), torch.inf)
+    best = torch.zeros(len(found), dtype=torch.long)
+    for start in range(0, len(positions), batch_size):
+        others = to_unit(split.pictures(positions[start : start + batch_size])).flatten(1)
+        apart = torch.cdist(found, others).min(1)
+        best = torch.where(apart.values < lowest, apart.indices + start, best)
+        lowest = torch.minimum(lowest, apart.values)
+    chosen = positions[best.numpy()]
+    starts = range(0, len(found), batch_size)
+    exact = [
+        (found[i : i + batch_size] - to_unit(split.pictures(chosen[i : i + batch_size])).flatten(1)).square().mean(1)
+        for i in starts
+    ]
+    return Nearest(chosen, torch.cat(exact))
+
+
+def share_of_copies(tokens: Tensor, train_tokens: Tensor) -> float:
+    """Share of the grids that equal a training grid code by code."""
+    known = {row.tobytes() for row in train_tokens.numpy()}
+    return float(np.mean([row.tobytes() in known for row in tokens.numpy()]))

@@ -1,0 +1,309 @@
+"""New pictures from a prior, of a class if wanted; or test pictures with a part filled in by it.
+
+Reads:  the best VQ-VAE, its indices, and a prior: runs/train_prior/<best> (pixelcnn, gan) or runs/train_distil/<best>
+Writes: runs/sample/<run>/ with pictures/, indices.npy, samples.csv, figures/grid.png
+
+    python sample.py
+    python sample.py --mode conditional --class 3 --guidance-scale 2 --num-samples 32
+    python sample.py --mode inpainting --prior distil --sample.mask block --sample.percent 50
+
+The PixelCNN draws code after code, the GAN makes all codes at once, the DistilBERT fills an empty grid in several
+passes. Masks: True = masked, to be drawn.
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cli import Shortcut, stage_main
+from completion import Filling, blank_out, classes_of
+from conditioning import Columns
+from config import Config, SampleSection
+from data_split import Split, from_model, mend, note_data, open_split
+from drawers import DistilDrawer, Drawer, GANDrawer, PixelCNNDrawer
+from handoff import HandedIndices, HandedVQVAE, take_distil, take_indices, take_prior, take_vqvae
+from latent_gan import Generator
+from masking import block_order, half_order, mask_first, masked_count, random_order
+from own_picture import write_png
+from pipeline.figures import picture_grid
+from pipeline.files import InputError, write_array, write_csv
+from pipeline.machine import Machine, generator, prepare_machine
+from pipeline.metrics import picture_errors, to_unit
+from pipeline.stage import Stage, open_stage, say
+from prior_measures import nearest_training
+
+SHORTCUTS: dict[str, Shortcut] = {
+    "--mode": "sample.mode",
+    "--prior": "sample.prior",
+    "--num-samples": "sample.num_samples",
+    "--temperature": "sample.temperature",
+    "--top-k": "sample.top_k",
+    "--guidance-scale": "sample.guidance_scale",
+    "--class": "sample.label",
+    "--values": "sample.values",
+    "--seed": "run.seed",
+}
+DRAW_STREAM, MASK_STREAM = 401, 402
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the pictures are asked to be: classes (B,) in words, empty for none, and the same as the prior takes it."""
+
+    classes: list[str]
+    told: Tensor | None
+
+
+def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
+    """The whole stage; returns seconds per picture for drawing the codes."""
+    machine = prepare_machine(cfg.run.device, cfg.run.precision, cfg.run.threads, say)
+    section, split = cfg.sample, open_split(cfg)
+    check_request(section, split)
+    vqvae = take_vqvae(cfg, section.vqvae, split, machine.device)
+    indices = take_indices(cfg, section.indices, split, vqvae)
+    drawer, asked = take_drawer(cfg, split, vqvae, machine)
+    inputs = {
+        "data_split": str(split.folder),
+        "train_vqvae": str(vqvae.folder),
+        "vqvae_reconstruction": str(indices.folder),
+        "prior": str(drawer.folder),
+    }
+    identity = f"{cfg.run.seed} {section.model_dump_json()}"
+    with open_stage("sample", cfg, inputs, identity, machine, resume) as stage, torch.no_grad():
+        note_data(stage, cfg, split)
+        if section.mode == "inpainting":
+            inpaint(stage, section, drawer, asked, split, indices, vqvae, cfg.run.seed)
+        else:
+            invent(stage, section, drawer, asked, split, vqvae, cfg.run.seed)
+        stage.finish(None, extra_artifacts=("pictures", "indices.npy", "samples.csv"))
+        return stage.metrics["seconds_per_picture"]
+
+
+# --- what is asked for ------------------------------------------------------------------------------------------------
+
+
+def check_request(section: SampleSection, split: Split) -> None:
+    """What no prior could do. Raises InputError."""
+    by_class = section.label is not None or (section.mode == "conditional" and not section.values)
+    if by_class and not split.classes:
+        raise InputError(
+            f"sample: mode {section.mode} with classes needs pictures with classes, these have none; "
+            "type --mode unconditional"
+        )
+    if section.label is not None and section.label not in split.classes:
+        raise InputError(f"--class {section.label} is not a class of the data; it has {', '.join(split.classes)}")
+    told = section.mode == "conditional" or section.label is not None or section.values
+    if section.mode == "unconditional" and (section.label is not None or section.values):
+        raise InputError(
+            "mode unconditional is told nothing, but --class or --values is given; type --mode conditional"
+        )
+    if section.guidance_scale != 1 and not told:
+        raise InputError(
+            f"--guidance-scale is {section.guidance_scale:g}, but mode {section.mode} is told nothing; "
+            "type --mode conditional"
+        )
+    if section.prior == "gan" and (section.guidance_scale != 1 or section.temperature != 1 or section.top_k):
+        raise InputError(
+            "a GAN makes all codes at once: guidance_scale, temperature and top_k cannot be set for it; "
+            "type --guidance-scale 1 --temperature 1 --top-k 0, or --prior pixelcnn"
+        )
+    if section.prior == "distil" and section.values:
+        raise InputError("the DistilBERT can be told classes only, but --values is given; type --prior pixelcnn")
+
+
+def take_drawer(cfg: Config, split: Split, vqvae: HandedVQVAE, machine: Machine) -> tuple[Drawer, Asked]:
+    """The prior that the settings name, and what to ask of it. Raises InputError when it cannot be asked that."""
+    section = cfg.sample
+    filling = Filling(
+        passes=section.passes,
+        order=section.fill_order,
+        temperature=section.temperature,
+        top_k=section.top_k,
+        guidance_scale=section.guidance_scale,
+    )
+    by_class = section.label is not None or (section.mode == "conditional" and not section.values)
+    labels = class_numbers(section, split.classes) if by_class else None
+    names = [] if labels is None else [split.classes[label] for label in labels]
+    if section.prior == "distil":
+        folder, distil, label_drop = take_distil(cfg, section.prior_run, split, vqvae, machine.device)
+        retrain = f"{mend('train_distil', cfg)} --train_distil.condition_on_class true --train_distil.label_drop 0.1"
+        if labels is not None and not classes_of(distil):
+            raise InputError(f"{folder} was trained without classes, so none can be told; type: {retrain}")
+        check_label_drop(f"{folder}", section, label_drop if classes_of(distil) else 1.0, labels is not None, retrain)
+        told = None if labels is None else torch.from_numpy(labels).to(machine.device)
+        return DistilDrawer(folder, distil, vqvae.model.codebook_vectors(), filling), Asked(names, told)
+    handed = take_prior(
+        cfg, section.prior_run, section.prior, split, vqvae, machine.device, by_class, len(section.values)
+    )
+    retrain = f"{mend('train_prior', cfg)} --train_prior.kind {section.prior} --train_prior.label_drop 0.1"
+    is_told = by_class or bool(section.values)
+    check_knows(str(handed.folder), handed.columns, by_class, section.values, retrain)
+    check_label_drop(str(handed.folder), section, handed.label_drop if handed.columns else 1.0, is_told, retrain)
+    told = facts_asked(handed.columns, names, section).to(machine.device) if is_told else None
+    if isinstance(handed.model, Generator):
+        return GANDrawer(handed.folder, handed.model, section.pool), Asked(names, told)
+    return PixelCNNDrawer(handed.folder, handed.model, filling), Asked(names, told)
+
+
+def class_numbers(section: SampleSection, classes: list[str]) -> np.ndarray:
+    """(num_samples,): the class asked for, or all classes in turn."""
+    if section.label is not None:
+        return np.full(section.num_samples, classes.index(section.label))
+    return np.arange(section.num_samples) % len(classes)
+
+
+def check_knows(folder: str, columns: Columns, by_class: bool, values: list[float], command: str) -> None:
+    """A prior is told all that it knows of, or nothing."""
+    if not by_class and not values:
+        return
+    if by_class != bool(columns.classes) or len(values) != len(columns.numbers):
+        asked = [*(["class"] if by_class else []), *(f"{value:g}" for value in values)]
+        known = f"to be told {', '.join(columns.names)}" if columns else "to be told nothing"
+        raise InputError(
+            f"{folder} was trained {known}, but is asked for {', '.join(asked)}; "
+            f"give --class and --values to fit, or type: {command} with condition_on_class or condition_numbers"
+        )
+
+
+def check_label_drop(folder: str, section: SampleSection, label_drop: float | None, told: bool, command: str) -> None:
+    """Guidance, and pictures without being told, need a prior that has learnt to do without."""
+    if label_drop:
+        return
+    if section.guidance_scale != 1:
+        raise InputError(
+            f"{folder} was trained without label dropping, so --guidance-scale must be 1; found "
+            f"{section.guidance_scale:g}; type: {command}"
+        )
+    if not told:
+        raise InputError(
+            f"{folder} was trained without label dropping, so it must be told something; type --mode conditional, "
+            f"or: {command}"
+        )
+
+
+def facts_asked(columns: Columns, classes: list[str], section: SampleSection) -> Tensor:
+    """(num_samples, F). classes: of each sample, empty when none is asked for."""
+    numbers = {column.name: str(value) for column, value in zip(columns.numbers, section.values, strict=True)}
+    rows = [numbers | ({"class": classes[row]} if classes else {}) for row in range(section.num_samples)]
+    return columns.facts(columns.tell(rows))
+
+
+# --- drawing ----------------------------------------------------------------------------------------------------------
+
+
+def draw_all(
+    stage: Stage, drawer: Drawer, asked: Asked, tokens: Tensor, mask: Tensor, batch_size: int, seed: int
+) -> Tensor:
+    """(B, N) -> (B, N) on the CPU, in batches; notes the seconds per picture."""
+    device, parts = stage.machine.device, []
+    started = time.perf_counter()
+    for start in range(0, len(tokens), batch_size):
+        rows = slice(start, start + batch_size)
+        told = None if asked.told is None else asked.told[rows]
+        draws = generator(seed, DRAW_STREAM, start)
+        parts.append(drawer.fill(tokens[rows].to(device), mask[rows].to(device), told, draws).cpu())
+    stage.metrics["seconds_per_picture"] = (time.perf_counter() - started) / len(tokens)
+    stage.metrics["batch_size"] = min(batch_size, len(tokens))
+    say(f"{1000 * stage.metrics['seconds_per_picture']:.3g} ms per picture in batches of {batch_size}")
+    return torch.cat(parts)
+
+
+def invent(
+    stage: Stage, section: SampleSection, drawer: Drawer, asked: Asked, split: Split, vqvae: HandedVQVAE, seed: int
+) -> None:
+    """New pictures, and the training picture that is nearest to each."""
+    blank = torch.zeros(section.num_samples, vqvae.model.config.tokens, dtype=torch.long)
+    tokens = draw_all(stage, drawer, asked, blank, torch.ones_like(blank, dtype=torch.bool), section.batch_size, seed)
+    painted = vqvae.paint(tokens, section.batch_size)
+    nearest = nearest_training(painted, split)
+    names = write_pictures(stage, painted, tokens, vqvae)
+    classes = asked.classes or [""] * len(tokens)
+    rows = [
+        [number, name, label, split.manifest[position]["path"], f"{error:.6g}"]
+        for number, (name, label, position, error) in enumerate(
+            zip(names, classes, nearest.positions, nearest.errors.tolist(), strict=True)
+        )
+    ]
+    header = ("sample", "file", "class", "nearest_training_picture", "mse_to_it")
+    write_csv(stage.folder.path / "samples.csv", header, rows)
+    stage.metrics["nearest_training_mse"] = float(nearest.errors.mean())
+    shown = range(0, min(64, len(painted)), 8)
+    stage.figure("grid", picture_grid([("", to_unit(painted[start : start + 8])) for start in shown]))
+
+
+def inpaint(
+    stage: Stage, section: SampleSection, drawer: Drawer, asked: Asked, split: Split, indices: HandedIndices,
+    vqvae: HandedVQVAE, seed: int,
+) -> None:  # fmt: skip
+    """Test pictures with a part of their tokens drawn again, given the others."""
+    test, device = split.positions("test"), stage.machine.device
+    count = min(section.num_samples, len(test))
+    positions = test[np.arange(count) * len(test) // count]
+    tokens, side = indices.tokens(positions), vqvae.model.config.grid
+    mask = missing_tokens(section, count, side, seed)
+    drawn = draw_all(stage, drawer, asked, tokens, mask, section.batch_size, seed)
+    painted = vqvae.paint(drawn, section.batch_size)
+    pictures, whole = split.pictures(positions), vqvae.paint(tokens, section.batch_size)
+    errors = picture_errors(to_unit(painted), to_unit(pictures)) | {
+        f"{name}_to_reconstruction": values for name, values in picture_errors(to_unit(painted), to_unit(whole)).items()
+    }
+    names = write_pictures(stage, painted, drawn, vqvae)
+    right = ((drawn == tokens) & mask).sum(1) / mask.sum(1).clamp(min=1)
+    rows = [
+        [
+            number,
+            names[number],
+            split.manifest[position]["path"],
+            int(mask[number].sum()),
+            f"{float(right[number]):.6g}",
+        ]
+        + [f"{float(values[number]):.6g}" for values in errors.values()]
+        for number, position in enumerate(positions)
+    ]
+    header = ("sample", "file", "path", "missing_tokens", "right_codes", *errors)
+    write_csv(stage.folder.path / "samples.csv", header, rows)
+    stage.metrics |= {name: float(values.mean()) for name, values in errors.items()}
+    stage.metrics["right_codes"] = float(right.mean())
+    say(f"{count} test pictures: MSE {stage.metrics['mse']:.4f}, right codes {stage.metrics['right_codes']:.1%}")
+    codebook = vqvae.model.codebook_vectors()
+    codes = vqvae.model.embed_indices(tokens[:8].view(-1, side, side).to(device))
+    left = vqvae.model.decode_codes(blank_out(codes, mask[:8].to(device), codebook.mean(0)))
+    stage.figure(
+        "grid",
+        picture_grid(
+            [("original", to_unit(pictures[:8])), ("what is left", to_unit(left)), ("filled in", to_unit(painted[:8]))]
+        ),
+    )
+
+
+def missing_tokens(section: SampleSection, count: int, side: int, seed: int) -> Tensor:
+    """(count, N) bool, True = missing: the same for every prior."""
+    draws = generator(seed, MASK_STREAM)
+    if section.mask == "random":
+        order = random_order(count, side * side, draws)
+    else:
+        order = block_order(count, side, side, draws) if section.mask == "block" else half_order(count, side, side)
+    return mask_first(order, masked_count(section.percent / 100, side * side))
+
+
+def write_pictures(stage: Stage, painted: Tensor, tokens: Tensor, vqvae: HandedVQVAE) -> list[str]:
+    """pictures/NNNNN.png and indices.npy. Returns the names of the files."""
+    side = vqvae.model.config.grid
+    names = [f"pictures/{number:05d}.png" for number in range(len(painted))]
+    for name, pixels in zip(names, from_model(painted), strict=True):
+        write_png(stage.folder.path / name, pixels)
+    write_array(stage.folder.path / "indices.npy", tokens.view(-1, side, side).numpy())
+    return names
+
+
+def main() -> int:
+    return stage_main("sample", run, __doc__ or "", SHORTCUTS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
