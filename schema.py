@@ -170,6 +170,14 @@ class TrainVQVAESection(Training):
     """Pass the gradient through the quantiser rotated instead of copied."""
     reconstruction_loss: Literal["mse", "bce"] = "mse"
     """Squared error, or binary cross-entropy on [0, 1]."""
+    ssim_weight: Annotated[Real, Field(ge=0, le=100)] = 0.0
+    """Weight of 1 - SSIM, added to the loss; 0 leaves it out."""
+    augmentation: Literal["none", "flip", "dihedral"] = "none"
+    """Mirror pictures at random in training: left-right, or all eight ways to lay a square."""
+    stem: Literal["unshuffle", "strided"] = "unshuffle"
+    """Pixels moved into channels, or the plain strided convolutions of 2017."""
+    codebook_start: Literal["normal", "uniform"] = "normal"
+    """Without data_init: standard normal codes, or uniform in [-1/K, 1/K]."""
 
 
 class VQVAEReconstructionSection(Section):
@@ -183,6 +191,8 @@ class VQVAEReconstructionSection(Section):
     """Instead of the split: reconstruct this picture or folder of pictures."""
     indices: str | None = None
     """Instead of the split: paint the pictures of this .npy file of indices."""
+    brain: bool = False
+    """Brain slices: also SSIM in the brain only, with the wrong range, and of a 2x copy (mri.csv, figure, GIF)."""
 
 
 class TrainClassifierSection(Training):
@@ -391,6 +401,18 @@ class Config(Section):
         for each in [stride, *(searched if isinstance(searched, list) else [])]:
             if size % int(each):
                 raise ValueError(f"data.image_size {size} is not divisible by train_vqvae.stride {each}")
+        return self
+
+    @model_validator(mode="after")
+    def _ssim_fits(self) -> "Config":
+        size = self.data.image_size
+        asked = {
+            "train_vqvae.ssim_weight": self.train_vqvae.ssim_weight > 0 or "ssim_weight" in self.train_vqvae.tune.space,
+            "vqvae_reconstruction.brain": self.vqvae_reconstruction.brain,
+        }
+        for key, wanted in asked.items():
+            if wanted and size < 11:
+                raise ValueError(f"{key} needs data.image_size of at least 11, the window of SSIM; found {size}")
         return self
 
     def flat(self, *sections: str) -> dict[str, Any]:

@@ -32,7 +32,6 @@ from vqvae import VQVAE, VQVAEConfig
 
 # Fits stop and checkpoint on the total loss; settings are compared by squared error, as the total depends on beta.
 GOAL = Goal(monitor="loss", objective="mse", lower_is_better=True)
-LOSSES = ("loss", "reconstruction_loss", "codebook_loss", "commitment_loss")
 
 
 class VQVAELearner:
@@ -42,6 +41,7 @@ class VQVAELearner:
         self.split, self.machine = split, machine
         self.train_positions = split.positions("train", "val") if with_val else split.positions("train")
         self.val_positions = split.positions("val")
+        self.ssim_weight, self.augmentation = section.ssim_weight, section.augmentation
         self.model = VQVAE(model_config(section, split))
         self.model.to(machine.device).to(memory_format=torch.channels_last)
         self._counts = torch.zeros(section.codebook_size)
@@ -54,16 +54,17 @@ class VQVAELearner:
         return self.split.pictures(positions).to(self.machine.device, memory_format=torch.channels_last)
 
     def step(self, rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        x = self.pictures(self.train_positions[rows.numpy()])
+        x = augment(self.pictures(self.train_positions[rows.numpy()]), self.augmentation, generator)
         output = self.model(x, generator)
+        painted, truth = to_unit(output.reconstruction), to_unit(x)
+        losses = with_ssim(output.losses, painted, truth, self.ssim_weight)
         with torch.no_grad():
             self._counts += torch.bincount(output.indices.flatten(), minlength=len(self._counts)).cpu()
-            painted, truth = to_unit(output.reconstruction), to_unit(x)
             errors = mse(painted, truth)
             shown = {"mse": errors.mean(), "psnr": psnr(errors).mean()}
             if min(x.shape[-2:]) >= 11:
                 shown["ssim"] = ssim(painted, truth).mean()
-        return output.losses | shown
+        return losses | shown
 
     def epoch_metrics(self) -> dict[str, float]:
         counts, self._counts = self._counts, torch.zeros_like(self._counts)
@@ -71,6 +72,31 @@ class VQVAELearner:
 
     def validate(self) -> dict[str, float]:
         return evaluate(self, self.val_positions)
+
+
+def with_ssim(losses: dict[str, Tensor], painted: Tensor, truth: Tensor, weight: float) -> dict[str, Tensor]:
+    """The losses with weight * (1 - SSIM) added to the total, as in Zhao et al. 2017 ("Loss functions for image
+    restoration with neural networks"). painted, truth: (B, C, H, W) in [0, 1]. Weight 0: the losses as they are.
+
+    SSIM is that of `pipeline.metrics`, of the clamped picture: what lies outside the range is left to the other term.
+    """
+    if not weight:
+        return losses
+    unlike = 1 - ssim(painted, truth).mean()
+    return losses | {"loss": losses["loss"] + weight * unlike, "ssim_loss": unlike}
+
+
+def augment(x: Tensor, kind: str, generator: torch.Generator) -> Tensor:
+    """(B, C, H, W) square: `flip` mirrors every second picture left-right; `dihedral` also upside down and across the
+    diagonal, so that each of the eight is equally likely. `none` draws nothing."""
+    if kind == "none":
+        return x
+    drawn = (torch.rand(3, len(x), 1, 1, 1, generator=generator) < 0.5).to(x.device)
+    x = torch.where(drawn[0], x.flip(3), x)
+    if kind == "dihedral":
+        x = torch.where(drawn[1], x.flip(2), x)
+        x = torch.where(drawn[2], x.transpose(2, 3), x)
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def model_config(section: TrainVQVAESection, split: Split) -> VQVAEConfig:
@@ -90,6 +116,8 @@ def model_config(section: TrainVQVAESection, split: Split) -> VQVAEConfig:
         normalize_codes=section.normalize_codes,
         rotation_trick=section.rotation_trick,
         reconstruction_loss=section.reconstruction_loss,
+        stem=section.stem,
+        codebook_start=section.codebook_start,
     )
 
 
@@ -103,8 +131,10 @@ def evaluate(learner: VQVAELearner, positions: Any, batch_size: int = 250) -> di
         x = learner.pictures(positions[start : start + batch_size])
         output = model(x)
         counts += torch.bincount(output.indices.flatten(), minlength=len(counts)).cpu()
-        values = {name: output.losses[name] * len(x) for name in LOSSES}
-        errors = picture_errors(to_unit(output.reconstruction), to_unit(x))
+        painted, truth = to_unit(output.reconstruction), to_unit(x)
+        losses = with_ssim(output.losses, painted, truth, learner.ssim_weight)
+        values = {name: value * len(x) for name, value in losses.items()}
+        errors = picture_errors(painted, truth)
         values |= {name: error.sum() for name, error in errors.items()}
         for name, value in values.items():
             sums[name] = sums.get(name, 0.0) + float(value)

@@ -2,7 +2,8 @@
 
 Reads:  runs/data_split/<best>, runs/train_vqvae/<best>
 Writes: runs/vqvae_reconstruction/<run>/ with indices/ (indices.npy, labels.npy, manifest.csv, codebook.npy,
-        meta.json), pictures.csv (MSE, PSNR, SSIM of each picture) and figures
+        meta.json), pictures.csv (MSE, PSNR, SSIM of each picture) and figures; with `brain` also mri.csv,
+        figures/brain.png and figures/brain.gif
 
     python vqvae_reconstruction.py
     python vqvae_reconstruction.py --input FOLDER_OR_FILE      your own pictures: reconstructions and indices in own/
@@ -19,19 +20,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from brain import brain_figure, slice_errors, write_gif, write_mri_csv
 from cli import stage_main
 from config import Config, VQVAEReconstructionSection
 from data_split import Split, from_model, note_data, open_split, to_model
 from handoff import HandedVQVAE, take_vqvae
 from pipeline.figures import index_map_figure, picture_grid, usage_figure
 from pipeline.files import InputError, read_csv, replacing, write_array, write_csv, write_json
-from pipeline.machine import prepare_machine
+from pipeline.machine import generator, prepare_machine
 from pipeline.metrics import perplexity, picture_errors, share_used, to_unit
 from pipeline.progress import progress_bar
 from pipeline.stage import Stage, open_stage, say
 from sources.pictures import decode_all
 from sources.splitting import SPLITS
 from vqvae import VQVAE
+
+BOOTSTRAP = 1000  # resamples behind the 95 % intervals of mri.csv
 
 
 def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
@@ -51,20 +55,26 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
             return reconstruct_own(stage, vqvae, own, own_pixels, section.batch_size)
         if own is not None:
             return paint_own(stage, vqvae, own_indices, section.batch_size)
-        indices, errors = reconstruct_split(split, vqvae.model, machine.device, section.batch_size)
+        indices, errors = reconstruct_split(split, vqvae.model, machine.device, section.batch_size, section.brain)
         store_indices(stage, split, vqvae, indices)
         write_pictures_csv(stage, split, errors)
         report(stage, split, vqvae, indices, errors)
         draw(stage, split, vqvae, indices, errors, section.grid_pictures)
-        stage.finish(vqvae.key(split), extra_artifacts=("indices", "pictures.csv"))
+        if section.brain:
+            report_brain(stage, split, errors, cfg.run.seed)
+            draw_brain(stage, split, vqvae.model, indices)
+        stage.finish(vqvae.key(split), extra_artifacts=("indices", "pictures.csv", "mri.csv"))
         return stage.metrics["val_mse"]
 
 
 @torch.no_grad()
 def reconstruct_split(
-    split: Split, model: VQVAE, device: torch.device, batch_size: int
+    split: Split, model: VQVAE, device: torch.device, batch_size: int, brain: bool = False
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Indices (pictures, h, w) in the smallest unsigned type, and each measure per picture, in manifest order."""
+    """Indices (pictures, h, w) in the smallest unsigned type, and each measure per picture, in manifest order.
+
+    brain: also those of `brain.slice_errors`.
+    """
     count, grid = len(split.manifest), model.config.grid
     indices = np.zeros((count, grid, grid), dtype=smallest_unsigned(model.config.codebook_size))
     errors: dict[str, np.ndarray] = {}
@@ -73,7 +83,9 @@ def reconstruct_split(
         x = split.pictures(positions).to(device)
         found = model.encode_indices(x)
         indices[positions] = found.cpu().numpy()
-        for name, values in picture_errors(to_unit(model.decode_indices(found)), to_unit(x)).items():
+        painted, truth = to_unit(model.decode_indices(found)), to_unit(x)
+        measured = picture_errors(painted, truth) | (slice_errors(painted, truth) if brain else {})
+        for name, values in measured.items():
             errors.setdefault(name, np.zeros(count))[positions] = values.cpu().numpy()
     return indices, errors
 
@@ -113,7 +125,7 @@ def report(stage: Stage, split: Split, vqvae: HandedVQVAE, indices: np.ndarray, 
     for part in SPLITS:
         positions = split.positions(part)
         counts = usage(indices[positions], config.codebook_size)
-        stage.metrics |= {f"{part}_{name}": float(values[positions].mean()) for name, values in errors.items()}
+        stage.metrics |= {f"{part}_{name}": mean_of(values[positions]) for name, values in errors.items()}
         stage.metrics |= {f"{part}_perplexity": perplexity(counts), f"{part}_codes_used": share_used(counts)}
     bpp = bits_per_pixel(config.tokens, config.codebook_size, config.image_size)
     stage.metrics |= {"bits_per_pixel": bpp, "compression_ratio": 8 * config.channels / bpp}
@@ -121,6 +133,42 @@ def report(stage: Stage, split: Split, vqvae: HandedVQVAE, indices: np.ndarray, 
         f"{bpp:.3f} bits per pixel, {8 * config.channels / bpp:.1f} times smaller than the raw pixels; "
         f"test PSNR {stage.metrics['test_psnr']:.2f} dB"
     )
+
+
+def mean_of(values: np.ndarray) -> float:
+    """Over the pictures that have the measure (one without brain has none in the brain); nan when none has."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else math.nan
+
+
+def report_brain(stage: Stage, split: Split, errors: dict[str, np.ndarray], seed: int) -> None:
+    """mri.csv, and the test numbers side by side. Metrics without any picture are dropped."""
+    parts = {part: split.positions(part) for part in SPLITS}
+    write_mri_csv(stage.folder.path / "mri.csv", errors, parts, BOOTSTRAP, generator(seed, 0))
+    without = int(np.isnan(errors["ssim_brain"][parts["test"]]).sum())
+    if without:
+        say(f"{without} of {len(parts['test'])} test pictures have no brain (one value); left out of brain only")
+    for key in [key for key, value in stage.metrics.items() if math.isnan(value)]:
+        del stage.metrics[key]
+    for name, prefix in (("VQ-VAE", ""), ("2x bicubic copy", "copy_")):
+        found = {key: mean_of(errors[f"{prefix}{key}"][parts["test"]]) for key in ("ssim", "ssim_brain")}
+        wrong = mean_of(errors[f"{prefix}ssim_wrong_range"][parts["test"]])
+        say(
+            f"test, {name}: SSIM {found['ssim']:.4f}, in the brain only {found['ssim_brain']:.4f}; "
+            f"with the wrong data range 2 it would look like {wrong:.4f}"
+        )
+
+
+@torch.no_grad()
+def draw_brain(stage: Stage, split: Split, model: VQVAE, indices: np.ndarray) -> None:
+    """brain.png: five test pictures; brain.gif: up to 24, input | codes | output."""
+    test, size = split.positions("test"), model.config.codebook_size
+    shown = test[:: max(1, len(test) // 24)][:24]
+    painted = to_unit(paint(model, torch.from_numpy(indices[shown].astype(np.int64)).to(stage.machine.device), 24))
+    pictures = to_unit(split.pictures(shown))
+    write_gif(stage.folder.path / "figures" / "brain.gif", pictures, indices[shown], painted, size)
+    few = slice(None, None, max(1, len(shown) // 5))
+    stage.figure("brain", brain_figure(pictures[few][:5], indices[shown][few][:5], painted[few][:5], size))
 
 
 def usage(indices: np.ndarray, codebook_size: int) -> Tensor:
