@@ -107,9 +107,9 @@ def test_brain_only_counts_the_windows_whose_centre_is_brain():
 def test_errors_in_the_background_do_not_count_in_the_brain():
     truth = heads(1)
     painted = truth.clone()
-    painted[..., 50:, 50:] = 1.0  # a corner far from the disc
+    painted[..., 57:, 57:] = 1.0  # a corner that no window with its centre in the disc reaches
     found = slice_errors(painted, truth)
-    assert float(found["ssim_brain"]) == pytest.approx(1, abs=1e-5) and float(ssim(painted, truth)) < 0.97
+    assert float(found["ssim_brain"]) == pytest.approx(1, abs=1e-5) and float(ssim(painted, truth)) < 0.99
 
 
 def test_a_perfect_picture_scores_one_and_the_copy_less():
