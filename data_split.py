@@ -35,6 +35,7 @@ from pipeline.stage import Stage, open_stage, say
 from sources.embedded import EMBEDDED, check_embedded, make_embedded
 from sources.folders import NO_CLASS, Found, find_pictures
 from sources.metadata import is_notes, read_metadata
+from sources.patients import describe_patients, on_two_sides, patient_of, together
 from sources.pictures import decode_all
 from sources.splitting import SPLITS, assign_splits, shared_with_later
 from sources.stacks import Stacks, default_names, survey
@@ -44,7 +45,7 @@ CHECKPOINT_EVERY = 2000  # pictures between two notes of how far decoding has co
 
 class Item(NamedTuple):
     """A picture before the split. `given`: its split where the folder has one; `row`: its place in images.npy;
-    `extra`: columns of metadata."""
+    `patient`: the case number of a slice, empty where there is none; `extra`: columns of metadata."""
 
     row: int
     path: str
@@ -52,6 +53,7 @@ class Item(NamedTuple):
     hash: str
     given: str = ""
     extra: Mapping[str, str] = MappingProxyType({})
+    patient: str = ""
 
 
 # --- the split as others see it ---------------------------------------------------------------------------------------
@@ -218,6 +220,7 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     with open_stage("data_split", cfg, {}, identity, machine, resume) as stage:
         items = cache_folder(stage, cfg.data, root, found, stacks, extra) if found else cache_embedded(stage, cfg.data)
         items, sides = settle(stage, items, cfg.data)
+        report_patients(stage, items, sides)
         manifest = write_manifest(stage, items, sides)
         meta = describe(stage, manifest, cfg.data, stacks)
         (stage.folder.path / "images.partial.npy").replace(stage.folder.path / "images.npy")
@@ -286,7 +289,7 @@ def cache_folder(
             write_json(notes, {"scan": scan, "done": done})
     _report_broken(stage, [(path, problem) for path, (_, problem) in zip(paths, done, strict=True) if problem], data)
     return [
-        Item(row, one.path, one.class_name, str(name), one.split, extra[row] if extra else {})
+        Item(row, one.path, one.class_name, str(name), one.split, extra[row] if extra else {}, patient_of(one.path))
         for row, (one, (name, problem)) in enumerate(zip(found, done, strict=True))
         if not problem
     ]
@@ -341,8 +344,20 @@ def settle(stage: Stage, items: list[Item], data: DataSection) -> tuple[list[Ite
             raise InputError(f"{data.source}: nothing is left in {', '.join(missing)}; type --data.given_split false")
         say("keeping the folder's own train, val and test")
         return items, [item.given for item in items]
-    ratios = (data.train, data.val, data.test)
-    return items, assign_splits([i.class_name for i in items], [i.hash for i in items], ratios, data.seed)
+    ratios, patients = (data.train, data.val, data.test), [item.patient for item in items]
+    groups, unit = together([item.hash for item in items], patients), "patients" if any(patients) else "pictures"
+    return items, assign_splits([item.class_name for item in items], groups, ratios, data.seed, unit)
+
+
+def report_patients(stage: Stage, items: list[Item], sides: list[str]) -> None:
+    """Of slices: how many patients there are and whether one is on two sides, or that patients are not known."""
+    patients = [item.patient for item in items]
+    line = describe_patients([item.path for item in items], patients, sides)
+    if line:
+        say(line)
+    if any(patients):
+        stage.metrics["patients"] = len(set(patients) - {""})
+        stage.metrics["patients_on_two_sides"] = len(on_two_sides(patients, sides))
 
 
 def write_manifest(stage: Stage, items: list[Item], sides: list[str]) -> list[dict[str, str]]:
@@ -351,8 +366,11 @@ def write_manifest(stage: Stage, items: list[Item], sides: list[str]) -> list[di
     label = {name: number for number, name in enumerate(names)} | {NO_CLASS: -1}
     header = ["position", "row", "path", "class", "label", "split", "hash"]
     header += list(items[0].extra)
+    with_patients = any(item.patient for item in items) and "patient" not in items[0].extra
+    header += ["patient"] if with_patients else []
     rows = [
         [n, item.row, item.path, item.class_name, label[item.class_name], side, item.hash, *item.extra.values()]
+        + ([item.patient] if with_patients else [])
         for n, (item, side) in enumerate(zip(items, sides, strict=True))
     ]
     write_csv(stage.folder.path / "manifest.csv", header, rows)

@@ -219,6 +219,14 @@ class TrainVQVAESection(Training):
     """Columns of classes in the split's manifest.csv that the decoder is told (class: the picture's own)."""
     label_drop: Annotated[Real, Field(ge=0, lt=1)] = 0.1
     """With conditions: how often the decoder is told nothing in training; above 0 allows guidance."""
+    ssim_weight: Annotated[Real, Field(ge=0, le=100)] = 0.0
+    """Weight of 1 - SSIM, added to the loss; 0 leaves it out."""
+    augmentation: Literal["none", "flip", "dihedral"] = "none"
+    """Mirror pictures at random in training: left-right, or all eight ways to lay a square."""
+    stem: Literal["unshuffle", "strided"] = "unshuffle"
+    """Pixels moved into channels, or the plain strided convolutions of 2017."""
+    codebook_start: Literal["normal", "uniform"] = "normal"
+    """Without data_init: standard normal codes, or uniform in [-1/K, 1/K]."""
 
 
 class VQVAEReconstructionSection(Section):
@@ -240,6 +248,8 @@ class VQVAEReconstructionSection(Section):
     """Tell a decoder that was trained with conditions the metadata of each picture."""
     guidance_scale: Annotated[Real, Field(ge=0, le=20)] = 1.0
     """With tell_metadata: 1 plain, more exaggerates what is told (needs label_drop above 0 in training)."""
+    brain: bool = False
+    """Brain slices: also SSIM in the brain only, with the wrong range, and of a 2x copy (mri.csv, figure, GIF)."""
 
 
 class TrainClassifierSection(Training):
@@ -531,6 +541,18 @@ class Config(Section):
         for each in [stride, *(searched if isinstance(searched, list) else [])]:
             if size % int(each):
                 raise ValueError(f"data.image_size {size} is not divisible by train_vqvae.stride {each}")
+        return self
+
+    @model_validator(mode="after")
+    def _ssim_fits(self) -> "Config":
+        size = self.data.image_size
+        asked = {
+            "train_vqvae.ssim_weight": self.train_vqvae.ssim_weight > 0 or "ssim_weight" in self.train_vqvae.tune.space,
+            "vqvae_reconstruction.brain": self.vqvae_reconstruction.brain,
+        }
+        for key, wanted in asked.items():
+            if wanted and size < 11:
+                raise ValueError(f"{key} needs data.image_size of at least 11, the window of SSIM; found {size}")
         return self
 
     def flat(self, *sections: str) -> dict[str, Any]:

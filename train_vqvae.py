@@ -37,7 +37,6 @@ from vqvae import VQVAE, VQVAEConfig
 GOAL = Goal(monitor="loss", objective="mse", lower_is_better=True)
 # With component masking fits also count how well the rest is painted when one component is shown.
 MASKING_GOAL = Goal(monitor="masking_loss", objective="mse", lower_is_better=True)
-LOSSES = ("loss", "reconstruction_loss", "codebook_loss", "commitment_loss")
 
 
 class VQVAELearner:
@@ -49,6 +48,7 @@ class VQVAELearner:
         self.label_drop = section.label_drop
         self.train_positions = split.positions("train", "val") if with_val else split.positions("train")
         self.val_positions = split.positions("val")
+        self.ssim_weight, self.augmentation = section.ssim_weight, section.augmentation
         self.columns = columns(section, split)
         self.metadata = self.columns.tell(split.manifest) if self.columns else None
         self.model = VQVAE(model_config(section, split, self.columns))
@@ -72,21 +72,22 @@ class VQVAELearner:
 
     def step(self, rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         positions = self.train_positions[rows.numpy()]
-        x = self.pictures(positions)
+        x = augment(self.pictures(positions), self.augmentation, generator)
         seen, told = x, self.told(positions)
         if self.masking.enabled:
             seen = hide_components(x, component_mask(len(x), x.shape[1], self.mask_p, generator))
         if told is not None:
             told = drop(told, self.label_drop, generator)
         output = self.model(seen, generator, target=x, told=told)
+        painted, truth = to_unit(output.reconstruction), to_unit(x)
+        losses = with_ssim(output.losses, painted, truth, self.ssim_weight)
         with torch.no_grad():
             self._counts += torch.bincount(output.indices.flatten(), minlength=len(self._counts)).cpu()
-            painted, truth = to_unit(output.reconstruction), to_unit(x)
             errors = mse(painted, truth)
             shown = {"mse": errors.mean(), "psnr": psnr(errors).mean()}
             if min(x.shape[-2:]) >= 11:
                 shown["ssim"] = ssim(painted, truth).mean()
-        return output.losses | shown
+        return losses | shown
 
     def epoch_metrics(self) -> dict[str, float]:
         counts, self._counts = self._counts, torch.zeros_like(self._counts)
@@ -103,6 +104,31 @@ class VQVAELearner:
         share = self.masking.mask_prob_max
         mixed = (1 - share) * values["loss"] + share * kept["loss"]
         return values | {"kept_loss": kept["loss"], "kept_mse": kept["mse"], "masking_loss": mixed}
+
+
+def with_ssim(losses: dict[str, Tensor], painted: Tensor, truth: Tensor, weight: float) -> dict[str, Tensor]:
+    """The losses with weight * (1 - SSIM) added to the total, as in Zhao et al. 2017 ("Loss functions for image
+    restoration with neural networks"). painted, truth: (B, C, H, W) in [0, 1]. Weight 0: the losses as they are.
+
+    SSIM is that of `pipeline.metrics`, of the clamped picture: what lies outside the range is left to the other term.
+    """
+    if not weight:
+        return losses
+    unlike = 1 - ssim(painted, truth).mean()
+    return losses | {"loss": losses["loss"] + weight * unlike, "ssim_loss": unlike}
+
+
+def augment(x: Tensor, kind: str, generator: torch.Generator) -> Tensor:
+    """(B, C, H, W) square: `flip` mirrors every second picture left-right; `dihedral` also upside down and across the
+    diagonal, so that each of the eight is equally likely. `none` draws nothing."""
+    if kind == "none":
+        return x
+    drawn = (torch.rand(3, len(x), 1, 1, 1, generator=generator) < 0.5).to(x.device)
+    x = torch.where(drawn[0], x.flip(3), x)
+    if kind == "dihedral":
+        x = torch.where(drawn[1], x.flip(2), x)
+        x = torch.where(drawn[2], x.transpose(2, 3), x)
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def columns(section: TrainVQVAESection, split: Split) -> Columns:
@@ -138,6 +164,8 @@ def model_config(section: TrainVQVAESection, split: Split, told: Columns) -> VQV
         reconstruction_loss=section.reconstruction_loss,
         condition_numbers=len(told.numbers),
         condition_classes=tuple(len(column.values) for column in told.classes),
+        stem=section.stem,
+        codebook_start=section.codebook_start,
     )
 
 
@@ -161,8 +189,10 @@ def evaluate(
         told = learner.told(positions[start : start + batch_size]) if tell else None
         output = model(shown, target=x, told=told)
         counts += torch.bincount(output.indices.flatten(), minlength=len(counts)).cpu()
-        values = {name: output.losses[name] * len(x) for name in LOSSES}
-        errors = picture_errors(to_unit(output.reconstruction), to_unit(x))
+        painted, truth = to_unit(output.reconstruction), to_unit(x)
+        losses = with_ssim(output.losses, painted, truth, learner.ssim_weight)
+        values = {name: value * len(x) for name, value in losses.items()}
+        errors = picture_errors(painted, truth)
         values |= {name: error.sum() for name, error in errors.items()}
         for name, value in values.items():
             sums[name] = sums.get(name, 0.0) + float(value)

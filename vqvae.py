@@ -16,11 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conditioning import Conditioning, Told
+from plain import plain_decoder, plain_encoder
 
 FRESH_SHARE = 0.3  # use a restarted code is credited with, of the average: time to find its vectors, or be redrawn
 STRIDES = (4, 8, 16)
 CODEBOOK_UPDATES = ("ema", "gradient")
 RECONSTRUCTION_LOSSES = ("mse", "bce")
+STEMS = ("unshuffle", "strided")
+CODEBOOK_STARTS = ("normal", "uniform")
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class VQVAEConfig:
     reconstruction_loss: Literal["mse", "bce"] = "mse"
     condition_numbers: int = 0  # numbers that the decoder is told; see conditioning.py
     condition_classes: tuple[int, ...] = ()  # how many values each class has that the decoder is told
+    stem: Literal["unshuffle", "strided"] = "unshuffle"  # strided: the plain encoder and decoder of 2017, plain.py
+    codebook_start: Literal["normal", "uniform"] = "normal"  # before data_init; uniform: in [-1/K, 1/K]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "condition_classes", tuple(self.condition_classes))  # JSON has lists
@@ -60,6 +65,9 @@ class VQVAEConfig:
             (self.hidden % 8 == 0, f"hidden is {self.hidden}; expected a multiple of 8"),
             _one_of("codebook_update", self.codebook_update, CODEBOOK_UPDATES),
             _one_of("reconstruction_loss", self.reconstruction_loss, RECONSTRUCTION_LOSSES),
+            _one_of("stem", self.stem, STEMS),
+            _one_of("codebook_start", self.codebook_start, CODEBOOK_STARTS),
+            (self.stem != "strided" or not self.conditioned, "the strided decoder can be told no metadata"),
         ]
         found = [message for fine, message in problems if not fine]
         if found:
@@ -106,7 +114,7 @@ class Quantizer(nn.Module):
         super().__init__()
         self.config = config
         size, dim = config.codebook_size, config.code_dim
-        start = torch.randn(size, dim)
+        start = torch.randn(size, dim) if config.codebook_start == "normal" else (torch.rand(size, dim) * 2 - 1) / size
         start = F.normalize(start, dim=1) if config.normalize_codes else start
         if config.codebook_update == "gradient":
             self.codebook = nn.Parameter(start)
@@ -294,9 +302,11 @@ class VQVAE(nn.Module):
     def __init__(self, config: VQVAEConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config)
+        shape = (config.hidden, config.stride.bit_length() - 1, config.residual_blocks, config.code_dim)
+        plain = config.stem == "strided"
+        self.encoder = plain_encoder(config.channels, *shape) if plain else Encoder(config)
         self.quantizer = Quantizer(config)
-        self.decoder = Decoder(config)
+        self.decoder = plain_decoder(config.channels, *shape) if plain else Decoder(config)
         self.conditioning: Conditioning | None = None
         if config.conditioned:
             self.conditioning = Conditioning(config.condition_numbers, config.condition_classes, config.hidden)

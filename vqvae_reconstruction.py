@@ -3,7 +3,7 @@
 Reads:  runs/data_split/<best>, runs/train_vqvae/<best>
 Writes: runs/vqvae_reconstruction/<run>/ with indices/ (indices.npy, labels.npy, manifest.csv, codebook.npy,
         meta.json), pictures.csv (MSE, PSNR, SSIM of each picture) and figures; components.csv when the VQ-VAE was
-        trained with component masking
+        trained with component masking; with `brain` also mri.csv, figures/brain.png and figures/brain.gif
 
     python vqvae_reconstruction.py
     python vqvae_reconstruction.py --input FOLDER_OR_FILE      your own pictures: reconstructions and indices in own/
@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 import components
+from brain import brain_figure, slice_errors, write_gif, write_mri_csv
 from cli import stage_main
 from components import HEADER, Painter, mask_of
 from conditioning import Told
@@ -31,7 +32,7 @@ from handoff import HandedVQVAE, take_vqvae
 from masking import hide_components
 from pipeline.figures import component_rows, index_map_figure, is_shown_plain, picture_grid, strips, usage_figure
 from pipeline.files import InputError, read_csv, replacing, write_array, write_csv, write_json
-from pipeline.machine import prepare_machine
+from pipeline.machine import generator, prepare_machine
 from pipeline.metrics import perplexity, picture_errors, share_used, to_unit
 from pipeline.progress import progress_bar
 from pipeline.stage import Stage, open_stage, say
@@ -39,6 +40,8 @@ from sources.pictures import decode_all
 from sources.splitting import SPLITS
 from sources.stacks import Stacks, write_stack
 from vqvae import VQVAE
+
+BOOTSTRAP = 1000  # resamples behind the 95 % intervals of mri.csv
 
 
 def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
@@ -65,14 +68,18 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
             return reconstruct_own(stage, split, vqvae, own, own_pixels, mask, section.batch_size)
         if own is not None:
             return paint_own(stage, split, vqvae, own_indices, section.batch_size)
-        indices, errors = reconstruct_split(split, painters[0], machine.device, section.batch_size)
+        indices, errors = reconstruct_split(split, painters[0], machine.device, section.batch_size, section.brain)
         store_indices(stage, split, vqvae, indices)
         write_pictures_csv(stage, split, errors)
         report(stage, split, vqvae, indices, errors)
         draw(stage, split, painters[0], indices, errors, section.grid_pictures)
         if vqvae.component_masking or len(painters) > 1:
             report_components(stage, split, painters, section.batch_size)
-        stage.finish(vqvae.key(split), extra_artifacts=("indices", "pictures.csv", "components.csv"))
+        if section.brain:
+            report_brain(stage, split, errors, cfg.run.seed)
+            draw_brain(stage, split, vqvae.model, indices)
+        tables = ("pictures.csv", "components.csv", "mri.csv")
+        stage.finish(vqvae.key(split), extra_artifacts=("indices", *tables))
         return stage.metrics["val_mse"]
 
 
@@ -106,9 +113,12 @@ def told_of(section: VQVAEReconstructionSection, vqvae: HandedVQVAE, split: Spli
 
 @torch.no_grad()
 def reconstruct_split(
-    split: Split, painter: Painter, device: torch.device, batch_size: int
+    split: Split, painter: Painter, device: torch.device, batch_size: int, brain: bool = False
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Indices (pictures, h, w) in the smallest unsigned type, and each measure per picture, in manifest order."""
+    """Indices (pictures, h, w) in the smallest unsigned type, and each measure per picture, in manifest order.
+
+    brain: also those of `brain.slice_errors`.
+    """
     model = painter.model
     count, grid = len(split.manifest), model.config.grid
     indices = np.zeros((count, grid, grid), dtype=smallest_unsigned(model.config.codebook_size))
@@ -118,7 +128,9 @@ def reconstruct_split(
         x = split.pictures(positions).to(device)
         found = model.encode_indices(x)
         indices[positions] = found.cpu().numpy()
-        for name, values in picture_errors(to_unit(painter.decode(found, positions)), to_unit(x)).items():
+        painted, truth = to_unit(painter.decode(found, positions)), to_unit(x)
+        measured = picture_errors(painted, truth) | (slice_errors(painted, truth) if brain else {})
+        for name, values in measured.items():
             errors.setdefault(name, np.zeros(count))[positions] = values.cpu().numpy()
     return indices, errors
 
@@ -158,7 +170,7 @@ def report(stage: Stage, split: Split, vqvae: HandedVQVAE, indices: np.ndarray, 
     for part in SPLITS:
         positions = split.positions(part)
         counts = usage(indices[positions], config.codebook_size)
-        stage.metrics |= {f"{part}_{name}": float(values[positions].mean()) for name, values in errors.items()}
+        stage.metrics |= {f"{part}_{name}": mean_of(values[positions]) for name, values in errors.items()}
         stage.metrics |= {f"{part}_perplexity": perplexity(counts), f"{part}_codes_used": share_used(counts)}
     bpp = bits_per_pixel(config.tokens, config.codebook_size, config.image_size)
     stage.metrics |= {"bits_per_pixel": bpp, "compression_ratio": 8 * config.channels / bpp}
@@ -166,6 +178,42 @@ def report(stage: Stage, split: Split, vqvae: HandedVQVAE, indices: np.ndarray, 
         f"{bpp:.3f} bits per pixel, {8 * config.channels / bpp:.1f} times smaller than the raw pixels; "
         f"test PSNR {stage.metrics['test_psnr']:.2f} dB"
     )
+
+
+def mean_of(values: np.ndarray) -> float:
+    """Over the pictures that have the measure (one without brain has none in the brain); nan when none has."""
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else math.nan
+
+
+def report_brain(stage: Stage, split: Split, errors: dict[str, np.ndarray], seed: int) -> None:
+    """mri.csv, and the test numbers side by side. Metrics without any picture are dropped."""
+    parts = {part: split.positions(part) for part in SPLITS}
+    write_mri_csv(stage.folder.path / "mri.csv", errors, parts, BOOTSTRAP, generator(seed, 0))
+    without = int(np.isnan(errors["ssim_brain"][parts["test"]]).sum())
+    if without:
+        say(f"{without} of {len(parts['test'])} test pictures have no brain (one value); left out of brain only")
+    for key in [key for key, value in stage.metrics.items() if math.isnan(value)]:
+        del stage.metrics[key]
+    for name, prefix in (("VQ-VAE", ""), ("2x bicubic copy", "copy_")):
+        found = {key: mean_of(errors[f"{prefix}{key}"][parts["test"]]) for key in ("ssim", "ssim_brain")}
+        wrong = mean_of(errors[f"{prefix}ssim_wrong_range"][parts["test"]])
+        say(
+            f"test, {name}: SSIM {found['ssim']:.4f}, in the brain only {found['ssim_brain']:.4f}; "
+            f"with the wrong data range 2 it would look like {wrong:.4f}"
+        )
+
+
+@torch.no_grad()
+def draw_brain(stage: Stage, split: Split, model: VQVAE, indices: np.ndarray) -> None:
+    """brain.png: five test pictures; brain.gif: up to 24, input | codes | output."""
+    test, size = split.positions("test"), model.config.codebook_size
+    shown = test[:: max(1, len(test) // 24)][:24]
+    painted = to_unit(paint(model, torch.from_numpy(indices[shown].astype(np.int64)).to(stage.machine.device), 24))
+    pictures = to_unit(split.pictures(shown))
+    write_gif(stage.folder.path / "figures" / "brain.gif", pictures, indices[shown], painted, size)
+    few = slice(None, None, max(1, len(shown) // 5))
+    stage.figure("brain", brain_figure(pictures[few][:5], indices[shown][few][:5], painted[few][:5], size))
 
 
 def usage(indices: np.ndarray, codebook_size: int) -> Tensor:

@@ -24,26 +24,28 @@ def psnr(errors: Tensor) -> Tensor:
     return -10 * errors.clamp(min=1e-10).log10()
 
 
-def ssim(a: Tensor, b: Tensor) -> Tensor:
+def ssim(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
     """(B,) structural similarity of Wang et al. 2004: Gaussian 11x11, sigma 1.5, data range 1, borders cropped (only
     windows wholly inside the picture count), mean over channels.
 
-    Raises ValueError for pictures smaller than the window.
+    data_range: 1 is right for pictures in [0, 1]; a larger one gives higher numbers for the same pictures (`brain.py`
+    shows by how much). Differentiable. Raises ValueError for pictures smaller than the window.
     """
-    return ssim_map(a, b).flatten(1).mean(1)
+    return ssim_map(a, b, data_range).flatten(1).mean(1)
 
 
-def ssim_map(a: Tensor, b: Tensor) -> Tensor:
+def ssim_map(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
     """(B, H-10, W-10): the similarity of each window that fits, mean over channels; see `ssim`."""
     if min(a.shape[-2:]) < SSIM_WINDOW:
         raise ValueError(f"SSIM needs pictures of at least {SSIM_WINDOW} pixels a side; got {tuple(a.shape[-2:])}")
-    a, b = a.float(), b.float()
-    c1, c2 = 0.01**2, 0.03**2
-    mean_a, mean_b = _blur(a), _blur(b)
-    var_a, var_b = _blur(a * a) - mean_a**2, _blur(b * b) - mean_b**2
-    covariance = _blur(a * b) - mean_a * mean_b
-    similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-    similarity = similarity / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
+    with torch.autocast(a.device.type, enabled=False):  # variances are small differences: half precision spoils them
+        a, b = a.float(), b.float()
+        c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+        mean_a, mean_b = _blur(a), _blur(b)
+        var_a, var_b = _blur(a * a) - mean_a**2, _blur(b * b) - mean_b**2
+        covariance = _blur(a * b) - mean_a * mean_b
+        similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+        similarity = similarity / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
     return similarity.mean(1)
 
 

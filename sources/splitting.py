@@ -24,11 +24,14 @@ def split_counts(total: int, ratios: Sequence[float], owed: Sequence[float] = (0
     return counts
 
 
-def assign_splits(classes: Sequence[str], hashes: Sequence[str], ratios: Sequence[float], seed: int) -> list[str]:
-    """Seeded, stratified split by picture; byte-identical pictures (equal hash) always land on the same side.
+def assign_splits(
+    classes: Sequence[str], hashes: Sequence[str], ratios: Sequence[float], seed: int, unit: str = "pictures"
+) -> list[str]:
+    """Seeded, stratified split by picture; what has the same name in `hashes` always lands on the same side:
+    byte-identical pictures, or slices of one patient. `unit` says in the error what the names stand for.
 
     Rounding is carried from class to class, so that the totals keep the ratios too. Does not depend on the order of
-    the input. Raises InputError when a class has fewer than three different pictures.
+    the input. Raises InputError when a class has fewer than three different ones.
     """
     members: dict[str, list[int]] = defaultdict(list)
     for position, name in enumerate(hashes):
@@ -43,7 +46,7 @@ def assign_splits(classes: Sequence[str], hashes: Sequence[str], ratios: Sequenc
         if len(groups) < len(SPLITS):
             label = f"class {stratum}" if stratum else "the data set"
             raise InputError(
-                f"{label} has {len(groups)} different pictures; a split into train, val and test needs at least 3"
+                f"{label} has {len(groups)} different {unit}; a split into train, val and test needs at least 3"
             )
         total = sum(len(members[name]) for name in groups)
         owed = [seen * ratio - have for ratio, have in zip(ratios, placed, strict=True)]
