@@ -47,6 +47,17 @@ class Classifier(nn.Module):
     def sees_codes(self) -> bool:
         return self.config.architecture == "codes"
 
+    def features(self, x: Tensor) -> Tensor:
+        """(B, F): what the last layer gets; x as in `forward`."""
+        last = self.net.fc if self.config.architecture.startswith("resnet") else self.net.head
+        found: list[Tensor] = []
+        hook = last.register_forward_pre_hook(lambda module, inputs: found.append(inputs[0]))
+        try:
+            self(x)
+        finally:
+            hook.remove()
+        return found[0]
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) in [-1, 1], or (B, h, w) indices for architecture codes -> (B, classes) logits."""
         if self.sees_codes:

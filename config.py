@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from schema import (
+    ComparePriorsSection,
     Config,
     DataSection,
     OwnPicture,
@@ -30,6 +31,7 @@ from schema import (
 )
 
 __all__ = [
+    "ComparePriorsSection",
     "Config",
     "ConfigError",
     "DataSection",

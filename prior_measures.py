@@ -55,6 +55,18 @@ def energy_distance(a: Tensor, b: Tensor) -> float:
     return float((2 * torch.cdist(a, b).mean() - within[0] - within[1]) / a.shape[1] ** 0.5)
 
 
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """Between Gaussians fitted to the rows of (A, F) and (B, F): |mean_a - mean_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2))
+    (Heusel et al. 2017, equation 6, with other features). Grows when fewer rows are compared; compare like with like."""
+    a, b = a.double(), b.double()
+    cov_a, cov_b = torch.cov(a.T).view(a.shape[1], -1), torch.cov(b.T).view(b.shape[1], -1)
+    values, vectors = torch.linalg.eigh(cov_a)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T  # S_a^(1/2); S_a S_b and root S_b root share eigenvalues
+    overlap = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
+    apart = (a.mean(0) - b.mean(0)).square().sum()
+    return float((apart + cov_a.trace() + cov_b.trace() - 2 * overlap).clamp(min=0))
+
+
 def shuffled(tokens: Tensor, generator: torch.Generator) -> Tensor:
     """The same codes at other places of their grid: what a prior without any idea of neighbourhood would make."""
     order = torch.rand(tokens.shape, generator=generator).argsort(1)
