@@ -61,7 +61,9 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     priors, folders = take_priors(cfg, split, handed, machine)
     inputs = {name: str(folder) for name, folder in (handed.folders | folders).items()}
     memory = handed.memory
-    with open_stage("compare_priors", cfg, inputs, f"{cfg.run.seed} {section.model_dump_json()}", machine, resume) as stage:
+    with open_stage(
+        "compare_priors", cfg, inputs, f"{cfg.run.seed} {section.model_dump_json()}", machine, resume
+    ) as stage:
         note_data(stage, cfg, split)
         ways = fillers(memory, priors, section)
         batches = spread_batches(memory, split, handed.indices, section.pictures, section.batch_size)
@@ -185,7 +187,10 @@ def write_rows(stage: Stage, name: str, header: tuple[str, ...], rows: Rows) -> 
     write_csv(
         stage.folder.path / name,
         header,
-        [[f"{row[key]:.6g}" if isinstance(row.get(key), float) else row.get(key, "") for key in header] for row in rows],
+        [
+            [f"{row[key]:.6g}" if isinstance(row.get(key), float) else row.get(key, "") for key in header]
+            for row in rows
+        ],
     )
 
 

@@ -249,7 +249,15 @@ def choose_codes(logits: Tensor, filling: Filling, generator: torch.Generator | 
     if generator is None:
         raise ValueError("drawing codes needs a generator")
     probabilities = truncate(logits / filling.temperature, filling.top_k, filling.top_p).softmax(1)
-    return torch.multinomial(probabilities.cpu(), 1, generator=generator).squeeze(1).to(logits.device)
+    return draw_codes(probabilities, generator)
+
+
+def draw_codes(probabilities: Tensor, generator: torch.Generator) -> Tensor:
+    """(M, K) -> (M,): a code of each row, by inverting its distribution; never one of probability zero. generator: on
+    the CPU. (torch.multinomial does the same in ten times the time on a CPU.)"""
+    reached = probabilities.double().cumsum(1)
+    drawn = torch.rand(len(probabilities), 1, generator=generator).to(reached) * reached[:, -1:]
+    return torch.searchsorted(reached, drawn, right=True).squeeze(1)
 
 
 def truncate(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:

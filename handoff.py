@@ -183,7 +183,7 @@ def take_prior(
 
     command = f"{mend('train_prior', cfg)} --train_prior.kind {kind}"
     command += " --train_prior.condition_on_class true" if by_class else ""
-    command += ' --train_prior.condition_numbers COLUMN,COLUMN' if numbers else ""
+    command += " --train_prior.condition_numbers COLUMN,COLUMN" if numbers else ""
     plain = prior_key(split, vqvae, kind, [])
     fitting = [key for key in read_best(Path(cfg.run.dir), "train_prior") if _tells(key, plain, by_class, numbers)]
     told = [word for word, asked_for in (("the class", by_class), (f"{numbers} numbers", numbers)) if asked_for]

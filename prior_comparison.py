@@ -91,9 +91,7 @@ def fillers(memory: Memory, priors: Priors, section: ComparePriorsSection) -> di
             lambda tokens, mask, draws: complete(memory.distil, tokens, mask, memory.codebook, likeliest).indices
         ),
         f"DistilBERT, {section.passes} passes, drawn": by_grid(
-            lambda tokens, mask, draws: complete(
-                memory.distil, tokens, mask, memory.codebook, iterative, draws
-            ).indices
+            lambda tokens, mask, draws: complete(memory.distil, tokens, mask, memory.codebook, iterative, draws).indices
         ),
     }
     if priors.masked_vqvae is not None:
@@ -190,16 +188,16 @@ def samplers(memory: Memory, priors: Priors, section: ComparePriorsSection, clas
     pixelcnn, gan = priors.pixelcnn, priors.gan
     assert isinstance(pixelcnn.model, PixelCNN) and isinstance(gan.model, Generator)
     filling = Filling(temperature=section.temperature, guidance_scale=section.guidance_scale)
-    iterative = Filling(
-        section.passes, section.fill_order, section.temperature, guidance_scale=section.guidance_scale
-    )
+    iterative = Filling(section.passes, section.fill_order, section.temperature, guidance_scale=section.guidance_scale)
     distil, tells = priors.told_distil or memory.distil, priors.told_distil is not None
     model, maker = pixelcnn.model, gan.model
 
     def facts(prior: HandedPrior, labels: Tensor) -> Tensor | None:
         if not prior.columns:
             return None
-        return prior.columns.facts(prior.columns.tell([{"class": classes[label]} for label in labels])).to(labels.device)
+        return prior.columns.facts(prior.columns.tell([{"class": classes[label]} for label in labels])).to(
+            labels.device
+        )
 
     def blank(labels: Tensor) -> tuple[Tensor, Tensor]:
         tokens = torch.zeros(len(labels), memory.tokens, dtype=torch.long, device=memory.device)
@@ -208,12 +206,12 @@ def samplers(memory: Memory, priors: Priors, section: ComparePriorsSection, clas
     return {
         "PixelCNN": lambda labels, draws: draw(model, *blank(labels), filling, draws, facts(pixelcnn, labels)),
         "GAN": lambda labels, draws: generate(maker, len(labels), draws, facts(gan, labels)),
-        f"DistilBERT, {section.passes} passes": lambda labels, draws: complete(
-            distil, *blank(labels), memory.codebook, iterative, draws, labels if tells else None
-        ).indices,
-        "DistilBERT, one pass": lambda labels, draws: complete(
-            distil, *blank(labels), memory.codebook, filling, draws, labels if tells else None
-        ).indices,
+        f"DistilBERT, {section.passes} passes": lambda labels, draws: (
+            complete(distil, *blank(labels), memory.codebook, iterative, draws, labels if tells else None).indices
+        ),
+        "DistilBERT, one pass": lambda labels, draws: (
+            complete(distil, *blank(labels), memory.codebook, filling, draws, labels if tells else None).indices
+        ),
     }
 
 

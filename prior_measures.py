@@ -56,8 +56,8 @@ def energy_distance(a: Tensor, b: Tensor) -> float:
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """Between Gaussians fitted to the rows of (A, F) and (B, F): |mean_a - mean_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2))
-    (Heusel et al. 2017, equation 6, with other features). Grows when fewer rows are compared; compare like with like."""
+    """Between Gaussians fitted to the rows of (A, F) and (B, F): |mean_a - mean_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^0.5)
+    (Heusel et al. 2017, equation 6, with other features). Fewer rows make it larger: compare as many with as many."""
     a, b = a.double(), b.double()
     cov_a, cov_b = torch.cov(a.T).view(a.shape[1], -1), torch.cov(b.T).view(b.shape[1], -1)
     values, vectors = torch.linalg.eigh(cov_a)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Memory:
     """All that recall needs, on one device.
 
-    `position_shares`: (N, K), how often each code stands at each position of the training grids. `bf16`: choosing what
-    to keep runs in bfloat16; whatever is measured is painted in float32.
+    `position_shares`: (N, K), how often each code stands at each position of the training grids. `bf16`: the DistilBERT
+    is asked in bfloat16, and choosing paints in it; whatever is measured is painted in float32.
     """
 
     vqvae: VQVAE
@@ -69,9 +69,13 @@ class Memory:
         """What is left without completion: the average code vector wherever a token is masked."""
         return self.vqvae.decode_codes(blank_out(self.vqvae.embed_indices(self.grid(tokens)), mask, self.blank))
 
+    def autocast(self) -> torch.autocast:
+        """The precision in which the DistilBERT is asked."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
     def logits(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """(M, K) of the masked tokens, in batches, in the precision of choosing."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+        with self.autocast():
             parts = [masked_logits(self.distil, tokens[rows], mask[rows]) for rows in self.batches(len(tokens))]
         return torch.cat(parts)
 

@@ -24,7 +24,7 @@ import torch
 
 import study_figures
 from cli import Shortcut, stage_main
-from comparisons import BITS_HEADER, RIVALS_HEADER, Batches, frontiers, measure_bits, measure_rivals
+from comparisons import BITS_HEADER, RIVALS_HEADER, frontiers, measure_bits, measure_rivals, spread
 from completion import Filling, classes_of
 from config import Config, OwnPicture, ReconstructMaskedSection
 from data_split import Split, note_data, open_split
@@ -217,7 +217,7 @@ def study_files(
     stage.figure("error_split", study_figures.split_figure(split_rows, telling))
     measure_context(stage, split, study, plan, decoding)
     if section.rivals:
-        compare(stage, handed, split, study, batches, rows, plan, section, published)
+        compare(stage, handed, split, study, rows, plan, section, published)
     picks = study.positions[np.linspace(0, len(study.positions) - 1, min(section.grid_pictures, len(study.positions)))
                             .astype(int)]  # fmt: skip
     draw_grids(stage, handed, split, study, plan, picks, telling, decoding)
@@ -228,7 +228,6 @@ def compare(
     handed: HandedMemory,
     split: Split,
     study: Study,
-    batches: Batches,
     rows: Rows,
     plan: Plan,
     section: ReconstructMaskedSection,
@@ -243,6 +242,11 @@ def compare(
         stage.figure("rivals", study_figures.rivals_figure(found))
     else:
         say("rivals.csv is skipped: it is made on the masks of strategy random, which is not among the strategies")
+
+    def batches() -> Iterator[Batch]:
+        some = study.positions[spread(len(study.positions), section.rival_pictures)]
+        return batches_of(handed.memory, split, handed.indices, some, plan.batch_size)
+
     ours, others = measure_bits(handed.memory, batches, rows, plan, decoding)
     write_rows(stage, "equal_bits.csv", BITS_HEADER, ours + others)
     stage.figure("equal_bits", study_figures.bits_figure(rows, plan, frontiers(others), decoding))

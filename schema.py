@@ -444,7 +444,7 @@ class ReconstructMaskedSection(Section):
     """Pictures per step; on a CPU about 100 are fastest, they stay in its cache."""
     seeds: Annotated[Whole, Field(ge=1, le=20)] = 3
     """How often the strategies random and block are repeated, in the last of the decodings."""
-    choosing_passes: PositiveInt = 32
+    choosing_passes: PositiveInt = 24
     """Passes over the grid of the greedy strategies; each keeps tokens / passes more."""
     look_ahead: Annotated[Real, Field(ge=0, le=1)] = 0.15
     """Share of the tokens for which adaptive tries candidates out before it keeps one."""
@@ -473,7 +473,7 @@ class ReconstructMaskedSection(Section):
     rival_distil: str | None = None
     """A run folder of train_distil made with presets/published_study.yaml, to stand among the rivals."""
     rival_pictures: PositiveInt = 250
-    """Pictures for the rivals, evenly spread over those measured."""
+    """Pictures for the rivals, JPEG, WebP and smaller codebooks, evenly spread over those measured."""
     slow_pictures: PositiveInt = 50
     """Pictures for the rivals that take long (biharmonic inpainting)."""
     bootstrap: Annotated[Whole, Field(ge=100)] = 1000

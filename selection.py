@@ -47,7 +47,7 @@ class Choosing:
     """How hard to think. passes: of the greedy strategies, each keeps N / passes tokens more ("selective" always one);
     look_ahead: share of the tokens that "adaptive" tries out, `candidates` for each place."""
 
-    passes: int = 32
+    passes: int = 24
     look_ahead: float = 0.15
     candidates: int = 8
     code_share: float = 0.5
@@ -151,8 +151,7 @@ def painted_order(
     """
     judge = Judge(memory, tokens, code_share)
     keeper = Keeper(tokens)
-    rows = torch.arange(len(tokens), device=tokens.device)
-    errors = judge.errors(rows, keeper.kept)
+    rows, errors = torch.arange(len(tokens), device=tokens.device), judge.first
     while keeper.left:
         if memory.tokens - keeper.left < look_ahead:
             tried = keeper.best(errors, candidates)  # (B, m)
@@ -176,14 +175,16 @@ class Judge:
     def __init__(self, memory: Memory, tokens: Tensor, code_share: float) -> None:
         self.memory, self.tokens, self.code_share = memory, tokens, code_share
         self.whole = to_unit(memory.paint_indices(tokens))
-        self.scales = (torch.ones(len(tokens), 1, device=tokens.device),) * 2
         rows = torch.arange(len(tokens), device=tokens.device)
         painted, coded = self._both(rows, torch.zeros_like(tokens, dtype=torch.bool))
         self.scales = (painted.sum(1, keepdim=True).clamp(min=1e-8), coded.sum(1, keepdim=True).clamp(min=1e-8))
+        self.first = self._mixed(rows, painted, coded)  # (B, N): errors while nothing is kept
 
     def errors(self, rows: Tensor, kept: Tensor) -> Tensor:
         """rows (R,): which pictures; kept (R, N) -> (R, N)."""
-        painted, coded = self._both(rows, kept)
+        return self._mixed(rows, *self._both(rows, kept))
+
+    def _mixed(self, rows: Tensor, painted: Tensor, coded: Tensor) -> Tensor:
         mixed = (1 - self.code_share) * painted / self.scales[0][rows]
         return mixed + self.code_share * coded / self.scales[1][rows]
 
@@ -197,7 +198,7 @@ class Judge:
             distances = torch.zeros(mask.shape, device=mask.device)
             distances[mask] = (expected - vectors[mask]).square().sum(1)
             vectors[mask] = expected
-            with torch.autocast(memory.device.type, torch.bfloat16, enabled=memory.bf16):
+            with memory.autocast():
                 pictures = to_unit(memory.paint(vectors).float())
             wrong = (pictures - self.whole[rows[part]]).square().mean(1, keepdim=True)
             painted.append(F.avg_pool2d(wrong, memory.stride).flatten(1))

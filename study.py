@@ -1,7 +1,8 @@
 """The measuring of recall: every strategy, percentage and decoding over many pictures.
 
 Letters: B batch, P pictures, N tokens, S seeds. Pictures are float [-1, 1] in models and [0, 1] in what is measured.
-Masks are bool, True = masked. Whatever is compared here is painted and judged in float32.
+Masks are bool, True = masked. The DistilBERT is asked in the precision of the memory, as in choosing; whatever is
+compared here is painted and judged in float32.
 """
 
 import math
@@ -20,7 +21,7 @@ from data_split import Split
 from handoff import HandedIndices
 from masking import mask_first, masked_count, touched_pixels
 from pipeline.machine import generator
-from pipeline.metrics import bootstrap_interval, calibration_gaps, errors_and_within, picture_errors, to_unit
+from pipeline.metrics import Bootstrap, calibration_gaps, errors_and_within, picture_errors, to_unit
 from pipeline.progress import progress_bar
 from recall import Memory
 from selection import DRAWN, FIXED, Choosing, choose_order
@@ -116,7 +117,20 @@ def make_orders(memory: Memory, tokens: Tensor, plan: Plan) -> dict[str, list[Te
 @torch.no_grad()
 def measure(memory: Memory, split: Split, indices: HandedIndices, positions: np.ndarray, plan: Plan) -> Study:
     """Choose, forget, complete, paint and judge. positions: (P,) the pictures."""
-    orders = make_orders(memory, indices.tokens(positions).to(memory.device), plan)
+    with torch.autocast(memory.device.type, enabled=False):  # around all: weights are cast to bfloat16 once
+        orders = make_orders(memory, indices.tokens(positions).to(memory.device), plan)
+        return _recall_all(memory, split, indices, positions, plan, orders)
+
+
+def _recall_all(
+    memory: Memory,
+    split: Split,
+    indices: HandedIndices,
+    positions: np.ndarray,
+    plan: Plan,
+    orders: dict[str, list[Tensor]],
+) -> Study:
+    """orders: see `make_orders`."""
     cells: dict[tuple[str, int, str], Cell] = {}
     calibration: dict[tuple[str, int], Calibration] = {}
     jobs = list(_jobs(orders, plan))
@@ -195,7 +209,8 @@ def recall_batch(
         return Recalled(dict.fromkeys(decodings, (whole, batch.tokens)), None, (empty, empty.bool()))
     if plan.filling.passes > 1:
         return Recalled(_in_passes(memory, batch, mask, plan, decodings, draws, labels), None, (empty, empty.bool()))
-    logits = guided_logits(memory.distil, batch.tokens, mask, labels, plan.filling.guidance_scale)  # (M, K)
+    with memory.autocast():
+        logits = guided_logits(memory.distil, batch.tokens, mask, labels, plan.filling.guidance_scale)  # (M, K)
     probabilities = logits.softmax(1)
     confidence, likeliest = probabilities.max(1)
     filled = batch.tokens.masked_scatter(mask, likeliest)
@@ -280,7 +295,7 @@ def summarise(study: Study, resamples: int, seed: int, bits: Callable[[str, int]
     """Rows of curves.csv: mean over seeds and pictures, its 95 % bootstrap interval over pictures (the same resamples
     everywhere), and the standard deviation of the mean over seeds. PSNR is that of each picture, averaged. SSIM within
     the mask is over the pictures that have a window there."""
-    rows = []
+    rows, bootstrap = [], Bootstrap(resamples, lambda: generator(seed, 203))
     for (strategy, percent, decoding), table in study.cells.items():
         for name, values in table.items():
             if name in NOT_A_MEASURE:
@@ -289,7 +304,7 @@ def summarise(study: Study, resamples: int, seed: int, bits: Callable[[str, int]
             per_picture = per_picture[~per_picture.isnan()]
             if not len(per_picture):
                 continue
-            low, high = bootstrap_interval(per_picture, resamples, generator(seed, 203))
+            low, high = bootstrap.interval(per_picture)
             spread = float(values.nanmean(1).std()) if len(values) > 1 else float("nan")
             rows.append(
                 dict(zip(CURVES_HEADER, (

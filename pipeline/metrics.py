@@ -1,6 +1,7 @@
 """The one definition of every number that is shown. Pictures here are float (B, C, H, W) in [0, 1]."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -41,16 +42,15 @@ def ssim_map(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
     with torch.autocast(a.device.type, enabled=False):  # variances are small differences: half precision spoils them
         a, b = a.float(), b.float()
         c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-        mean_a, mean_b = _blur(a), _blur(b)
-        var_a, var_b = _blur(a * a) - mean_a**2, _blur(b * b) - mean_b**2
-        covariance = _blur(a * b) - mean_a * mean_b
+        mean_a, mean_b, square_a, square_b, product = _blur(torch.stack([a, b, a * a, b * b, a * b]))
+        var_a, var_b, covariance = square_a - mean_a**2, square_b - mean_b**2, product - mean_a * mean_b
         similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
         similarity = similarity / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
     return similarity.mean(1)
 
 
 def _blur(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, C, H-10, W-10): the Gaussian window wherever it fits, as two matrix products."""
+    """(..., H, W) -> (..., H-10, W-10): the Gaussian window wherever it fits, as two matrix products."""
     rows, columns = (_window_matrix(side, x.device) for side in x.shape[-2:])
     return rows @ x @ columns.T
 
@@ -122,9 +122,36 @@ def share_used(counts: Tensor) -> float:
     return float((counts > 0).float().mean())
 
 
+class Bootstrap:
+    """95 % percentile intervals of means over pictures (Efron 1979). All measures of as many pictures get the same
+    resamples, so that they can be compared.
+
+    new_generator: gives a generator in the same state each time.
+    """
+
+    def __init__(self, resamples: int, new_generator: Callable[[], torch.Generator]) -> None:
+        self.resamples, self.new_generator = resamples, new_generator
+        self._times: dict[int, Tensor] = {}  # by number of pictures: (resamples, B), how often each is in a resample
+
+    def interval(self, values: Tensor) -> tuple[float, float]:
+        """values: (B,) finite."""
+        if len(values) not in self._times:
+            self._times[len(values)] = resample_times(len(values), self.resamples, self.new_generator())
+        return _interval(values, self._times[len(values)])
+
+
 def bootstrap_interval(values: Tensor, resamples: int, generator: torch.Generator) -> tuple[float, float]:
-    """95 % percentile interval of the mean over pictures. values: (B,)."""
-    picks = torch.randint(len(values), (resamples, len(values)), generator=generator)
-    means = values.double()[picks].mean(1)
+    """95 % percentile interval of the mean over pictures. values: (B,) finite."""
+    return _interval(values, resample_times(len(values), resamples, generator))
+
+
+def resample_times(count: int, resamples: int, generator: torch.Generator) -> Tensor:
+    """(resamples, count) float64: how often each of `count` pictures is drawn, with replacement."""
+    picks = torch.randint(count, (resamples, count), generator=generator)
+    return torch.zeros(resamples, count, dtype=torch.float64).scatter_add_(1, picks, torch.ones_like(picks).double())
+
+
+def _interval(values: Tensor, times: Tensor) -> tuple[float, float]:
+    means = times @ values.double() / len(values)
     low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=means.dtype))
     return float(low), float(high)

@@ -20,6 +20,7 @@ from completion import (
     classes_of,
     codes_of,
     complete,
+    draw_codes,
     from_pretrained_body,
     guided_logits,
     halton_order,
@@ -722,3 +723,16 @@ def test_a_blank_mask_token_stays_zero_while_the_codes_learn(grids: Tensor, mask
     assert (before[:K] - after[:K]).abs().amax(1).min() > 1e-3
     before, after = codes_after_training(lambda model: None, grids, mask)
     assert (before[K] - after[K]).abs().max() > 1e-3, "otherwise MASK learns like all others"
+
+
+def test_drawn_codes_have_their_probabilities_and_never_none() -> None:
+    probabilities = torch.tensor([[0.0, 0.5, 0.0, 0.3, 0.2, 0.0]]).repeat(20_000, 1)
+    drawn = draw_codes(probabilities, torch.Generator().manual_seed(0))
+    shares = torch.bincount(drawn, minlength=6) / len(drawn)
+    assert shares[[0, 2, 5]].tolist() == [0, 0, 0]
+    assert torch.allclose(shares, probabilities[0], atol=0.015)
+
+
+def test_drawn_codes_of_certain_rows_are_those() -> None:
+    certain = torch.eye(7)
+    assert draw_codes(certain, torch.Generator().manual_seed(1)).tolist() == list(range(7))

@@ -8,6 +8,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from pipeline.metrics import (
+    Bootstrap,
     bootstrap_interval,
     calibration_error,
     errors_within,
@@ -179,6 +180,16 @@ def test_the_interval_holds_the_mean_and_repeats_with_the_same_generator() -> No
     assert low < float(values.mean()) < high
     assert bootstrap_interval(values, 500, seeded(0)) == (low, high)
     assert bootstrap_interval(values, 500, seeded(1)) != (low, high)
+
+
+def test_a_bootstrap_gives_all_measures_of_as_many_pictures_the_same_resamples() -> None:
+    values = torch.rand(40, generator=seeded(0))
+    bootstrap = Bootstrap(300, lambda: seeded(7))
+    low, high = bootstrap.interval(values)
+    shifted = bootstrap.interval(values + 1)
+    assert shifted == pytest.approx((low + 1, high + 1), abs=1e-6)
+    assert (low, high) == bootstrap_interval(values, 300, seeded(7))
+    assert bootstrap.interval(values[:20]) == bootstrap_interval(values[:20], 300, seeded(7))
 
 
 def test_the_interval_narrows_with_the_square_root_of_the_number_of_pictures() -> None:

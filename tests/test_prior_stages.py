@@ -269,7 +269,11 @@ def test_prior_of_another_codebook_is_refused(made, tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [("old", r"age of .*png is 'old'; expected a number"), ("", r"age of .*png is empty"), ("inf", r"is 'inf'; expected")],
+    [
+        ("old", r"age of .*png is 'old'; expected a number"),
+        ("", r"age of .*png is empty"),
+        ("inf", r"is 'inf'; expected"),
+    ],
 )
 def test_metadata_that_is_no_number(made, tmp_path, value, message):
     runs, source = tmp_path / "runs", made[1]
