@@ -49,7 +49,7 @@ class Classifier(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """(B, F): what the last layer gets; x as in `forward`."""
-        last = self.net.fc if self.config.architecture.startswith("resnet") else self.net.head
+        last = self.net.get_submodule("fc" if self.config.architecture.startswith("resnet") else "head")
         found: list[Tensor] = []
         hook = last.register_forward_pre_hook(lambda module, inputs: found.append(inputs[0]))
         try:

@@ -58,10 +58,10 @@ def mask_of(names: Sequence[str], shown: Sequence[str]) -> Tensor:
 def component_errors(painted: Tensor, truth: Tensor) -> dict[str, Tensor]:
     """mse and ssim (B, C) of each component, pictures in [0, 1]; SSIM is left out below its window's size."""
     b, c, height, width = truth.shape
-    flat = [pictures.reshape(b * c, 1, height, width) for pictures in (painted, truth)]
-    errors = {"mse": mse(*flat).view(b, c)}
+    one, other = (pictures.reshape(b * c, 1, height, width) for pictures in (painted, truth))
+    errors = {"mse": mse(one, other).view(b, c)}
     if min(height, width) >= SSIM_WINDOW:
-        errors["ssim"] = ssim(*flat).view(b, c)
+        errors["ssim"] = ssim(one, other).view(b, c)
     return errors
 
 

@@ -108,7 +108,7 @@ class Columns:
     @property
     def names(self) -> list[str]:
         """What is told, in words: classes, then numbers."""
-        return [column.name for column in (*self.classes, *self.numbers)]
+        return [c.name for c in self.classes] + [c.name for c in self.numbers]
 
     def facts(self, told: Told) -> Tensor:
         """(B, F) float: for each class 1 at the picture's own value and 0 at the others, then the numbers."""

@@ -29,9 +29,7 @@ def _as_text(value: Any) -> Any:
 
 def _as_list(value: Any) -> Any:
     """Names may be typed as a,b."""
-    if isinstance(value, list) or value is None:
-        return value
-    return [name.strip() for name in str(value).split(",")]
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
 
 Text = Annotated[str, BeforeValidator(_as_text)]
@@ -351,7 +349,7 @@ class TrainPriorSection(Training):
     """Weight of the loss that draws made vectors to their codes (gan)."""
     condition_on_class: bool = False
     """Also tell the class, so that it can be asked for; needs pictures with classes."""
-    condition_numbers: list[str] = []
+    condition_numbers: Names = []
     """Columns of numbers in the split's manifest.csv that are told, too; standardised on train."""
     label_drop: Annotated[Real, Field(ge=0, le=1)] = 0.1
     """How often nothing is told in training; above 0 allows guidance and pictures without being told."""

@@ -148,10 +148,10 @@ def _square(component: np.ndarray, size: int) -> np.ndarray:
 
 
 class Seen(NamedTuple):
-    """What one file says before it is known how to read it. count: components, 0 when it cannot be read."""
+    """What one file says before it is known how to read it. components: how many, 0 when it cannot be read."""
 
     path: str
-    count: int
+    components: int
     names: tuple[str, ...]
     dtype: str
     low: np.ndarray
@@ -169,14 +169,14 @@ def survey(paths: Sequence[str], channels: int, names: Sequence[str] | None, wor
     if not chosen:
         return None
     with ThreadPoolExecutor(workers or None) as pool:
-        seen = [one for one in pool.map(lambda path: _see(path, channels, names), chosen) if one.count]
+        seen = [one for one in pool.map(lambda path: _see(path, channels, names), chosen) if one.components]
     if not seen:
         return Stacks(tuple(names or default_names(channels)), ((0.0, 255.0),) * channels, tiffs)
     first = seen[0]
     for one in seen:
-        if one.count != first.count:
+        if one.components != first.components:
             raise InputError(
-                f"{one.path} has {one.count} components, {first.path} has {first.count}; "
+                f"{one.path} has {one.components} components, {first.path} has {first.components}; "
                 "expected the same in all files: mend or remove some"
             )
         if names is None and set(one.names) != set(first.names):
@@ -184,10 +184,10 @@ def survey(paths: Sequence[str], channels: int, names: Sequence[str] | None, wor
                 f"{one.path} has components {', '.join(one.names)}, {first.path} has {', '.join(first.names)}; "
                 "name those to take with --data.components"
             )
-    if first.count != channels:
+    if first.components != channels:
         raise InputError(
-            f"{first.path} has {first.count} components, but data.channels is {channels}; "
-            f"type --data.channels {first.count}"
+            f"{first.path} has {first.components} components, but data.channels is {channels}; "
+            f"type --data.channels {first.components}"
         )
     found = tuple(names or first.names or default_names(channels))
     low, high = np.min([one.low for one in seen], axis=0), np.max([one.high for one in seen], axis=0)
@@ -230,4 +230,4 @@ def write_stack(path: Path, pixels: np.ndarray, stacks: Stacks) -> None:
         for place, (name, (low, high)) in enumerate(zip(stacks.names, stacks.ranges, strict=True))
     }
     with replacing(path) as temporary:
-        np.savez_compressed(temporary, **{name: array.astype(np.float32) for name, array in arrays.items()})
+        np.savez_compressed(temporary, **{name: array.astype(np.float32) for name, array in arrays.items()})  # type: ignore[arg-type]

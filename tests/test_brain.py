@@ -124,7 +124,7 @@ def test_a_perfect_picture_scores_one_and_the_copy_less():
 
 def test_the_copy_keeps_what_is_smooth_and_loses_what_is_fine():
     ramp = torch.linspace(0.2, 0.8, 32).expand(1, 1, 32, 32)
-    torch.testing.assert_close(half_and_back(ramp)[..., 4:-4], ramp[..., 4:-4], atol=2e-3, rtol=0)
+    torch.testing.assert_close(half_and_back(ramp)[..., 4:-4], ramp[..., 4:-4], atol=3e-3, rtol=0)
     board = torch.zeros(1, 1, 32, 32)
     board[..., ::2, ::2] = board[..., 1::2, 1::2] = 1
     torch.testing.assert_close(half_and_back(board), torch.full_like(board, 0.5), atol=0.1, rtol=0)

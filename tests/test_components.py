@@ -140,7 +140,7 @@ def test_training_on_one_component_learns_to_paint_the_others(machine):
         def validate(self):
             return {"loss": 0.0}
 
-    plan = Plan(30, 30, 16, 4e-3, 0.0, 0.05, 1.0, None, "loss", True, 0)
+    plan = Plan(120, 120, 16, 4e-3, 0.0, 0.05, 1.0, None, "loss", True, 0)
     errors = {}
     for masked in (False, True):
         learner = Fit(masked)

@@ -17,7 +17,20 @@ from selection import STRATEGIES
 
 FIELDS = config.options(Config)
 #: A class or a file may be called 3, which YAML reads as a number.
-NUMBERS_BECOME_TEXT = ("reconstruct_masked.own.image", "reconstruct_masked.own.mask", "reconstruct_masked.own.label")
+NUMBERS_BECOME_TEXT = (
+    "data.metadata",
+    "reconstruct_masked.own.image",
+    "reconstruct_masked.own.mask",
+    "reconstruct_masked.own.label",
+    "sample.label",
+)
+NAMES = (  # lists that may be typed as a,b, so that any text is one
+    "data.components",
+    "train_vqvae.condition_numbers",
+    "train_vqvae.condition_classes",
+    "vqvae_reconstruction.components",
+    "train_prior.condition_numbers",
+)
 
 
 def nested(dotted: str, value: Any) -> dict[str, Any]:
@@ -80,7 +93,7 @@ def test_every_key_refuses_a_word_or_number_of_the_wrong_kind(key: str) -> None:
     """Text where a number, a switch or a choice is wanted; a number (or a switch) where text is wanted."""
     kinds = [kind for kind, _ in parts(*next((f.annotation, f.metadata) for name, f in FIELDS if name == key))]
     number: Any = True if key in NUMBERS_BECOME_TEXT else 1.5
-    wrong = number if str in kinds else "no such value"
+    wrong = number if str in kinds else 1.5 if key in NAMES else "no such value"
     (problem,) = problems_of(nested(key, wrong))
     assert problem.startswith(f"{key} is {wrong!r}; expected ")
 
