@@ -105,16 +105,18 @@ def take_priors(cfg: Config, split: Split, handed: HandedMemory, machine: Machin
             )
     folders, distil, masked = {"pixelcnn": pixelcnn.folder, "gan": gan.folder}, None, None
     if section.told_distil is not None:
-        folders["told_distil"], distil, _ = take_distil(cfg, section.told_distil, split, handed.vqvae, device)
+        folders["told_distil"], distil, _ = take_distil(cfg, section.told_distil, split, handed.vqvae, device, True)
         if not classes_of(distil):
             raise InputError(
                 f"{folders['told_distil']} was trained without classes; type: "
                 f"{mend('train_distil', cfg)} --train_distil.condition_on_class true"
             )
     elif told:
-        say("the DistilBERT is not asked for classes; name one that can be told them: compare_priors.told_distil")
+        say(
+            "the DistilBERT is not asked for classes; type --compare_priors.told_distil best for one that can be told them"
+        )
     if section.masked_vqvae is not None:
-        other = take_vqvae(cfg, section.masked_vqvae, split, device)
+        other = take_vqvae(cfg, section.masked_vqvae, split, device, masked=True)
         if not other.component_masking:
             raise InputError(
                 f"{other.folder} was trained without component masking; type: "

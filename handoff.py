@@ -97,11 +97,22 @@ def codebook_digest(model: VQVAE) -> str:
     return digest(*(w.detach().cpu().float().numpy().tobytes() for w in weights))
 
 
-def take_vqvae(cfg: Config, asked: str, split: Split, device: torch.device, tells: bool = False) -> HandedVQVAE:
-    """tells: the stage tells the decoder metadata. Others need one that also paints when nothing is told."""
-    folder = resolve_run(
-        Path(cfg.run.dir), "train_vqvae", asked, split.key, f"split {split.hash}", mend("train_vqvae", cfg)
-    )
+def vqvae_key(split: Split, masked: bool) -> str:
+    """VQ-VAEs trained with component masking compete among themselves: they are worse at whole pictures."""
+    return f"{split.key}-masked components" if masked else split.key
+
+
+def take_vqvae(
+    cfg: Config, asked: str, split: Split, device: torch.device, tells: bool = False, masked: bool | None = None
+) -> HandedVQVAE:
+    """tells: the stage tells the decoder metadata. Others need one that also paints when nothing is told.
+
+    masked: the best is that of those trained with component masking; None: as cfg.train_vqvae says.
+    """
+    masked = cfg.train_vqvae.component_masking.enabled if masked is None else masked
+    command = mend("train_vqvae", cfg) + (" --train_vqvae.component_masking.enabled true" if masked else "")
+    wanted = f"split {split.hash}{' with component masking' if masked else ''}"
+    folder = resolve_run(Path(cfg.run.dir), "train_vqvae", asked, vqvae_key(split, masked), wanted, command)
     meta = _checked_meta(folder, "train_vqvae", split.identity, mend("train_vqvae", cfg))
     handed = HandedVQVAE(folder, load_vqvae(folder / "model", device), meta)
     if not tells and not handed.label_drop:
@@ -137,13 +148,23 @@ def take_classifier(
     return folder, load_classifier(folder / "model", device)
 
 
+def distil_key(split: Split, vqvae: HandedVQVAE, told: bool) -> str:
+    """DistilBERTs that can be told the class compete among themselves."""
+    return f"{vqvae.key(split)}-told class" if told else vqvae.key(split)
+
+
 def take_distil(
-    cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE, device: torch.device
+    cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE, device: torch.device, told: bool = False
 ) -> tuple[Path, "DistilBertForMaskedLM", float | None]:
-    """The run folder, the model, and how often the class was not told in training (None: it never was)."""
+    """The run folder, the model, and how often the class was not told in training (None: it never was).
+
+    told: the best is that of those that can be told the class.
+    """
     from completion import load_distilbert
 
-    folder, command = _resolve(cfg, "train_distil", asked, split, vqvae)
+    command = mend("train_distil", cfg) + (" --train_distil.condition_on_class true" if told else "")
+    wanted = vqvae.describe() + (" told the class" if told else "")
+    folder = resolve_run(Path(cfg.run.dir), "train_distil", asked, distil_key(split, vqvae, told), wanted, command)
     meta = _checked_meta(folder, "train_distil", split.identity | vqvae.identity, command)
     say(f"inherited: DistilBERT {folder}")
     return folder, load_distilbert(folder / "model", device), meta.get("label_drop")
@@ -224,7 +245,8 @@ def take_memory(cfg: Config, split: Split, machine: Machine) -> HandedMemory:
     vqvae = take_vqvae(cfg, section.vqvae, split, machine.device)
     indices = take_indices(cfg, section.indices, split, vqvae)
     folders = {"data_split": split.folder, "train_vqvae": vqvae.folder, "vqvae_reconstruction": indices.folder}
-    folders["train_distil"], distil, label_drop = take_distil(cfg, section.distil, split, vqvae, machine.device)
+    told = section.tell_class if section.own.image is None else section.own.label is not None
+    folders["train_distil"], distil, label_drop = take_distil(cfg, section.distil, split, vqvae, machine.device, told)
     if split.classes:
         folders["train_classifier"], classifier = take_classifier(cfg, section.classifier, split, vqvae, machine.device)
     else:

@@ -107,8 +107,7 @@ def check_telling(section: ReconstructMaskedSection, handed: HandedMemory) -> No
     if told and not classes_of(handed.memory.distil):
         raise InputError(
             f"{handed.folders['train_distil']} was trained without classes, so none can be told; type: "
-            "python train_distil.py --train_distil.condition_on_class true, then name its run: "
-            "--reconstruct_masked.distil runs/train_distil/TIME-ID"
+            "python train_distil.py --train_distil.condition_on_class true"
         )
     if section.guidance_scale != 1 and not told:
         raise InputError(

@@ -130,7 +130,7 @@ def take_drawer(cfg: Config, split: Split, vqvae: HandedVQVAE, machine: Machine)
     labels = class_numbers(section, split.classes) if by_class else None
     names = [] if labels is None else [split.classes[label] for label in labels]
     if section.prior == "distil":
-        folder, distil, label_drop = take_distil(cfg, section.prior_run, split, vqvae, machine.device)
+        folder, distil, label_drop = take_distil(cfg, section.prior_run, split, vqvae, machine.device, by_class)
         retrain = f"{mend('train_distil', cfg)} --train_distil.condition_on_class true --train_distil.label_drop 0.1"
         if labels is not None and not classes_of(distil):
             raise InputError(f"{folder} was trained without classes, so none can be told; type: {retrain}")

@@ -31,7 +31,7 @@ from completion import (
 )
 from config import Config, TrainDistilSection
 from data_split import Split, note_data, open_split
-from handoff import HandedIndices, HandedVQVAE, take_indices, take_vqvae
+from handoff import HandedIndices, HandedVQVAE, distil_key, take_indices, take_vqvae
 from masking import random_mask, training_mask
 from pipeline.figures import BLUE, GREY, ORANGE, component_rows, curves_figure, picture_grid
 from pipeline.files import InputError, write_array, write_csv
@@ -192,7 +192,14 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
         save(stage, learner, split, vqvae, trained.section)
         name = f"distil-{Path(cfg.data.source).name}-{split.hash[:6]}"
         extra = ("masks", "baselines.csv")
-        stage.finish(vqvae.key(split), trained.score, GOAL.objective, GOAL.lower_is_better, name, extra)
+        stage.finish(
+            distil_key(split, vqvae, section.condition_on_class),
+            trained.score,
+            GOAL.objective,
+            GOAL.lower_is_better,
+            name,
+            extra,
+        )
         return trained.score
 
 

@@ -22,7 +22,7 @@ from cli import stage_main
 from conditioning import Columns, Told, drop, fit_columns
 from config import Config, TrainVQVAESection
 from data_split import Split, note_data, open_split
-from handoff import codebook_digest
+from handoff import codebook_digest, vqvae_key
 from masking import all_but, component_mask, hide_components, masked_probability
 from pipeline.figures import component_rows, picture_grid
 from pipeline.files import InputError
@@ -232,8 +232,9 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
         learner: VQVAELearner = trained.learner
         report(stage, learner, split)
         save(stage, learner, split)
-        name = f"vqvae-{Path(cfg.data.source).name}-{split.hash[:6]}"
-        stage.finish(split.key, trained.score, goal.objective, goal.lower_is_better, registered_as=name)
+        name = f"vqvae{'-masked' if section.component_masking.enabled else ''}-{Path(cfg.data.source).name}-{split.hash[:6]}"
+        key = vqvae_key(split, section.component_masking.enabled)
+        stage.finish(key, trained.score, goal.objective, goal.lower_is_better, registered_as=name)
         return trained.score
 
 

@@ -829,7 +829,7 @@ REFUSED = {
     "another fit": (["--fit", "crop"], ["own.fit is 'crop'; expected resize | tile"]),
     "a class nobody was told": (
         ["--class", "class0"],
-        ["was trained without classes", "python train_distil.py --train_distil.condition_on_class true"],
+        ["no finished run of train_distil for", "told the class", "--train_distil.condition_on_class true"],
     ),
     "guidance without a class": (
         ["--reconstruct_masked.guidance_scale", 2],

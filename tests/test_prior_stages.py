@@ -65,7 +65,8 @@ def made(tmp_path_factory):
     plain = settings(runs, source)
     for stage in (data_split, train_vqvae, vqvae_reconstruction):
         stage.run(plain)
-    train_distil.run(settings(runs, source, train_distil__condition_on_class=True))
+    for told in (False, True):
+        train_distil.run(settings(runs, source, train_distil__condition_on_class=told))
     by_age = {"condition_numbers": ["age"], "label_drop": 0}
     with pytest.MonkeyPatch.context() as monkeypatch:
         reads = Reads(monkeypatch)
