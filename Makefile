@@ -7,7 +7,11 @@ OPTIONS ?=
 ARGS = $(if $(CONFIG),--config $(CONFIG)) $(OPTIONS)
 STAGES = data_split train_vqvae vqvae_reconstruction train_classifier train_distil reconstruct_masked
 
-.PHONY: demo study app test lint bench ui
+RIVALS = "train_prior --config presets/prior_pixelcnn.yaml" "train_prior --config presets/prior_gan.yaml" \
+  "train_distil --config presets/prior_distil.yaml" "train_vqvae --config presets/prior_components.yaml" \
+  "compare_priors --compare_priors.told_distil best --compare_priors.masked_vqvae best"
+
+.PHONY: demo study app rivals test lint bench ui
 
 demo: $(VENV)/installed
 	@for stage in $(STAGES); do echo "== $$stage"; $(RUN) $$stage.py $(ARGS) || exit $$?; done
@@ -18,6 +22,10 @@ study: $(VENV)/installed
 
 app: $(VENV)/installed
 	$(RUN) app.py $(ARGS)
+
+rivals: $(VENV)/installed
+	@for stage in $(RIVALS); do echo "== $$stage"; set -- $$stage; file=$$1; shift; \
+	  $(RUN) $$file.py "$$@" $(OPTIONS) || exit $$?; done
 
 bench: $(VENV)/installed
 	$(RUN) benchmarks/published_loop.py $(ARGS)

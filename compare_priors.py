@@ -112,9 +112,7 @@ def take_priors(cfg: Config, split: Split, handed: HandedMemory, machine: Machin
                 f"{mend('train_distil', cfg)} --train_distil.condition_on_class true"
             )
     elif told:
-        say(
-            "the DistilBERT is not asked for classes; type --compare_priors.told_distil best for one that can be told them"
-        )
+        say("the DistilBERT is not asked for classes; for one that can be: --compare_priors.told_distil best")
     if section.masked_vqvae is not None:
         other = take_vqvae(cfg, section.masked_vqvae, split, device, masked=True)
         if not other.component_masking:

@@ -537,7 +537,7 @@ class ComparePriorsSection(Section):
     told_distil: RunName | None = None
     """A DistilBERT trained with condition_on_class, to be asked for classes: best, a run folder; null: none."""
     masked_vqvae: RunName | None = None
-    """A VQ-VAE trained with component masking on the same split, to fill in by itself; best, a run folder; null: none."""
+    """A VQ-VAE trained with component masking on the same split, to fill in by itself: best, a run; null: none."""
     temperature: Annotated[Real, Field(gt=0, le=10)] = 1.0
     """Of drawn codes."""
     guidance_scale: Annotated[Real, Field(ge=0, le=20)] = 1.0

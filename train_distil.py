@@ -190,16 +190,10 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
         report(stage, learner, indices.tokens(split.positions("test")), vqvae.model.config.codebook_size, cfg.run.seed)
         stage.figure("completed", completed_figure(learner, split, indices, vqvae, cfg.run.seed))
         save(stage, learner, split, vqvae, trained.section)
-        name = f"distil-{Path(cfg.data.source).name}-{split.hash[:6]}"
-        extra = ("masks", "baselines.csv")
-        stage.finish(
-            distil_key(split, vqvae, section.condition_on_class),
-            trained.score,
-            GOAL.objective,
-            GOAL.lower_is_better,
-            name,
-            extra,
-        )
+        kind = "distil-told" if section.condition_on_class else "distil"
+        name = f"{kind}-{Path(cfg.data.source).name}-{split.hash[:6]}"
+        key, extra = distil_key(split, vqvae, section.condition_on_class), ("masks", "baselines.csv")
+        stage.finish(key, trained.score, GOAL.objective, GOAL.lower_is_better, name, extra)
         return trained.score
 
 

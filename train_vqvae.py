@@ -232,7 +232,8 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
         learner: VQVAELearner = trained.learner
         report(stage, learner, split)
         save(stage, learner, split)
-        name = f"vqvae{'-masked' if section.component_masking.enabled else ''}-{Path(cfg.data.source).name}-{split.hash[:6]}"
+        kind = "vqvae-masked" if section.component_masking.enabled else "vqvae"
+        name = f"{kind}-{Path(cfg.data.source).name}-{split.hash[:6]}"
         key = vqvae_key(split, section.component_masking.enabled)
         stage.finish(key, trained.score, goal.objective, goal.lower_is_better, registered_as=name)
         return trained.score

@@ -861,7 +861,7 @@ def test_what_cannot_be_completed_is_one_line_and_leaves_no_run_folder(ran, mine
     [
         (["--reconstruct_masked.strategies", "[random, best]"], ["strategies", "'best'", *STRATEGIES]),
         (["--reconstruct_masked.percentages", "[50, 101]"], ["percentages", "is 101; expected"]),
-        (["--reconstruct_masked.tell_class", "true"], ["was trained without classes"]),
+        (["--reconstruct_masked.tell_class", "true"], ["told the class", "condition_on_class true"]),
         (["--reconstruct_masked.guidance_scale", "0"], ["guidance_scale is 0, but no class is told"]),
         (["--reconstruct_masked.rival_distil", "nowhere"], ["nowhere is not a run folder"]),
     ],
