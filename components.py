@@ -7,19 +7,22 @@ components is (C,) bool, True = masked, set to 0. Encode, quantise, decode: no p
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from conditioning import Told
 from data_split import Split
 from masking import all_but, hide_components
-from pipeline.figures import BLUE, component_error_figure, picture_grid
-from pipeline.files import InputError
+from pipeline.figures import BLUE, component_error_figure, is_shown_plain, picture_grid
+from pipeline.files import InputError, replacing
 from pipeline.metrics import SSIM_WINDOW, mse, ssim, to_unit
+from sources.stacks import write_stack
 from vqvae import VQVAE
 
 ALL = "all"  # nothing is masked
@@ -155,3 +158,15 @@ def pictures_figure(painter: Painter, split: Split, positions: np.ndarray, devic
 def _panels(pictures: Tensor) -> Tensor:
     """(B, C, H, W) -> (B * C, 1, H, W), each component a picture of its own."""
     return pictures.flatten(0, 1).unsqueeze(1).cpu()
+
+
+def write_picture(path: Path, pixels: np.ndarray, split: Split) -> None:
+    """(H, W, C) uint8 -> NAME.png; of stacks also NAME.npz with a float32 array for each component in the units of the
+    data. Components that are not grey or RGB stand side by side in the PNG."""
+    flat = pixels
+    if not is_shown_plain(split.components):
+        flat = np.hstack(list(np.moveaxis(pixels, 2, 0)))[:, :, None]
+    with replacing(path.with_name(f"{path.name}.png")) as temporary:
+        Image.fromarray(flat[:, :, 0] if flat.shape[2] == 1 else flat).save(temporary, format="PNG")
+    if split.stacks is not None:
+        write_stack(path.with_name(f"{path.name}.npz"), pixels, split.stacks)

@@ -6,11 +6,14 @@ Writes: runs/sample/<run>/ with pictures/, indices.npy, samples.csv, figures/gri
     python sample.py
     python sample.py --mode conditional --class 3 --guidance-scale 2 --num-samples 32
     python sample.py --mode inpainting --prior distil --sample.mask block --sample.percent 50
+    python sample.py --config presets/components.yaml --mode inpainting --components luminance,edges
 
 The PixelCNN draws code after code, the GAN makes all codes at once, the DistilBERT fills an empty grid in several
-passes. Masks: True = masked, to be drawn.
+passes. With --components a VQ-VAE that was trained with component masking fills in by itself. Masks: True = masked, to
+be drawn.
 """
 
+import math
 import sys
 import time
 from dataclasses import dataclass
@@ -22,6 +25,7 @@ from torch import Tensor
 
 from cli import Shortcut, stage_main
 from completion import Filling, blank_out, classes_of
+from components import Painter, component_errors, mask_of, write_picture
 from conditioning import Columns
 from config import Config, SampleSection
 from data_split import Split, from_model, mend, note_data, open_split
@@ -29,8 +33,7 @@ from drawers import DistilDrawer, Drawer, GANDrawer, PixelCNNDrawer
 from handoff import HandedIndices, HandedVQVAE, take_distil, take_indices, take_prior, take_vqvae
 from latent_gan import Generator
 from masking import block_order, half_order, mask_first, masked_count, random_order
-from own_picture import write_png
-from pipeline.figures import picture_grid
+from pipeline.figures import component_rows, picture_grid
 from pipeline.files import InputError, write_array, write_csv
 from pipeline.machine import Machine, generator, prepare_machine
 from pipeline.metrics import picture_errors, to_unit
@@ -44,6 +47,7 @@ SHORTCUTS: dict[str, Shortcut] = {
     "--temperature": "sample.temperature",
     "--top-k": "sample.top_k",
     "--guidance-scale": "sample.guidance_scale",
+    "--components": "sample.components",
     "--class": "sample.label",
     "--values": "sample.values",
     "--seed": "run.seed",
@@ -64,6 +68,8 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     machine = prepare_machine(cfg.run.device, cfg.run.precision, cfg.run.threads, say)
     section, split = cfg.sample, open_split(cfg)
     check_request(section, split)
+    if section.components is not None:
+        return paint_components(cfg, split, machine, resume)
     vqvae = take_vqvae(cfg, section.vqvae, split, machine.device)
     indices = take_indices(cfg, section.indices, split, vqvae)
     drawer, asked = take_drawer(cfg, split, vqvae, machine)
@@ -89,6 +95,10 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
 
 def check_request(section: SampleSection, split: Split) -> None:
     """What no prior could do. Raises InputError."""
+    if section.components is not None:
+        mask_of(split.components, section.components)
+        if section.mode != "inpainting":
+            raise InputError(f"--components is for mode inpainting; found {section.mode}; type --mode inpainting")
     by_class = section.label is not None or (section.mode == "conditional" and not section.values)
     if by_class and not split.classes:
         raise InputError(
@@ -221,7 +231,8 @@ def invent(
     tokens = draw_all(stage, drawer, asked, blank, torch.ones_like(blank, dtype=torch.bool), section.batch_size, seed)
     painted = vqvae.paint(tokens, section.batch_size)
     nearest = nearest_training(painted, split)
-    names = write_pictures(stage, painted, tokens, vqvae)
+    names = write_pictures(stage, painted, split)
+    write_grids(stage, tokens)
     classes = asked.classes or [""] * len(tokens)
     rows = [
         [number, name, label, split.manifest[position]["path"], f"{error:.6g}"]
@@ -233,7 +244,8 @@ def invent(
     write_csv(stage.folder.path / "samples.csv", header, rows)
     stage.metrics["nearest_training_mse"] = float(nearest.errors.mean())
     shown = range(0, min(64, len(painted)), 8)
-    stage.figure("grid", picture_grid([("", to_unit(painted[start : start + 8])) for start in shown]))
+    rows = [("", to_unit(painted[start : start + 8])) for start in shown]
+    stage.figure("grid", picture_grid(component_rows(rows, split.components)))
 
 
 def inpaint(
@@ -252,7 +264,8 @@ def inpaint(
     errors = picture_errors(to_unit(painted), to_unit(pictures)) | {
         f"{name}_to_reconstruction": values for name, values in picture_errors(to_unit(painted), to_unit(whole)).items()
     }
-    names = write_pictures(stage, painted, drawn, vqvae)
+    names = write_pictures(stage, painted, split)
+    write_grids(stage, drawn)
     right = ((drawn == tokens) & mask).sum(1) / mask.sum(1).clamp(min=1)
     rows = [
         [
@@ -273,12 +286,50 @@ def inpaint(
     codebook = vqvae.model.codebook_vectors()
     codes = vqvae.model.embed_indices(tokens[:8].view(-1, side, side).to(device))
     left = vqvae.model.decode_codes(blank_out(codes, mask[:8].to(device), codebook.mean(0)))
-    stage.figure(
-        "grid",
-        picture_grid(
-            [("original", to_unit(pictures[:8])), ("what is left", to_unit(left)), ("filled in", to_unit(painted[:8]))]
-        ),
-    )
+    grid = [("original", to_unit(pictures[:8])), ("what is left", to_unit(left)), ("filled in", to_unit(painted[:8]))]
+    stage.figure("grid", picture_grid(component_rows(grid, split.components)))
+
+
+@torch.no_grad()
+def paint_components(cfg: Config, split: Split, machine: Machine, resume: bool) -> float:
+    """Test pictures of which some components are shown, all of them painted in one pass of the VQ-VAE. Returns seconds
+    per picture."""
+    section, names = cfg.sample, split.components
+    mask = mask_of(names, section.components or [])
+    vqvae = take_vqvae(cfg, section.vqvae, split, machine.device, masked=True)
+    if not vqvae.component_masking:
+        raise InputError(
+            f"{vqvae.folder} was trained without component masking; type: "
+            f"{mend('train_vqvae', cfg)} --train_vqvae.component_masking.enabled true"
+        )
+    say("the VQ-VAE paints the other components by itself; no prior is asked")
+    inputs = {"data_split": str(split.folder), "train_vqvae": str(vqvae.folder)}
+    with open_stage("sample", cfg, inputs, f"{cfg.run.seed} {section.model_dump_json()}", machine, resume) as stage:
+        note_data(stage, cfg, split)
+        test = split.positions("test")
+        count = min(section.num_samples, len(test))
+        positions = test[np.arange(count) * len(test) // count]
+        painter, parts, started = Painter(vqvae.folder.name, vqvae.model), [], time.perf_counter()
+        for start in range(0, count, section.batch_size):
+            chosen = positions[start : start + section.batch_size]
+            parts.append(painter.paint(split.pictures(chosen).to(machine.device), mask, chosen).cpu())
+        stage.metrics["seconds_per_picture"] = (time.perf_counter() - started) / count
+        painted, truth = torch.cat(parts), to_unit(split.pictures(positions))
+        errors = component_errors(to_unit(painted), truth)
+        header = [f"{measure}_{name}" for measure in errors for name in names]
+        values = torch.cat(list(errors.values()), dim=1).tolist()
+        files = write_pictures(stage, painted, split)
+        rows = [
+            [number, files[number], split.manifest[position]["path"], *(f"{value:.6g}" for value in values[number])]
+            for number, position in enumerate(positions)
+        ]
+        write_csv(stage.folder.path / "samples.csv", ("sample", "file", "path", *header), rows)
+        stage.metrics |= dict(zip(header, torch.tensor(values).mean(0).tolist(), strict=True))
+        seen = truth.masked_fill(mask[:, None, None], 0.5)
+        rows_shown = [("original", truth[:8]), ("shown", seen[:8]), ("painted", to_unit(painted[:8]))]
+        stage.figure("grid", picture_grid(component_rows(rows_shown, names)))
+        stage.finish(None, extra_artifacts=("pictures", "samples.csv"))
+        return stage.metrics["seconds_per_picture"]
 
 
 def missing_tokens(section: SampleSection, count: int, side: int, seed: int) -> Tensor:
@@ -291,14 +342,18 @@ def missing_tokens(section: SampleSection, count: int, side: int, seed: int) -> 
     return mask_first(order, masked_count(section.percent / 100, side * side))
 
 
-def write_pictures(stage: Stage, painted: Tensor, tokens: Tensor, vqvae: HandedVQVAE) -> list[str]:
-    """pictures/NNNNN.png and indices.npy. Returns the names of the files."""
-    side = vqvae.model.config.grid
-    names = [f"pictures/{number:05d}.png" for number in range(len(painted))]
+def write_pictures(stage: Stage, painted: Tensor, split: Split) -> list[str]:
+    """pictures/NNNNN.png (of stacks also .npz). Returns the names of the files."""
+    names = [f"pictures/{number:05d}" for number in range(len(painted))]
     for name, pixels in zip(names, from_model(painted), strict=True):
-        write_png(stage.folder.path / name, pixels)
+        write_picture(stage.folder.path / name, pixels, split)
+    return [f"{name}.png" for name in names]
+
+
+def write_grids(stage: Stage, tokens: Tensor) -> None:
+    """indices.npy: (B, h, w)."""
+    side = math.isqrt(tokens.shape[1])
     write_array(stage.folder.path / "indices.npy", tokens.view(-1, side, side).numpy())
-    return names
 
 
 def main() -> int:

@@ -18,27 +18,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 import components
 from brain import brain_figure, slice_errors, write_gif, write_mri_csv
 from cli import stage_main
-from components import HEADER, Painter, mask_of
+from components import HEADER, Painter, mask_of, write_picture
 from conditioning import Told
 from config import Config, VQVAEReconstructionSection
 from data_split import Split, from_model, note_data, open_split, to_model
 from handoff import HandedVQVAE, take_vqvae
 from masking import hide_components
 from pipeline.figures import component_rows, index_map_figure, is_shown_plain, picture_grid, strips, usage_figure
-from pipeline.files import InputError, read_csv, replacing, write_array, write_csv, write_json
+from pipeline.files import InputError, read_csv, write_array, write_csv, write_json
 from pipeline.machine import generator, prepare_machine
 from pipeline.metrics import perplexity, picture_errors, share_used, to_unit
 from pipeline.progress import progress_bar
 from pipeline.stage import Stage, open_stage, say
 from sources.pictures import decode_all
 from sources.splitting import SPLITS
-from sources.stacks import Stacks, write_stack
+from sources.stacks import Stacks
 from vqvae import VQVAE
 
 BOOTSTRAP = 1000  # resamples behind the 95 % intervals of mri.csv
@@ -398,18 +397,6 @@ def load_indices(file: Path, grid: int, codebook_size: int) -> np.ndarray:
             f"--indices {file} has codes {indices.min()} to {indices.max()}; expected 0 to {codebook_size - 1}"
         )
     return indices.astype(np.int64)
-
-
-def write_picture(path: Path, pixels: np.ndarray, split: Split) -> None:
-    """(H, W, C) uint8 -> NAME.png; of stacks also NAME.npz with a float32 array for each component in the units of the
-    data. Components that are not grey or RGB stand side by side in the PNG."""
-    flat = pixels
-    if not is_shown_plain(split.components):
-        flat = np.hstack(list(np.moveaxis(pixels, 2, 0)))[:, :, None]
-    with replacing(path.with_name(f"{path.name}.png")) as temporary:
-        Image.fromarray(flat[:, :, 0] if flat.shape[2] == 1 else flat).save(temporary, format="PNG")
-    if split.stacks is not None:
-        write_stack(path.with_name(f"{path.name}.npz"), pixels, split.stacks)
 
 
 def main() -> int:

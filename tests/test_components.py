@@ -11,6 +11,7 @@ from test_pipeline import newest, tiny
 
 import components
 import data_split
+import sample
 import train_vqvae
 import vqvae_reconstruction
 from components import Painter, component_errors, mask_of
@@ -450,3 +451,32 @@ def test_the_mean_of_pairs_leaves_out_what_was_shown():
     ]
     assert components.mean_of_others(rows, "m", "mse") == 2.0
     assert components.mean_of_others(rows, "m", "ssim") is None
+
+
+def test_sample_paints_components_by_the_vqvae_alone(ran):
+    cfg, runs, _ = ran
+    values = {"mode": "inpainting", "components": ["a", "c"], "num_samples": 3}
+    assert sample.run(cfg.replace({"sample": cfg.sample.replace(values)})) > 0
+    folder = newest_of(runs, "sample")
+    rows = read_csv(folder / "samples.csv")
+    assert len(rows) == 3 and {f"{measure}_{name}" for measure in ("mse", "ssim") for name in "abcd"} <= set(rows[0])
+    assert {"00002.png", "00002.npz"} <= {file.name for file in (folder / "pictures").iterdir()}
+    with np.load(folder / "pictures" / "00000.npz") as stack:
+        assert sorted(stack.files) == list("abcd") and stack["a"].shape == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"mode": "inpainting", "components": ["e"]}, "component e is unknown; expected some of: a, b, c, d"),
+        ({"mode": "unconditional", "components": ["a"]}, "--components is for mode inpainting; found unconditional"),
+    ],
+)
+def test_sample_refuses_components_in_one_line(ran, values, message):
+    cfg = ran[0]
+    with pytest.raises(InputError, match=message):
+        sample.run(cfg.replace({"sample": cfg.sample.replace(values)}))
+
+
+def newest_of(runs: Path, stage: str) -> Path:
+    return max((runs / stage).glob("*/config.yaml"), key=lambda path: path.stat().st_mtime_ns).parent

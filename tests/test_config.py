@@ -30,6 +30,7 @@ NAMES = (  # lists that may be typed as a,b, so that any text is one
     "train_vqvae.condition_classes",
     "vqvae_reconstruction.components",
     "train_prior.condition_numbers",
+    "sample.components",
 )
 
 
