@@ -244,8 +244,8 @@ def invent(
     write_csv(stage.folder.path / "samples.csv", header, rows)
     stage.metrics["nearest_training_mse"] = float(nearest.errors.mean())
     shown = range(0, min(64, len(painted)), 8)
-    rows = [("", to_unit(painted[start : start + 8])) for start in shown]
-    stage.figure("grid", picture_grid(component_rows(rows, split.components)))
+    grid = [("", to_unit(painted[start : start + 8])) for start in shown]
+    stage.figure("grid", picture_grid(component_rows(grid, split.components)))
 
 
 def inpaint(
