@@ -496,7 +496,7 @@ class SampleSection(Section):
     guidance_scale: Annotated[Real, Field(ge=0, le=20)] = 1.0
     """1 plain conditional, 0 as if nothing was told, more exaggerates; not for gan (--guidance-scale)."""
     components: Names | None = None
-    """Mode inpainting: show only these components; the VQ-VAE paints the others, no prior is asked (--components)."""
+    """Mode inpainting: show only these components, and paint the others without a prior (--components)."""
     label: Text | None = None
     """Class to ask for; null takes all in turn in mode conditional (--class)."""
     values: list[Real] = []

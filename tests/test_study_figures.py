@@ -20,6 +20,7 @@ from classifier import Classifier, ClassifierConfig
 from completion import Filling, build_distilbert, complete
 from masking import mask_first
 from pipeline import figures
+from pipeline.figures import RGB
 from pipeline.metrics import to_unit
 from recall import Memory
 from selection import STRATEGIES, Choosing
@@ -323,7 +324,7 @@ def test_grey_stands_where_tokens_are_masked() -> None:
 def test_the_recall_grid_shows_kept_recalled_and_original_for_each_percentage(
     memory: Memory, batch: Batch, study: Study, tmp_path: Path
 ) -> None:
-    figure = recall_grid(memory, study, batch, PLAN, "random", "expected")
+    figure = recall_grid(memory, study, batch, PLAN, "random", "expected", RGB)
     assert len(figure.axes) == 3 * 6
     assert [axis.get_title() for axis in figure.axes[:6]] == ["kept", "recalled", "original"] * 2
     assert [figure.axes[6 * line].get_ylabel() for line in range(3)] == ["50 %", "75 %", "100 %"]
@@ -340,7 +341,7 @@ def test_the_recall_grid_shows_kept_recalled_and_original_for_each_percentage(
 def test_the_grid_of_strategies_has_a_line_for_each_below_the_originals(
     memory: Memory, batch: Batch, study: Study
 ) -> None:
-    figure = strategies_grid(memory, study, batch, PLAN, 75, "argmax")
+    figure = strategies_grid(memory, study, batch, PLAN, 75, "argmax", RGB)
     assert len(figure.axes) == 3 * 4
     assert [figure.axes[4 * line].get_ylabel() for line in range(3)] == ["original", "random", "adaptive"]
     assert borders(figure) == [set()] * 4 + [set(), {WRONG.lower()}, set(), {RIGHT.lower()}] * 2
@@ -354,8 +355,8 @@ def test_the_grid_of_strategies_has_a_line_for_each_below_the_originals(
 def test_without_a_classifier_no_picture_is_framed(memory: Memory, batch: Batch, study: Study) -> None:
     memory.classifier = None
     for figure in (
-        recall_grid(memory, study, batch, PLAN, "random", "expected"),
-        strategies_grid(memory, study, batch, PLAN, 75, "argmax"),
+        recall_grid(memory, study, batch, PLAN, "random", "expected", RGB),
+        strategies_grid(memory, study, batch, PLAN, 75, "argmax", RGB),
     ):
         assert not any(borders(figure))
 
