@@ -70,7 +70,8 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
         rows = measure_inpainting(memory, ways, batches, section, cfg.run.seed)
         write_rows(stage, "inpainting.csv", INPAINTING_HEADER, rows)
         report_inpainting(stage, rows, section)
-        stage.figure("inpainting", inpainting_figure(handed, ways, next(batches()), section, cfg.run.seed))
+        some = next(spread_batches(memory, split, handed.indices, SHOWN, SHOWN)())
+        stage.figure("inpainting", inpainting_figure(handed, ways, some, section, cfg.run.seed))
         count = min(section.samples, len(split.positions("test")), len(split.positions("val")))
         inventors = samplers(memory, priors, section, split.classes)
         found, shown = measure_samples(
@@ -166,19 +167,18 @@ def report_samples(stage: Stage, rows: Rows) -> None:
 def inpainting_figure(
     handed: HandedMemory, ways: dict[str, Filler], batch: Batch, section: ComparePriorsSection, seed: int
 ) -> Any:
-    """The first pictures under each kind of mask: what is left, and what each way makes of it."""
+    """Some pictures under each kind of mask: what is left, and what each way makes of it."""
     memory, percent = handed.memory, section.percentages[len(section.percentages) // 2]
     rows: list[tuple[str, Tensor]] = []
     with torch.no_grad():
         for kind in section.masks:
             mask = masks(kind, percent, len(batch.tokens), memory, seed, batch.rows.start).to(memory.device)
-            picks = np.linspace(0, len(batch.tokens) - 1, min(SHOWN, len(batch.tokens))).astype(int)
             left = grey_out(batch.whole, mask, memory.stride)
-            rows.append((f"{kind}, {percent} %", left[picks].cpu()))
+            rows.append((f"{kind}, {percent} %", left.cpu()))
             for name, fill in ways.items():
                 if name not in ONLY_TIMED:
                     painted, _ = fill(batch, mask, generator(seed, FILL_STREAM, percent, batch.rows.start))
-                    rows.append((name, to_unit(painted)[picks].cpu()))
+                    rows.append((name, to_unit(painted).cpu()))
     return picture_grid(rows)
 
 

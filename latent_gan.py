@@ -4,9 +4,10 @@ Letters: B batch, h w grid, N = h*w tokens, K codes, D code dimension, F facts t
 dimension. Code vectors are standardised: less the mean, divided by one spread, so that the nearest code is the same.
 
 Generator and discriminator are small relatives of DCGAN (Radford et al. 2016). The generator makes a vector at each
-token and takes the nearest code; the gradient passes straight through (as in van den Oord et al. 2017) and a
-commitment loss draws the vectors to their codes. The discriminator sees code vectors, has spectral normalisation
-(Miyato et al. 2018) and a projection of what is told (Miyato and Koyama 2018); hinge losses (Lim and Ye 2017).
+token; a grid is the nearest codes. The discriminator judges the vectors as they are, beside real code vectors, both
+blurred by instance noise (Sonderby et al. 2017): else it would know real ones by lying exactly on codes. A commitment
+loss draws the vectors to their codes. The discriminator has spectral normalisation (Miyato et al. 2018) and a
+projection of what is told (Miyato and Koyama 2018); hinge losses (Lim and Ye 2017).
 """
 
 from dataclasses import dataclass
@@ -49,10 +50,10 @@ class LatentGANConfig:
 
 
 class Generated(NamedTuple):
-    """What the generator makes. `codes` carries the gradient."""
+    """What the generator makes. `vectors` carries the gradient."""
 
-    codes: Tensor  # (B, D, h, w), standardised code vectors
-    indices: Tensor  # (B, h, w) long
+    vectors: Tensor  # (B, D, h, w), near standardised code vectors
+    indices: Tensor  # (B, h, w) long, the nearest codes
     commitment_loss: Tensor  # scalar: mean squared distance of the vectors from their codes
 
 
@@ -106,10 +107,9 @@ class Generator(nn.Module):
         flat = vectors.permute(0, 2, 3, 1).flatten(0, 2)  # (B N, D)
         with torch.no_grad():
             indices = (self.codebook.square().sum(1) - 2 * flat @ self.codebook.T).argmin(1).view(len(noise), -1)
-        codes = self.embed(indices)
-        commitment_loss = F.mse_loss(vectors, codes)
+        commitment_loss = F.mse_loss(vectors, self.embed(indices))
         side = self.config.grid
-        return Generated(vectors + (codes - vectors).detach(), indices.view(-1, side, side), commitment_loss)
+        return Generated(vectors, indices.view(-1, side, side), commitment_loss)
 
 
 class Discriminator(nn.Module):

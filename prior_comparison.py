@@ -235,7 +235,7 @@ def measure_samples(
     and shuffled codes show what is good and what is bad. It depends on how many pictures are compared.
     """
     size = len(memory.codebook)
-    test, val = split.positions("test")[:count], split.positions("val")[:count]
+    test, val = (spread(split.positions(part), count) for part in ("test", "val"))
     known = neighbours(indices.tokens(split.positions("train")), size).flatten().unique()
     real = features(memory, split.pictures(test), indices.tokens(test), batch_size)
     labels = torch.arange(count) % max(1, len(split.classes))
@@ -252,7 +252,8 @@ def measure_samples(
             row["class_accuracy"] = class_accuracy(memory, pictures, tokens, labels, batch_size)
         row |= {key: described[key] for key in ("distinct_codes", "real_pairs")}
         rows.append(row | ({SECONDS: seconds} if seconds is not None else {}))
-        shown[name] = to_unit(pictures[: 10 * max(1, count // 10) : max(1, count // 10)][:10])
+        picks = np.arange(min(10, count)) if asked else spread(np.arange(count), 10)
+        shown[name] = to_unit(pictures[picks])
 
     for name, sampler in progress_bar(list(ways.items()), desc="sampling", unit="way"):
         parts, pictures, taken = [], [], 0.0
@@ -312,6 +313,11 @@ def spread_batches(
 ) -> Callable[[], Iterator[Batch]]:
     """Evenly spread test pictures, made anew each time."""
     test = split.positions("test")
-    count = min(pictures or len(test), len(test))
-    positions = test[np.arange(count) * len(test) // count]
+    positions = spread(test, pictures or len(test))
     return lambda: batches_of(memory, split, indices, positions, batch_size)
+
+
+def spread(positions: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the positions, evenly spread, as pictures lie class by class."""
+    count = min(most, len(positions))
+    return positions[np.arange(count) * len(positions) // count]

@@ -137,16 +137,18 @@ class GANLearner(PriorLearner):
         device = self.machine.device
         facts, told = self.told(rows, generator)
         noise = torch.randn(len(rows), self.section.noise_dim, generator=generator).to(device)
+        real = self.model.embed(self.data.train[rows].to(device))
+        blur = torch.randn(3, *real.shape, generator=generator).to(device) * self.section.instance_noise
         with torch.autocast(device.type, enabled=False):
             made = self.model(noise, facts, told)
-            real_scores = self.critic(self.model.embed(self.data.train[rows].to(device)), facts, told)
-            made_scores = self.critic(made.codes.detach(), facts, told)
+            real_scores = self.critic(real + blur[0], facts, told)
+            made_scores = self.critic(made.vectors.detach() + blur[1], facts, told)
             critic_loss = discriminator_loss(real_scores, made_scores)
             self.critic_optimizer.zero_grad(set_to_none=True)
             critic_loss.backward()
             self.critic_optimizer.step()
             self.critic.requires_grad_(False)
-            adversarial = -self.critic(made.codes, facts, told).mean()
+            adversarial = -self.critic(made.vectors + blur[2], facts, told).mean()
             self.critic.requires_grad_(True)
             loss = adversarial + self.section.commitment_weight * made.commitment_loss
         return {

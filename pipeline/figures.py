@@ -76,7 +76,8 @@ def picture_grid(
     columns = max(len(pictures) for _, pictures in rows)
     rows = [(label, pictures if is_plain(pictures.shape[1]) else strips(pictures)) for label, pictures in rows]
     height = scale * sum(min(6.0, pictures.shape[2] / pictures.shape[3]) for _, pictures in rows)
-    figure = Figure(figsize=(scale * columns + 1.1, height + (0.3 if titles else 0.1)), layout="constrained")
+    margin = max(1.1, 0.075 * max(len(label) for label, _ in rows))  # inches, for the labels
+    figure = Figure(figsize=(scale * columns + margin, height + (0.3 if titles else 0.1)), layout="constrained")
     figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02))
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for row, (label, pictures) in enumerate(rows):
