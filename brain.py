@@ -15,7 +15,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from PIL import Image
 from scipy.ndimage import binary_fill_holes
-from skimage.filters import threshold_otsu
+from skimage.filters import threshold_li
 from skimage.measure import label
 from torch import Tensor
 
@@ -30,7 +30,7 @@ COLOURS = "nipy_spectral"
 
 
 def brain_mask(grey: np.ndarray) -> np.ndarray:
-    """(H, W) float in [0, 1] -> (H, W) bool: above Otsu's threshold (IEEE Trans. SMC 9(1), 1979) of 256 grey levels,
+    """(H, W) float in [0, 1] -> (H, W) bool: above the threshold of least cross-entropy (Li and Tam 1998),
     the largest connected component (8 neighbours), its holes filled. All False for a picture of one level.
 
     It is the brain where the skull was removed, as in OASIS; elsewhere it is the head with skull and scalp.
@@ -38,7 +38,7 @@ def brain_mask(grey: np.ndarray) -> np.ndarray:
     levels = np.round(grey * 255).astype(np.uint8)
     if levels.min() == levels.max():
         return np.zeros(grey.shape, dtype=bool)
-    parts = label(levels > threshold_otsu(levels), connectivity=2)  # (H, W), 0 is background
+    parts = label(levels > threshold_li(levels), connectivity=2)  # (H, W), 0 is background
     largest = 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
     return binary_fill_holes(parts == largest)
 
