@@ -213,10 +213,11 @@ def complete(
     filling: Filling = Filling(),
     generator: torch.Generator | None = None,
     labels: Tensor | None = None,
+    bf16: bool = False,
 ) -> Completed:
     """Fill all masked tokens; the others stay as they are. codebook: (K, D) code vectors.
 
-    generator: on the CPU; needed when temperature > 0.
+    generator: on the CPU; needed when temperature > 0. bf16: the model is asked in bfloat16, the rest is float32.
     """
     completed, expected = indices.clone(), codebook[indices.masked_fill(mask, 0)]
     confidence = torch.ones_like(expected[..., 0])
@@ -224,7 +225,8 @@ def complete(
     for step in range(filling.passes):
         if not waiting.any():
             break
-        logits = guided_logits(model, completed, waiting, labels, filling.guidance_scale)  # (M, K)
+        with torch.autocast(indices.device.type, torch.bfloat16, enabled=bf16):
+            logits = guided_logits(model, completed, waiting, labels, filling.guidance_scale)  # (M, K)
         chosen = choose_codes(logits, filling, generator)
         probabilities = logits.softmax(1)
         sure = torch.full_like(confidence, -1)

@@ -22,7 +22,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy.ndimage import distance_transform_edt, uniform_filter
 from torch import Tensor
 
-from completion import Filling, classes_of, complete
+from completion import Filling, classes_of
 from config import ReconstructMaskedSection
 from data_split import from_model, to_model
 from masking import mask_first, masked_count, touched_pixels, touched_tokens
@@ -182,7 +182,7 @@ def _fill_and_paint(
     temperature = (request.filling.temperature or 1.0) if decoding == "sample" else 0.0
     filling = replace(request.filling, temperature=temperature)
     labels = None if request.label is None else torch.full((len(tokens),), request.label, device=tokens.device)
-    filled = complete(memory.distil, tokens, mask, memory.codebook, filling, draws, labels)
+    filled = memory.complete(tokens, mask, filling, draws, labels)
     return memory.paint(filled.expected) if decoding == "expected" else memory.paint_indices(filled.indices)
 
 

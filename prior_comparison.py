@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from completion import Filling, complete
+from completion import Filling
 from config import ComparePriorsSection
 from data_split import Split
 from drawers import GANDrawer
@@ -76,7 +76,7 @@ def fillers(memory: Memory, priors: Priors, section: ComparePriorsSection) -> di
         return filler
 
     def expected(batch: Batch, mask: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-        found = complete(memory.distil, batch.tokens, mask, memory.codebook)
+        found = memory.complete(batch.tokens, mask)
         return memory.paint(found.expected), found.indices
 
     found: dict[str, Filler] = {
@@ -87,11 +87,9 @@ def fillers(memory: Memory, priors: Priors, section: ComparePriorsSection) -> di
         WHOLE_GRID: by_grid(lambda tokens, mask, draws: draw(pixelcnn, tokens, mask, drawn, draws, incremental=False)),
         f"GAN, best of {section.pool}": by_grid(lambda tokens, mask, draws: pool.fill(tokens, mask, None, draws)),
         ONE_PASS[0]: expected,
-        ONE_PASS[1]: by_grid(
-            lambda tokens, mask, draws: complete(memory.distil, tokens, mask, memory.codebook, likeliest).indices
-        ),
+        ONE_PASS[1]: by_grid(lambda tokens, mask, draws: memory.complete(tokens, mask, likeliest).indices),
         f"DistilBERT, {section.passes} passes, drawn": by_grid(
-            lambda tokens, mask, draws: complete(memory.distil, tokens, mask, memory.codebook, iterative, draws).indices
+            lambda tokens, mask, draws: memory.complete(tokens, mask, iterative, draws).indices
         ),
     }
     if priors.masked_vqvae is not None:
@@ -128,7 +126,7 @@ def measure_inpainting(
                     break
                 mask = masks(kind, percent, len(batch.tokens), memory, seed, batch.rows.start).to(memory.device)
                 draws = generator(seed, FILL_STREAM, percent, batch.rows.start)
-                if not number:  # warms up
+                if not number and name not in ONLY_TIMED:  # warms up
                     fill(batch, mask, generator(seed, FILL_STREAM, percent, batch.rows.start))
                 started = _now(memory)
                 painted, grids = fill(batch, mask, draws)
@@ -207,10 +205,10 @@ def samplers(memory: Memory, priors: Priors, section: ComparePriorsSection, clas
         "PixelCNN": lambda labels, draws: draw(model, *blank(labels), filling, draws, facts(pixelcnn, labels)),
         "GAN": lambda labels, draws: generate(maker, len(labels), draws, facts(gan, labels)),
         f"DistilBERT, {section.passes} passes": lambda labels, draws: (
-            complete(distil, *blank(labels), memory.codebook, iterative, draws, labels if tells else None).indices
+            memory.complete(*blank(labels), iterative, draws, labels if tells else None, distil).indices
         ),
         "DistilBERT, one pass": lambda labels, draws: (
-            complete(distil, *blank(labels), memory.codebook, filling, draws, labels if tells else None).indices
+            memory.complete(*blank(labels), filling, draws, labels if tells else None, distil).indices
         ),
     }
 

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from classifier import Classifier
-from completion import blank_out, masked_logits
+from completion import Completed, Filling, blank_out, complete, masked_logits
 from vqvae import VQVAE
 
 if TYPE_CHECKING:
     from transformers import DistilBertForMaskedLM
+
+ONE_PASS = Filling()  # of the likeliest codes
 
 
 @dataclass
@@ -78,6 +80,18 @@ class Memory:
         with self.autocast():
             parts = [masked_logits(self.distil, tokens[rows], mask[rows]) for rows in self.batches(len(tokens))]
         return torch.cat(parts)
+
+    def complete(
+        self,
+        tokens: Tensor,
+        mask: Tensor,
+        filling: Filling = ONE_PASS,
+        draws: torch.Generator | None = None,
+        labels: Tensor | None = None,
+        distil: "DistilBertForMaskedLM | None" = None,
+    ) -> Completed:
+        """`completion.complete` in the precision of this memory, by its own DistilBERT or by another one."""
+        return complete(distil or self.distil, tokens, mask, self.codebook, filling, draws, labels, self.bf16)
 
     def class_probabilities(self, pictures: Tensor, tokens: Tensor) -> Tensor | None:
         """(B, classes) of painted pictures and the codes (B, N) behind them; None without a classifier."""

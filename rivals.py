@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from completion import complete
 from masking import touched_pixels
 from recall import Memory
 
@@ -118,13 +117,13 @@ def _biharmonic(ladder: Ladder, tokens: Tensor, mask: Tensor, whole: Tensor) -> 
 def _ours_argmax(ladder: Ladder, tokens: Tensor, mask: Tensor, whole: Tensor) -> Tensor:
     """Our DistilBERT in one pass, likeliest codes."""
     memory = ladder.memory
-    return memory.paint_indices(complete(memory.distil, tokens, mask, memory.codebook).indices)
+    return memory.paint_indices(memory.complete(tokens, mask).indices)
 
 
 def _ours_expected(ladder: Ladder, tokens: Tensor, mask: Tensor, whole: Tensor) -> Tensor:
     """Our DistilBERT in one pass, expected code vectors."""
     memory = ladder.memory
-    return memory.paint(complete(memory.distil, tokens, mask, memory.codebook).expected)
+    return memory.paint(memory.complete(tokens, mask).expected)
 
 
 def _ours_keeping_pixels(ladder: Ladder, tokens: Tensor, mask: Tensor, whole: Tensor) -> Tensor:
@@ -138,7 +137,7 @@ def _published_recipe(ladder: Ladder, tokens: Tensor, mask: Tensor, whole: Tenso
     if ladder.published is None:
         raise ValueError("there is no DistilBERT of the published recipe to ask")
     memory = ladder.memory
-    return memory.paint_indices(complete(ladder.published, tokens, mask, memory.codebook).indices)
+    return memory.paint_indices(memory.complete(tokens, mask, distil=ladder.published).indices)
 
 
 #: name -> (ladder, tokens with masked ones blanked, mask, whole) -> pictures

@@ -552,7 +552,7 @@ class ComparePriorsSection(Section):
     """Its sure tokens first, or well spread ones."""
     pool: PositiveInt = 512
     """Grids of the GAN among which it looks for what fits."""
-    batch_size: PositiveInt = 50
+    batch_size: PositiveInt = 250
     """Pictures at once; speeds are compared at this size."""
     bootstrap: Annotated[Whole, Field(ge=100)] = 1000
     """Resamples behind the 95 % intervals."""

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from completion import Filling, choose_codes, complete, guided_logits
+from completion import Filling, choose_codes, guided_logits
 from compressors import stored_bits
 from data_split import Split
 from handoff import HandedIndices
@@ -249,7 +249,7 @@ def _in_passes(
     labels: Tensor | None,
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Filled in several passes: argmax and expected from one filling, drawn codes from another."""
-    likeliest = complete(memory.distil, batch.tokens, mask, memory.codebook, _undrawn(plan.filling), labels=labels)
+    likeliest = memory.complete(batch.tokens, mask, _undrawn(plan.filling), labels=labels)
     painted = {
         "argmax": lambda: (memory.paint_indices(likeliest.indices), likeliest.indices),
         "expected": lambda: (memory.paint(likeliest.expected), likeliest.indices),
@@ -257,7 +257,7 @@ def _in_passes(
     found = {}
     for decoding in decodings:
         if decoding == "sample":
-            drawn = complete(memory.distil, batch.tokens, mask, memory.codebook, plan.filling, draws, labels).indices
+            drawn = memory.complete(batch.tokens, mask, plan.filling, draws, labels).indices
             found[decoding] = (memory.paint_indices(drawn), drawn)
         else:
             found[decoding] = painted[decoding]()

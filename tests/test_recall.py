@@ -107,6 +107,28 @@ def test_bfloat16_is_close_and_handed_on_as_float32(tokens: Tensor) -> None:
     assert 0 < (short - exact).abs().max() < 0.05
 
 
+def test_completing_asks_in_bfloat16_and_mixes_code_vectors_in_float32(tokens: Tensor) -> None:
+    mask = torch.arange(N).expand(5, N) % 2 == 0
+    exact, short = (tiny_memory(bf16=bf16) for bf16 in (False, True))
+    found = short.complete(tokens, mask)
+    assert found.expected.dtype == torch.float32
+    assert torch.equal(found.expected[~mask], short.codebook[tokens][~mask]), "kept tokens are not rounded"
+    assert torch.equal(found.indices[~mask], tokens[~mask])
+    probabilities = short.logits(tokens, mask).softmax(1)
+    assert torch.equal(found.expected[mask], probabilities @ short.codebook)
+    assert 0 < (found.expected - exact.complete(tokens, mask).expected).abs().max() < 0.05
+
+
+def test_completing_can_ask_another_distilbert(tokens: Tensor) -> None:
+    memory = tiny_memory()
+    other = build_distilbert(K, N, dim=16, layers=1, heads=2, dropout=0.0).eval()
+    mask = torch.ones(5, N, dtype=torch.bool)
+    found = memory.complete(tokens, mask, distil=other)
+    torch.testing.assert_close(
+        found.expected.flatten(0, 1), masked_logits(other, tokens, mask).softmax(1) @ memory.codebook
+    )
+
+
 @pytest.mark.parametrize("architecture", ["compact", "codes"])
 def test_class_probabilities_sum_to_one_and_come_from_what_the_classifier_sees(
     architecture: str, tokens: Tensor
