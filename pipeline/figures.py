@@ -4,6 +4,7 @@ Colours: Okabe and Ito's palette, which colour-blind readers can tell apart; lin
 """
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,9 @@ def picture_grid(
     rows = [(label, pictures if is_plain(pictures.shape[1]) else strips(pictures)) for label, pictures in rows]
     height = scale * sum(min(6.0, pictures.shape[2] / pictures.shape[3]) for _, pictures in rows)
     margin = max(1.1, 0.075 * max(len(label) for label, _ in rows))  # inches, for the labels
-    figure = Figure(figsize=(scale * columns + margin, height + (0.3 if titles else 0.1)), layout="constrained")
+    titles = [textwrap.fill(title.replace("_", " "), max(4, int(scale / 0.065))) for title in titles]  # inches a letter
+    above = 0.18 + 0.12 * max(title.count("\n") + 1 for title in titles) if titles else 0.1
+    figure = Figure(figsize=(scale * columns + margin, height + above), layout="constrained")
     figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02))
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for row, (label, pictures) in enumerate(rows):
