@@ -7,9 +7,7 @@ OPTIONS ?=
 ARGS = $(if $(CONFIG),--config $(CONFIG)) $(OPTIONS)
 STAGES = data_split train_vqvae vqvae_reconstruction train_classifier train_distil reconstruct_masked
 
-RIVALS = "train_prior --config presets/prior_pixelcnn.yaml" "train_prior --config presets/prior_gan.yaml" \
-  "train_distil --config presets/prior_distil.yaml" "train_vqvae --config presets/prior_components.yaml" \
-  "compare_priors --compare_priors.told_distil best --compare_priors.masked_vqvae best"
+RIVALS = "train_prior prior_pixelcnn" "train_prior prior_gan" "train_distil prior_distil" "train_vqvae prior_components"
 
 .PHONY: demo study app rivals test lint bench ui
 
@@ -24,8 +22,9 @@ app: $(VENV)/installed
 	$(RUN) app.py $(ARGS)
 
 rivals: $(VENV)/installed
-	@for stage in $(RIVALS); do echo "== $$stage"; set -- $$stage; file=$$1; shift; \
-	  $(RUN) $$file.py "$$@" $(OPTIONS) || exit $$?; done
+	@for stage in $(RIVALS); do echo "== $$stage"; set -- $$stage; \
+	  $(RUN) $$1.py --config $(CONFIG) presets/$$2.yaml $(OPTIONS) || exit $$?; done
+	$(RUN) compare_priors.py $(ARGS) --compare_priors.told_distil best --compare_priors.masked_vqvae best
 
 bench: $(VENV)/installed
 	$(RUN) benchmarks/published_loop.py $(ARGS)

@@ -93,7 +93,7 @@ def take_priors(cfg: Config, split: Split, handed: HandedMemory, machine: Machin
     pixelcnn = take_prior(cfg, section.pixelcnn, "pixelcnn", split, handed.vqvae, device, told, 0)
     gan = take_prior(cfg, section.gan, "gan", split, handed.vqvae, device, told, 0)
     for prior in (pixelcnn, gan):
-        if bool(prior.columns.classes) != told or prior.columns.numbers:
+        if prior.columns.names != (["class"] if told else []):
             raise InputError(
                 f"{prior.folder} is told {', '.join(prior.columns.names) or 'nothing'}, but "
                 f"{'the class' if told else 'nothing'} is to be told; type: {mend('train_prior', cfg)} "
@@ -104,13 +104,22 @@ def take_priors(cfg: Config, split: Split, handed: HandedMemory, machine: Machin
                 f"{prior.folder} was trained without label dropping, so it cannot fill in without being told; type: "
                 f"{mend('train_prior', cfg)} --train_prior.label_drop 0.1"
             )
+    check_guidance(section, told, handed)
     folders, distil, masked = {"pixelcnn": pixelcnn.folder, "gan": gan.folder}, None, None
     if section.told_distil is not None:
-        folders["told_distil"], distil, _ = take_distil(cfg, section.told_distil, split, handed.vqvae, device, True)
+        folders["told_distil"], distil, label_drop = take_distil(
+            cfg, section.told_distil, split, handed.vqvae, device, True
+        )
         if not classes_of(distil):
             raise InputError(
                 f"{folders['told_distil']} was trained without classes; type: "
                 f"{mend('train_distil', cfg)} --train_distil.condition_on_class true"
+            )
+        if section.guidance_scale != 1 and not label_drop:
+            raise InputError(
+                f"{folders['told_distil']} was trained without label dropping, so compare_priors.guidance_scale "
+                f"must be 1; found {section.guidance_scale:g}; type: {mend('train_distil', cfg)} "
+                "--train_distil.condition_on_class true --train_distil.label_drop 0.1"
             )
     elif told:
         say("the DistilBERT is not asked for classes; for one that can be: --compare_priors.told_distil best")
@@ -123,6 +132,25 @@ def take_priors(cfg: Config, split: Split, handed: HandedMemory, machine: Machin
             )
         folders["masked_vqvae"], masked = other.folder, other.model
     return Priors(pixelcnn, gan, distil, masked), folders
+
+
+def check_guidance(section: ComparePriorsSection, told: bool, handed: HandedMemory) -> None:
+    """What would be asked for in vain. Raises InputError."""
+    if section.guidance_scale != 1 and not told:
+        raise InputError(
+            f"compare_priors.guidance_scale is {section.guidance_scale:g}, but the priors are told nothing; type "
+            "--compare_priors.guidance_scale 1"
+        )
+    if section.told_distil is not None and not told:
+        raise InputError(
+            f"compare_priors.told_distil is {section.told_distil}, but the priors are told nothing; type "
+            "--compare_priors.told_distil null"
+        )
+    if classes_of(handed.memory.distil) and not handed.label_drop:
+        raise InputError(
+            f"{handed.folders['train_distil']} was trained without label dropping, so it cannot fill in without being "
+            "told; name another one with --reconstruct_masked.distil"
+        )
 
 
 # --- reports ----------------------------------------------------------------------------------------------------------

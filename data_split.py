@@ -269,7 +269,7 @@ def cache_folder(
     """
     say(f"{len(found)} files in {len({one.class_name for one in found})} classes under {root}")
     notes = stage.folder.last / "decoded.json"
-    scan = digest(*(one.path for one in found))
+    scan = digest(*(one.path for one in found), *([repr(stacks)] if stacks else []))  # one range for all pictures
     earlier = read_json(notes) if notes.is_file() else {}
     done: list[list[str | None]] = earlier["done"] if earlier.get("scan") == scan else []
     if done:

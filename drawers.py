@@ -68,6 +68,7 @@ class DistilDrawer:
     model: "DistilBertForMaskedLM"
     codebook: Tensor  # (K, D)
     filling: Filling
+    bf16: bool = False  # asked in bfloat16
 
     def fill(self, tokens: Tensor, mask: Tensor, told: Tensor | None, generator: torch.Generator) -> Tensor:
-        return complete(self.model, tokens, mask, self.codebook, self.filling, generator, told).indices
+        return complete(self.model, tokens, mask, self.codebook, self.filling, generator, told, self.bf16).indices

@@ -4,6 +4,7 @@ A model is refused when it was made for another split, picture size, codebook or
 the file, and the command that mends it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from classifier import Classifier, load_classifier
 from conditioning import Columns, columns_of
-from config import Config
+from config import Config, TrainVQVAESection
 from data_split import Split, mend
 from latent_gan import Generator, LatentGANConfig
 from pipeline.files import InputError, digest, read_json
@@ -97,9 +98,16 @@ def codebook_digest(model: VQVAE) -> str:
     return digest(*(w.detach().cpu().float().numpy().tobytes() for w in weights))
 
 
-def vqvae_key(split: Split, masked: bool) -> str:
-    """VQ-VAEs trained with component masking compete among themselves: they are worse at whole pictures."""
-    return f"{split.key}-masked components" if masked else split.key
+def vqvae_key(split: Split, masked: bool, names: Sequence[str]) -> str:
+    """VQ-VAEs trained with component masking compete among themselves: they are worse at whole pictures. So do those
+    whose decoder is told the same columns, `names`: they are measured with these told."""
+    told = f"-told {', '.join(sorted(names))}" if names else ""
+    return f"{split.key}{'-masked components' if masked else ''}{told}"
+
+
+def told_columns(section: TrainVQVAESection) -> list[str]:
+    """What a decoder with these settings is told."""
+    return [*section.condition_classes, *section.condition_numbers]
 
 
 def take_vqvae(
@@ -107,12 +115,15 @@ def take_vqvae(
 ) -> HandedVQVAE:
     """tells: the stage tells the decoder metadata. Others need one that also paints when nothing is told.
 
-    masked: the best is that of those trained with component masking; None: as cfg.train_vqvae says.
+    masked: the best is that of those trained with component masking; None: as cfg.train_vqvae says. What the best is
+    told is always as cfg.train_vqvae says.
     """
-    masked = cfg.train_vqvae.component_masking.enabled if masked is None else masked
+    section = cfg.train_vqvae
+    masked, names = section.component_masking.enabled if masked is None else masked, told_columns(section)
     command = mend("train_vqvae", cfg) + (" --train_vqvae.component_masking.enabled true" if masked else "")
     wanted = f"split {split.hash}{' with component masking' if masked else ''}"
-    folder = resolve_run(Path(cfg.run.dir), "train_vqvae", asked, vqvae_key(split, masked), wanted, command)
+    wanted += f" told {', '.join(names)}" if names else ""
+    folder = resolve_run(Path(cfg.run.dir), "train_vqvae", asked, vqvae_key(split, masked, names), wanted, command)
     meta = _checked_meta(folder, "train_vqvae", split.identity, mend("train_vqvae", cfg))
     handed = HandedVQVAE(folder, load_vqvae(folder / "model", device), meta)
     if not tells and not handed.label_drop:
@@ -194,20 +205,27 @@ def take_prior(
     vqvae: HandedVQVAE,
     device: torch.device,
     by_class: bool,
-    numbers: int,
+    values: int,
 ) -> HandedPrior:
-    """The best prior of a kind that can be told the class (if by_class) and so many numbers; or the run that is named.
+    """The best prior of a kind that can be told the class (if by_class) and so many values; or the run that is named.
 
-    Raises InputError when there is none, or when the named one is of another kind or codebook.
+    Raises InputError when there is none, when there are several that are told other columns, or when the named one is
+    of another kind or codebook.
     """
     from safetensors.torch import load_file
 
     command = f"{mend('train_prior', cfg)} --train_prior.kind {kind}"
     command += " --train_prior.condition_on_class true" if by_class else ""
-    command += " --train_prior.condition_numbers COLUMN,COLUMN" if numbers else ""
+    command += " --train_prior.condition_numbers COLUMN,COLUMN" if values else ""
     plain = prior_key(split, vqvae, kind, [])
-    fitting = [key for key in read_best(Path(cfg.run.dir), "train_prior") if _tells(key, plain, by_class, numbers)]
-    told = [word for word, asked_for in (("the class", by_class), (f"{numbers} numbers", numbers)) if asked_for]
+    fitting = [key for key in read_best(Path(cfg.run.dir), "train_prior") if _tells(key, plain, by_class, values)]
+    some = f"{values} value{'s' if values > 1 else ''}"
+    told = [word for word, asked_for in (("the class", by_class), (some, values)) if asked_for]
+    if asked == "best" and len(fitting) > 1:
+        found = " or ".join(key.partition(" by ")[2] for key in fitting)
+        raise InputError(
+            f"the best {kind} may be one that is told {found}; name its run folder, runs/train_prior/TIME-ID"
+        )
     wanted = f"{kind}{' told ' + ' and '.join(told) if told else ''} on {vqvae.describe()}"
     key = fitting[0] if fitting else f"{plain} told {' and '.join(told)}"
     folder = resolve_run(Path(cfg.run.dir), "train_prior", asked, key, wanted, command)
@@ -215,17 +233,18 @@ def take_prior(
     stored, weights = read_json(folder / "model" / "config.json"), load_file(folder / "model" / "model.safetensors")
     model = Generator(LatentGANConfig(**stored)) if kind == "gan" else PixelCNN(PixelCNNConfig(**stored))
     model.load_state_dict(weights)
-    say(f"inherited: {kind} {folder}")
-    return HandedPrior(folder, model.to(device).eval(), columns_of(meta["conditions"]), meta["label_drop"])
+    columns = columns_of(meta["conditions"])
+    say(f"inherited: {kind} {folder}{', told ' + ', '.join(columns.names) if columns else ''}")
+    return HandedPrior(folder, model.to(device).eval(), columns, meta["label_drop"])
 
 
-def _tells(key: str, plain: str, by_class: bool, numbers: int) -> bool:
+def _tells(key: str, plain: str, by_class: bool, values: int) -> bool:
     """Whether a prior with this key can be told just so much."""
-    if not by_class and not numbers:
+    if not by_class and not values:
         return key == plain
     head, _, names = key.partition(" by ")
-    told = names.split(", ")
-    return head == plain and ("class" in told) == by_class and len(set(told) - {"class"}) == numbers
+    told = names.split(", ") if names else []
+    return head == plain and ("class" in told) == by_class and len(set(told) - {"class"}) == values
 
 
 @dataclass(frozen=True)

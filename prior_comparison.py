@@ -22,7 +22,7 @@ from masking import block_order, half_order, mask_first, masked_count, random_or
 from pipeline.machine import generator
 from pipeline.metrics import Bootstrap, to_unit
 from pipeline.progress import progress_bar
-from prior_measures import describe_grids, frechet_distance, neighbours, shuffled
+from prior_measures import describe_grids, frechet_distance, neighbours, shuffled, spread
 from priors import PixelCNN, draw
 from recall import Memory
 from study import Batch, Rows, batches_of, judge
@@ -313,9 +313,3 @@ def spread_batches(
     test = split.positions("test")
     positions = spread(test, pictures or len(test))
     return lambda: batches_of(memory, split, indices, positions, batch_size)
-
-
-def spread(positions: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of the positions, evenly spread, as pictures lie class by class."""
-    count = min(most, len(positions))
-    return positions[np.arange(count) * len(positions) // count]

@@ -6,6 +6,7 @@ Letters: B batch, N = h*w tokens, F facts told about a picture (see `conditionin
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from config import TrainPriorSection
 from latent_gan import Discriminator, Generator, LatentGANConfig, discriminator_loss, generate
 from pipeline.engine import optimizer_tensors, restore_optimizer
 from pipeline.machine import Machine, generator
-from prior_measures import energy_distance, pairwise_distance
+from prior_measures import energy_distance, pairwise_distance, spread
 from priors import PixelCNN, PixelCNNConfig, code_losses, draw
 
 NOISE_STREAM = 301  # tells the fixed noise of validation from the draws of training
@@ -162,8 +163,9 @@ class GANLearner(PriorLearner):
 
     def validate(self) -> dict[str, float]:
         """Energy distance of generated grids (the same noise each time) to validation grids; how varied they are."""
-        real = self.data.val[:MOST_JUDGED]
-        facts = None if self.data.val_facts is None else self.data.val_facts[:MOST_JUDGED]
+        rows = torch.from_numpy(spread(np.arange(len(self.data.val)), MOST_JUDGED))  # pictures lie class by class
+        real = self.data.val[rows]
+        facts = None if self.data.val_facts is None else self.data.val_facts[rows]
         made = self.sample(len(real), facts, generator(self.seed, NOISE_STREAM))
         vectors = [self.model.embed(tokens.to(self.machine.device)).flatten(1) for tokens in (real, made)]
         return {"energy_distance": energy_distance(*vectors), "pairwise_distance": pairwise_distance(made)}
@@ -174,12 +176,6 @@ class GANLearner(PriorLearner):
         self.model.eval()
         told = None if facts is None else facts.to(self.machine.device)
         return generate(self.model, count, draws, told).cpu()
-
-    @torch.no_grad()
-    def share_taken_for_real(self, tokens: Tensor) -> float:
-        """Share of the grids (B, N) that the discriminator takes for real, with nothing told."""
-        self.critic.eval()
-        return float((self.critic(self.model.embed(tokens.to(self.machine.device))) > 0).float().mean())
 
     def extra_state(self) -> dict[str, Tensor]:
         return {f"critic/{name}": tensor for name, tensor in self.critic.state_dict().items()} | {

@@ -105,3 +105,9 @@ def share_of_copies(tokens: Tensor, train_tokens: Tensor) -> float:
     """Share of the grids that equal a training grid code by code."""
     known = {row.tobytes() for row in train_tokens.numpy()}
     return float(np.mean([row.tobytes() in known for row in tokens.numpy()]))
+
+
+def spread(positions: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the positions, evenly spread, as pictures lie class by class."""
+    count = min(most, len(positions))
+    return positions[np.arange(count) * len(positions) // count]

@@ -99,6 +99,8 @@ def check_request(section: SampleSection, split: Split) -> None:
         mask_of(split.components, section.components)
         if section.mode != "inpainting":
             raise InputError(f"--components is for mode inpainting; found {section.mode}; type --mode inpainting")
+        if section.label is not None or section.values:
+            raise InputError("--components asks no prior, so nothing can be told; leave out --class and --values")
     by_class = section.label is not None or (section.mode == "conditional" and not section.values)
     if by_class and not split.classes:
         raise InputError(
@@ -146,7 +148,8 @@ def take_drawer(cfg: Config, split: Split, vqvae: HandedVQVAE, machine: Machine)
             raise InputError(f"{folder} was trained without classes, so none can be told; type: {retrain}")
         check_label_drop(f"{folder}", section, label_drop if classes_of(distil) else 1.0, labels is not None, retrain)
         told = None if labels is None else torch.from_numpy(labels).to(machine.device)
-        return DistilDrawer(folder, distil, vqvae.model.codebook_vectors(), filling), Asked(names, told)
+        codebook = vqvae.model.codebook_vectors()
+        return DistilDrawer(folder, distil, codebook, filling, machine.bf16), Asked(names, told)
     handed = take_prior(
         cfg, section.prior_run, section.prior, split, vqvae, machine.device, by_class, len(section.values)
     )
@@ -167,16 +170,17 @@ def class_numbers(section: SampleSection, classes: list[str]) -> np.ndarray:
     return np.arange(section.num_samples) % len(classes)
 
 
-def check_knows(folder: str, columns: Columns, by_class: bool, values: list[float], command: str) -> None:
+def check_knows(folder: str, columns: Columns, by_class: bool, values: list[str], command: str) -> None:
     """A prior is told all that it knows of, or nothing."""
     if not by_class and not values:
         return
-    if by_class != bool(columns.classes) or len(values) != len(columns.numbers):
-        asked = [*(["class"] if by_class else []), *(f"{value:g}" for value in values)]
+    if by_class != ("class" in columns.names) or len(values) != len(columns.names) - by_class:
+        asked = [*(["class"] if by_class else []), *values]
         known = f"to be told {', '.join(columns.names)}" if columns else "to be told nothing"
         raise InputError(
             f"{folder} was trained {known}, but is asked for {', '.join(asked)}; "
-            f"give --class and --values to fit, or type: {command} with condition_on_class or condition_numbers"
+            f"give --class and --values to fit, or type: {command} with condition_on_class, condition_numbers or "
+            "condition_classes"
         )
 
 
@@ -198,8 +202,9 @@ def check_label_drop(folder: str, section: SampleSection, label_drop: float | No
 
 def facts_asked(columns: Columns, classes: list[str], section: SampleSection) -> Tensor:
     """(num_samples, F). classes: of each sample, empty when none is asked for."""
-    numbers = {column.name: str(value) for column, value in zip(columns.numbers, section.values, strict=True)}
-    rows = [numbers | ({"class": classes[row]} if classes else {}) for row in range(section.num_samples)]
+    names = [c.name for c in columns.numbers] + [c.name for c in columns.classes if c.name != "class"]
+    asked = {"path": "--values"} | dict(zip(names, section.values, strict=True))
+    rows = [asked | ({"class": classes[row]} if classes else {}) for row in range(section.num_samples)]
     return columns.facts(columns.tell(rows))
 
 
@@ -214,7 +219,7 @@ def draw_all(
     started = time.perf_counter()
     for start in range(0, len(tokens), batch_size):
         rows = slice(start, start + batch_size)
-        told = None if asked.told is None else asked.told[rows]
+        told = None if asked.told is None else asked.told[: len(tokens)][rows]
         draws = generator(seed, DRAW_STREAM, start)
         parts.append(drawer.fill(tokens[rows].to(device), mask[rows].to(device), told, draws).cpu())
     stage.metrics["seconds_per_picture"] = (time.perf_counter() - started) / len(tokens)

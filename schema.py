@@ -28,7 +28,8 @@ def _as_text(value: Any) -> Any:
 
 
 def _as_list(value: Any) -> Any:
-    """Names may be typed as a,b."""
+    """Names may be typed as a,b, and a single one may be called 3."""
+    value = _as_text(value)
     return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
 
 
@@ -56,7 +57,8 @@ class RunSection(Section):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; auto takes a GPU when there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of training; auto takes bf16 where the processor has it. Evaluation is always fp32."""
+    """Arithmetic of training; auto takes bf16 where the processor has it. Evaluation is fp32 but for asking the
+    DistilBERT."""
     threads: Annotated[Whole, Field(ge=0)] = 0
     """CPU threads; 0 takes all cores. Another number of threads changes the last digits of results."""
     mlflow: bool = True
@@ -226,6 +228,13 @@ class TrainVQVAESection(Training):
     codebook_start: Literal["normal", "uniform"] = "normal"
     """Without data_init: standard normal codes, or uniform in [-1/K, 1/K]."""
 
+    @model_validator(mode="after")
+    def _one_telling(self) -> "TrainVQVAESection":
+        fixed = {"condition_numbers", "condition_classes"} & set(self.tune.space)
+        if fixed:
+            raise ValueError(f"tune.space has {', '.join(sorted(fixed))}; expected decoders told the same in a study")
+        return self
+
 
 class VQVAEReconstructionSection(Section):
     vqvae: RunName = "best"
@@ -353,6 +362,8 @@ class TrainPriorSection(Training):
     """Also tell the class, so that it can be asked for; needs pictures with classes."""
     condition_numbers: Names = []
     """Columns of numbers in the split's manifest.csv that are told, too; standardised on train."""
+    condition_classes: Names = []
+    """Columns of classes in the split's manifest.csv that are told, too."""
     label_drop: Annotated[Real, Field(ge=0, le=1)] = 0.1
     """How often nothing is told in training; above 0 allows guidance and pictures without being told."""
     samples: Annotated[Whole, Field(ge=1, le=64)] = 16
@@ -364,9 +375,11 @@ class TrainPriorSection(Training):
 
     @model_validator(mode="after")
     def _one_kind(self) -> "TrainPriorSection":
-        fixed = {"kind", "condition_on_class", "condition_numbers"} & set(self.tune.space)
+        fixed = {"kind", "condition_on_class", "condition_numbers", "condition_classes"} & set(self.tune.space)
         if fixed:
             raise ValueError(f"tune.space has {', '.join(sorted(fixed))}; expected one kind of prior in a study")
+        if "class" in self.condition_classes:
+            raise ValueError("condition_classes has class, the picture's own; expected condition_on_class: true for it")
         return self
 
 
@@ -501,8 +514,8 @@ class SampleSection(Section):
     """Mode inpainting: show only these components, and paint the others without a prior (--components)."""
     label: Text | None = None
     """Class to ask for; null takes all in turn in mode conditional (--class)."""
-    values: list[Real] = []
-    """Numbers to ask for, in the order of train_prior.condition_numbers (--values)."""
+    values: Names = []
+    """What to ask for, in the order of train_prior.condition_numbers, then condition_classes (--values)."""
     passes: PositiveInt = 16
     """Passes in which the DistilBERT fills a grid."""
     fill_order: Literal["confidence", "halton"] = "halton"
@@ -591,6 +604,17 @@ class Config(Section):
         for key, wanted in asked.items():
             if wanted and size < 11:
                 raise ValueError(f"{key} needs data.image_size of at least 11, the window of SSIM; found {size}")
+        return self
+
+    @model_validator(mode="after")
+    def _stem_fits(self) -> "Config":
+        section = self.train_vqvae
+        told = {"condition_numbers": section.condition_numbers, "condition_classes": section.condition_classes}
+        found = " and ".join(f"train_vqvae.{key} is {names}" for key, names in told.items() if names)
+        if found and "strided" in (section.stem, *section.tune.space.get("stem", [])):
+            raise ValueError(
+                f"{found}; expected none with train_vqvae.stem strided, whose decoder can be told no metadata"
+            )
         return self
 
     def flat(self, *sections: str) -> dict[str, Any]:

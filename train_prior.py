@@ -35,7 +35,7 @@ from pipeline.stage import Stage, open_stage, say
 from pipeline.training import Goal, run_trial, train
 from pipeline.tuning import suggest
 from prior_learners import GANLearner, PixelCNNLearner, PriorData, build_learner
-from prior_measures import describe_grids, nearest_training, neighbours, share_of_copies, shuffled
+from prior_measures import describe_grids, nearest_training, neighbours, share_of_copies, shuffled, spread
 from recall import baseline_probabilities
 
 GOALS = {
@@ -74,7 +74,7 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
         announce(section, columns, build(section, False))
 
         def show(learner: PixelCNNLearner | GANLearner, epoch: int) -> None:
-            if epoch % section.sample_every == 0 or epoch == 1:
+            if epoch % section.sample_every == 0 or epoch in (1, section.epochs):
                 stage.figure(
                     f"samples_epoch_{epoch:03d}", samples_figure(learner, vqvae, cfg.run.seed, section.samples)
                 )
@@ -85,7 +85,7 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
         report_bits(stage, learner, indices.tokens(test), None if told is None else told[torch.from_numpy(test)])
         report_samples(stage, learner, split, indices, vqvae, cfg.run.seed)
         save(stage, learner, split, vqvae, columns, trained.section)
-        name = f"prior-{section.kind}-{Path(cfg.data.source).name}-{split.hash[:6]}"
+        name = f"prior-{section.kind}{'-told' if columns else ''}-{Path(cfg.data.source).name}-{split.hash[:6]}"
         key = prior_key(split, vqvae, section.kind, columns.names)
         stage.finish(key, trained.score, goal.objective, goal.lower_is_better, name, ("samples.csv",))
         return trained.score
@@ -98,7 +98,7 @@ def columns_told(section: TrainPriorSection, split: Split) -> Columns:
             "train_prior.condition_on_class needs pictures with classes, these have none; "
             "type --train_prior.condition_on_class false"
         )
-    classes = ["class"] if section.condition_on_class else []
+    classes = [*(["class"] if section.condition_on_class else []), *section.condition_classes]
     return fit_columns(split.manifest, split.positions("train"), section.condition_numbers, classes)
 
 
@@ -137,18 +137,16 @@ def samples_figure(learner: PixelCNNLearner | GANLearner, vqvae: HandedVQVAE, se
 
 
 def val_facts(learner: PixelCNNLearner | GANLearner, count: int) -> Tensor | None:
-    """(count, F): the facts of validation pictures, evenly spread and from the start again when there are too few."""
+    """(count, F): the facts of validation pictures, evenly spread, some more than once when there are too few."""
     facts = learner.data.val_facts
     if facts is None:
         return None
-    step = max(1, len(facts) // count)
-    return facts[torch.arange(count) * step % len(facts)]
+    return facts[torch.arange(count) * len(facts) // count]
 
 
 def report_bits(stage: Stage, learner: PixelCNNLearner | GANLearner, tokens: Tensor, facts: Tensor | None) -> None:
     """The one look at test: bits per code, beside two priors that ignore the rest of the grid. A GAN has none."""
     if isinstance(learner, GANLearner):
-        stage.metrics["test_taken_for_real"] = learner.share_taken_for_real(tokens)
         return
     stage.metrics |= {f"test_{name}": value for name, value in learner.bits(tokens, facts).items()}
     places = torch.arange(tokens.shape[1]).expand_as(tokens)
@@ -163,7 +161,7 @@ def report_samples(
     seed: int,
 ) -> None:  # fmt: skip
     """Samples beside test grids: how varied, how real their neighbourhoods, how near to training pictures."""
-    test = split.positions("test")[: learner.section.judged_samples]
+    test = spread(split.positions("test"), learner.section.judged_samples)
     count = min(learner.section.judged_samples, max(len(test), 2))
     train_tokens, size = indices.tokens(split.positions("train")), len(learner.data.codebook)
     known = neighbours(train_tokens, size).unique()
@@ -175,8 +173,6 @@ def report_samples(
         stage.metrics |= {f"{name}_{measure}": value for measure, value in found.items()}
         shown = ", ".join(f"{measure.replace('_', ' ')} {value:.3g}" for measure, value in found.items())
         say(f"{name.replace('_', ' ')}: {shown}")
-    if isinstance(learner, GANLearner):
-        stage.metrics["samples_taken_for_real"] = learner.share_taken_for_real(made)
     painted = vqvae.paint(made)
     nearest, usual = nearest_training(painted, split), nearest_training(vqvae.paint(real), split)
     stage.metrics |= {

@@ -35,8 +35,9 @@ from vqvae import VQVAE, VQVAEConfig
 
 # Fits stop and checkpoint on the total loss; settings are compared by squared error, as the total depends on beta.
 GOAL = Goal(monitor="loss", objective="mse", lower_is_better=True)
-# With component masking fits also count how well the rest is painted when one component is shown.
-MASKING_GOAL = Goal(monitor="masking_loss", objective="mse", lower_is_better=True)
+# With component masking fits also count how well the rest is painted when one component is shown; settings are compared
+# by that alone.
+MASKING_GOAL = Goal(monitor="masking_loss", objective="kept_mse", lower_is_better=True)
 
 
 class VQVAELearner:
@@ -214,7 +215,8 @@ def samples_figure(learner: VQVAELearner, positions: Any) -> Any:
 
 
 def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) -> float:
-    """The whole stage; returns the validation MSE in [0, 1] pixel units. With a trial: one short fit, no run folder."""
+    """The whole stage; returns the validation MSE in [0, 1] pixel units, with component masking that of painting from
+    one component. With a trial: one short fit, no run folder."""
     machine = prepare_machine(cfg.run.device, cfg.run.precision, cfg.run.threads, say)
     split, section, runs = open_split(cfg), cfg.train_vqvae, Path(cfg.run.dir)
     check_masking(section, split)
@@ -234,9 +236,9 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
         learner: VQVAELearner = trained.learner
         report(stage, learner, split)
         save(stage, learner, split)
-        kind = "vqvae-masked" if section.component_masking.enabled else "vqvae"
+        kind = f"vqvae{'-masked' if section.component_masking.enabled else ''}{'-told' if told else ''}"
         name = f"{kind}-{Path(cfg.data.source).name}-{split.hash[:6]}"
-        key = vqvae_key(split, section.component_masking.enabled)
+        key = vqvae_key(split, section.component_masking.enabled, told.names)
         stage.finish(key, trained.score, goal.objective, goal.lower_is_better, registered_as=name)
         return trained.score
 

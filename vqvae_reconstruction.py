@@ -54,6 +54,10 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     painters = [Painter(vqvae.folder.name, vqvae.model, told, section.guidance_scale)]
     if section.rival is not None:
         other = take_vqvae(cfg, section.rival, split, machine.device)
+        if other.folder == vqvae.folder:
+            raise InputError(
+                f"vqvae_reconstruction.rival is {other.folder}, the VQ-VAE itself; name another run folder"
+            )
         painters.append(Painter(other.folder.name, other.model))
         inputs["rival"] = str(other.folder)
     if isinstance(own, list):  # what cannot be used is refused before there is a run folder
@@ -76,7 +80,7 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
             report_components(stage, split, painters, section.batch_size)
         if section.brain:
             report_brain(stage, split, errors, cfg.run.seed)
-            draw_brain(stage, split, vqvae.model, indices)
+            draw_brain(stage, split, painters[0], indices)
         tables = ("pictures.csv", "components.csv", "mri.csv")
         stage.finish(vqvae.key(split), extra_artifacts=("indices", *tables))
         return stage.metrics["val_mse"]
@@ -204,11 +208,12 @@ def report_brain(stage: Stage, split: Split, errors: dict[str, np.ndarray], seed
 
 
 @torch.no_grad()
-def draw_brain(stage: Stage, split: Split, model: VQVAE, indices: np.ndarray) -> None:
+def draw_brain(stage: Stage, split: Split, painter: Painter, indices: np.ndarray) -> None:
     """brain.png: five test pictures; brain.gif: up to 24, input | codes | output."""
-    test, size = split.positions("test"), model.config.codebook_size
+    test, size = split.positions("test"), painter.model.config.codebook_size
     shown = test[:: max(1, len(test) // 24)][:24]
-    painted = to_unit(paint(model, torch.from_numpy(indices[shown].astype(np.int64)).to(stage.machine.device), 24))
+    painted = to_unit(painter.decode(torch.from_numpy(indices[shown].astype(np.int64)).to(stage.machine.device), shown))
+    painted = painted.cpu()
     pictures = to_unit(split.pictures(shown))
     write_gif(stage.folder.path / "figures" / "brain.gif", pictures, indices[shown], painted, size)
     few = slice(None, None, max(1, len(shown) // 5))
@@ -236,10 +241,9 @@ def report_components(stage: Stage, split: Split, painters: list[Painter], batch
                 stage.metrics[f"{prefix}test_inpainting_{measured}"] = value
         seconds = float(np.median([row["seconds_per_picture"] for row in rows if row["model"] == painter.name]))
         stage.metrics[f"{prefix}seconds_per_picture"] = seconds
-        say(
-            f"{painter.name}: other components from one, MSE {stage.metrics[f'{prefix}test_inpainting_mse']:.4f}, "
-            f"{seconds * 1000:.2f} ms per picture"
-        )
+        error = stage.metrics.get(f"{prefix}test_inpainting_mse")
+        others = "" if error is None else f"other components from one, MSE {error:.4f}, "
+        say(f"{painter.name}: {others}{seconds * 1000:.2f} ms per picture")
     table = [[_shortened(row.get(name, "")) for name in HEADER] for row in rows]
     write_csv(stage.folder.path / "components.csv", HEADER, table)
 

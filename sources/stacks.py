@@ -10,7 +10,10 @@ the smallest and the largest number in all files. The ranges are kept in split.j
 """
 
 import io
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -25,6 +28,22 @@ from pipeline.files import InputError, replacing
 NUMPY_ENDINGS, TIFF_ENDINGS = (".npy", ".npz"), (".tif", ".tiff")
 FULL_RANGE = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0), "bool": (0.0, 1.0)}
 ORDINARY = (1, 3)  # components that PNG and JPEG have, too
+BROKEN = (  # what NumPy and tifffile raise for a file that is cut off or has wrong bytes
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    IndexError,
+    TypeError,
+    MemoryError,
+    RuntimeError,
+    AssertionError,
+    ZeroDivisionError,
+    tokenize.TokenError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class StackError(ValueError):
@@ -81,7 +100,7 @@ def read_layers(path: str, content: bytes) -> Layers:
         if ending == ".npy":
             return Layers(None, found)
         arrays = {name: found[name] for name in found.files}
-    except (OSError, ValueError, EOFError, KeyError, IndexError, TypeError, MemoryError, zipfile.BadZipFile) as error:
+    except BROKEN as error:
         raise StackError(f"is broken: {' '.join(str(error).split()) or type(error).__name__}") from None
     if len(arrays) == 1 and next(iter(arrays.values())).ndim == 3:
         return Layers(None, next(iter(arrays.values())))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_pipeline import newest, tiny
+from test_pipeline import draw_classes, newest, tiny
 
 import components
 import data_split
@@ -304,6 +304,9 @@ def test_mask_p_is_logged_and_the_model_says_what_it_was_trained_for(ran):
     assert [line["train_mask_p"] for line in lines] == pytest.approx([0, 0.35, 0.7])
     mixed = [0.3 * line["val_loss"] + 0.7 * line["val_kept_loss"] for line in lines]
     assert [line["val_masking_loss"] for line in lines] == pytest.approx(mixed)
+    (key, best), *others = read_json(runs / "train_vqvae" / "best.json").items()
+    assert key.endswith("-masked components-told age, class") and not others
+    assert best["score"] in [pytest.approx(line["val_kept_mse"]) for line in lines]
     handed = take_vqvae(cfg, str(first_of(runs, "train_vqvae")), data_split.open_split(cfg), CPU)
     assert handed.component_masking and handed.label_drop == 0.3 and handed.meta["components"] == list("abcd")
     assert [column.name for column in handed.columns.numbers + handed.columns.classes] == ["age", "class"]
@@ -480,3 +483,20 @@ def test_sample_refuses_components_in_one_line(ran, values, message):
 
 def newest_of(runs: Path, stage: str) -> Path:
     return max((runs / stage).glob("*/config.yaml"), key=lambda path: path.stat().st_mtime_ns).parent
+
+
+def test_a_rival_of_one_component_and_a_rival_that_is_the_model_itself(tmp_path):
+    """One component leaves no others to paint."""
+    source = draw_classes(tmp_path / "pictures")
+    runs = tmp_path / "runs"
+    changes = {"run__mlflow": False, "data__channels": 1}
+    data_split.run(tiny(runs, source, **changes))
+    for seed in (0, 1):
+        train_vqvae.run(tiny(runs, source, **changes, run__seed=seed))
+    first, second = sorted((runs / "train_vqvae").glob("2*"), key=lambda path: path.stat().st_mtime_ns)
+    named = {"vqvae_reconstruction__vqvae": str(first)}
+    vqvae_reconstruction.run(tiny(runs, source, **changes, **named, vqvae_reconstruction__rival=str(second)))
+    (folder,) = (runs / "vqvae_reconstruction").glob("2*")
+    assert {row["model"] for row in read_csv(folder / "components.csv")} == {"mean", first.name, second.name}
+    with pytest.raises(InputError, match="the VQ-VAE itself; name another run folder"):
+        vqvae_reconstruction.run(tiny(runs, source, **changes, **named, vqvae_reconstruction__rival=str(first)))

@@ -10,7 +10,9 @@ import yaml
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 from pydantic.fields import FieldInfo
 
+import cli
 import config
+import train_vqvae
 from config import Config, ConfigError
 from pipeline.tuning import suggest
 from selection import STRATEGIES
@@ -30,7 +32,9 @@ NAMES = (  # lists that may be typed as a,b, so that any text is one
     "train_vqvae.condition_classes",
     "vqvae_reconstruction.components",
     "train_prior.condition_numbers",
+    "train_prior.condition_classes",
     "sample.components",
+    "sample.values",
 )
 
 
@@ -94,7 +98,7 @@ def test_every_key_refuses_a_word_or_number_of_the_wrong_kind(key: str) -> None:
     """Text where a number, a switch or a choice is wanted; a number (or a switch) where text is wanted."""
     kinds = [kind for kind, _ in parts(*next((f.annotation, f.metadata) for name, f in FIELDS if name == key))]
     number: Any = True if key in NUMBERS_BECOME_TEXT else 1.5
-    wrong = number if str in kinds else 1.5 if key in NAMES else "no such value"
+    wrong = True if key in NAMES else number if str in kinds else "no such value"
     (problem,) = problems_of(nested(key, wrong))
     assert problem.startswith(f"{key} is {wrong!r}; expected ")
 
@@ -226,6 +230,37 @@ def test_an_image_size_that_the_stride_does_not_divide_is_refused(size: int, str
 def test_heads_must_divide_dim() -> None:
     problems = problems_of({"train_distil": {"dim": 100, "heads": 8}})
     assert problems == ["train_distil: heads is 8; expected a divisor of dim 100"]
+
+
+@pytest.mark.parametrize(
+    ("told", "found"),
+    [
+        ({"condition_numbers": ["age"]}, "train_vqvae.condition_numbers is ['age']"),
+        ({"condition_classes": ["class", "kind"]}, "train_vqvae.condition_classes is ['class', 'kind']"),
+        (
+            {"condition_numbers": "age", "condition_classes": "kind"},
+            "train_vqvae.condition_numbers is ['age'] and train_vqvae.condition_classes is ['kind']",
+        ),
+    ],
+)
+def test_the_strided_stem_can_be_told_no_metadata(told: dict[str, Any], found: str) -> None:
+    said = f"{found}; expected none with train_vqvae.stem strided, whose decoder can be told no metadata"
+    assert problems_of({"train_vqvae": {"stem": "strided", **told}}) == [said]
+    assert problems_of({"train_vqvae": {"tune": {"space": {"stem": ["unshuffle", "strided"]}}, **told}}) == [said]
+    assert config.check({"train_vqvae": told}) and config.check({"train_vqvae": {"stem": "strided"}})
+
+
+def test_the_strided_stem_with_metadata_is_one_line_and_status_2(tmp_path: Path, capsys: Any) -> None:
+    argv = ["--train_vqvae.stem", "strided", "--train_vqvae.condition_numbers", "age", "--run.dir", str(tmp_path / "r")]
+    assert cli.stage_main("train_vqvae", train_vqvae.run, "text", argv=argv) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "train_vqvae.condition_numbers is ['age']; expected none with train_vqvae.stem strided" in line
+    assert not (tmp_path / "r").exists()
+
+
+def test_decoders_of_one_study_are_told_the_same() -> None:
+    (problem,) = problems_of({"train_vqvae": {"tune": {"space": {"condition_numbers": ["age", "weight"]}}}})
+    assert problem.endswith("tune.space has condition_numbers; expected decoders told the same in a study")
 
 
 # Search spaces

@@ -144,6 +144,12 @@ def test_every_setting_is_read(compared, monkeypatch):
         ({"pixelcnn": "pixelcnn"}, "is told nothing, but the class is to be told"),
         ({"pixelcnn": "pixelcnn by age"}, "is told age, but the class is to be told"),
         ({"gan": "pixelcnn"}, "kind is pixelcnn, but gan is needed here"),
+        (
+            {"told": False, "told_distil": None, "guidance_scale": 2.0},
+            "guidance_scale is 2, but the priors are told noth",
+        ),
+        ({"told": False}, "told_distil is best, but the priors are told nothing"),
+        ({"told_distil": "never without", "guidance_scale": 2.0}, "trained without label dropping, so compare_priors"),
     ],
 )
 def test_what_does_not_fit_is_one_line(compared, changes, message):
@@ -153,6 +159,9 @@ def test_what_does_not_fit_is_one_line(compared, changes, message):
     for key, value in changes.items():
         if value == "plain" and key == "told_distil":
             train_distil.run(settings(*made_[:2]))
+            value = str(newest(runs, "train_distil"))
+        elif value == "never without":
+            train_distil.run(settings(*made_[:2], train_distil={"condition_on_class": True, "label_drop": 0}))
             value = str(newest(runs, "train_distil"))
         elif value == "plain":
             value = str(first)

@@ -1,6 +1,7 @@
 """train_prior.py and sample.py on a few dozen pictures: what they leave behind, what they refuse, killed runs."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ import vqvae_reconstruction
 from handoff import take_indices, take_prior, take_vqvae
 from pipeline.files import InputError, read_csv, read_json, write_csv, write_json
 from pipeline.runs import read_best
+from prior_measures import spread
 from priors import PixelCNN, code_losses
 
 QUICK = {"trials": 0, "epochs": 1, "space": {}}
@@ -102,7 +104,7 @@ def test_priors_are_kept_apart_by_kind_and_by_what_they_are_told(made):
         assert {"samples_distinct_codes", "test_perplexity", "samples_real_pairs"} <= set(metrics)
         assert len(read_csv(path / "samples.csv")) == 6
         is_gan = read_json(path / "model" / "meta.json")["kind"] == "gan"
-        assert ("samples_taken_for_real" in metrics) == is_gan and ("test_bits_per_code" in metrics) != is_gan
+        assert ("test_bits_per_code" in metrics) != is_gan
 
 
 def test_bits_per_code_are_those_of_the_model_that_was_kept(made):
@@ -231,8 +233,8 @@ def test_killed_and_resumed_ends_with_the_same_weights(made, monkeypatch, kind):
         ),
         ({"prior": "distil", "mode": "conditional", "values": [3]}, "the DistilBERT can be told classes only"),
         ({"mode": "conditional", "values": [3], "guidance_scale": 2.0}, "trained without label dropping, so --guid"),
-        ({"mode": "conditional", "values": [3, 4]}, "no finished run of train_prior for pixelcnn told 2 numbers"),
-        ({"mode": "conditional", "values": [3], "label": "class0"}, "told the class and 1 numbers"),
+        ({"mode": "conditional", "values": [3, 4]}, "no finished run of train_prior for pixelcnn told 2 values"),
+        ({"mode": "conditional", "values": [3], "label": "class0"}, "told the class and 1 value "),
     ],
 )
 def test_what_cannot_be_asked_is_one_line_and_leaves_no_folder(made, asked, message):
@@ -310,3 +312,59 @@ def test_without_classes_both_stages_say_so(made, tmp_path):
         train_prior.run(settings(tmp_path / "runs", flat, train_prior__condition_on_class=True))
     with pytest.raises(InputError, match="mode conditional with classes needs pictures with classes, these have none"):
         sample.run(settings(tmp_path / "runs", flat, sample={"mode": "conditional"}))
+
+
+# --- what priors can be told ------------------------------------------------------------------------------------------
+
+
+def test_columns_of_numbers_and_classes_are_told_and_asked_for_in_that_order(made):
+    _, source, folder, _ = made
+    sites = [(path, 20 + n % 7, "north" if n % 2 else "south") for n, path in enumerate(pictures_in(source))]
+    write_csv(folder / "sites.csv", ("path", "age", "site"), sites)
+    other = folder / "told"
+    facts = {"data__metadata": str(folder / "sites.csv"), "train_prior__condition_numbers": ["age"]}
+    facts["train_prior__condition_classes"] = ["site"]
+    for stage in (data_split, train_vqvae, vqvae_reconstruction, train_prior):
+        stage.run(settings(other, source, **facts))
+    ask = {"mode": "conditional", "prior": "pixelcnn"}
+    sample.run(settings(other, source, **facts, sample=ask | {"values": ["23", "north"]}))
+    assert len(read_csv(newest(other, "sample") / "samples.csv")) == 4
+    for values, message in (
+        (["north", "23"], "metadata age of --values is 'north'; expected a number"),
+        (
+            ["23", "east"],
+            "metadata site of --values is 'east', which training did not have; expected one of: north, so",
+        ),
+    ):
+        with pytest.raises(InputError, match=message):
+            sample.run(settings(other, source, **facts, sample=ask | {"values": values}))
+    train_prior.run(settings(other, source, **facts | {"train_prior__condition_numbers": []}))
+    only_age = {"train_prior__condition_classes": []}
+    train_prior.run(settings(other, source, **facts | only_age))
+    with pytest.raises(InputError, match="may be one that is told site or age; name its run folder"):
+        sample.run(settings(other, source, **facts, sample=ask | {"values": ["23"]}))
+
+
+def test_more_samples_than_test_pictures_are_as_many_as_there_are(made):
+    asked = {"mode": "inpainting", "label": "class1", "num_samples": 500}
+    sample.run(settings(*made[:2], sample=asked))
+    split = data_split.open_split(settings(*made[:2]))
+    assert len(read_csv(newest(made[0], "sample") / "samples.csv")) == len(split.positions("test"))
+
+
+def test_what_priors_are_measured_on_is_spread_over_all_classes(made):
+    """The manifest lies class by class."""
+    cfg = settings(*made[:2])
+    split = data_split.open_split(cfg)
+    test = split.positions("test")
+    few = spread(test, len(split.classes))
+    assert sorted(split.labels[few]) == list(range(len(split.classes)))
+    assert (spread(test, 10**6) == test).all()
+
+
+def test_samples_are_asked_for_what_is_told_of_pictures_of_all_classes():
+    facts = torch.eye(3).repeat_interleave(5, dim=0)  # as in the manifest: class by class
+    for count in (3, 7, 14, 15, 40):
+        asked = train_prior.val_facts(SimpleNamespace(data=SimpleNamespace(val_facts=facts)), count)
+        per_class = asked.sum(0)
+        assert len(asked) == count and per_class.max() - per_class.min() <= max(1, count // len(facts) + 1)

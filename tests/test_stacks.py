@@ -1,6 +1,8 @@
 """Stacks of components and metadata: formats, ranges, names, the split they make, and what is refused."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import data_split
 from data_split import data_key, open_split
 from pipeline.files import InputError, read_csv
 from sources.five_components import COMPONENTS, components_of, make_five_components
+from sources.pictures import decode
 from sources.stacks import Stacks, decode_stack, survey, write_stack
 
 BYTES = ((0.0, 255.0),) * 5
@@ -108,6 +111,46 @@ def test_a_written_stack_reads_back(tmp_path: Path) -> None:
     assert np.abs(again.astype(int) - pixels).max() <= 1
 
 
+def broken_stacks() -> dict[str, tuple[bytes, type[Exception]]]:
+    """Files that are broken inside, and what their libraries raise."""
+    file = io.BytesIO()
+    np.savez_compressed(file, **dict(zip("abcde", stack(0), strict=True)))
+    npz = bytearray(file.getvalue())
+    npz[30 + int.from_bytes(npz[26:28], "little") + int.from_bytes(npz[28:30], "little")] = 0xFF  # no kind of block
+    tiff = bytearray(as_tiff(stack(0), photometric="minisblack"))
+    with tifffile.TiffFile(io.BytesIO(tiff)) as opened:
+        place = opened.pages[0].tags["ImageWidth"].offset + 8
+    tiff[place : place + 4] = bytes(4)
+    cut = as_tiff(stack(0), photometric="minisblack", compression="zlib")[:-400]
+    return {
+        "flipped.npz": (bytes(npz), zlib.error),
+        "cut.tif": (cut, struct.error),
+        "flat.tiff": (bytes(tiff), ZeroDivisionError),
+    }
+
+
+@pytest.mark.parametrize("name", ["flipped.npz", "cut.tif", "flat.tiff"])
+def test_a_file_that_is_broken_inside_is_a_problem_and_no_traceback(tmp_path: Path, name: str) -> None:
+    content, raised = broken_stacks()[name]
+    with pytest.raises(raised):
+        tifffile.imread(io.BytesIO(content)) if "tif" in name else np.load(io.BytesIO(content))["a"]
+    (tmp_path / name).write_bytes(content)
+    decoded = decode(str(tmp_path / name), 16, 5, FIVE)
+    assert decoded.pixels is None and decoded.problem.startswith("is broken: ") and "\n" not in decoded.problem
+    assert survey([str(tmp_path / name)], 5, None, 1) == Stacks(tuple(f"component{n}" for n in range(5)), BYTES, True)
+
+
+def test_skip_broken_goes_on_without_stacks_that_are_broken_inside(tmp_path: Path) -> None:
+    fill(tmp_path / "set")
+    for name, (content, _) in broken_stacks().items():
+        (tmp_path / "set" / name).write_bytes(content)
+    with pytest.raises(InputError, match="3 of the files cannot be used"):
+        make(tmp_path, tmp_path / "set")
+    split = make(tmp_path, tmp_path / "set", skip_broken=True)
+    assert len(split.manifest) == 12
+    assert {Path(row["path"]).name for row in read_csv(split.folder / "broken.csv")} == set(broken_stacks())
+
+
 # --- a whole set ------------------------------------------------------------------------------------------------------
 
 
@@ -131,6 +174,36 @@ def test_split_of_stacks_keeps_pixels_names_and_ranges(tmp_path: Path) -> None:
     pixels = split.images[int(row["row"])][:, :, 2].astype(float)
     assert np.abs(pixels / 255 * (high - low) + low - stack(4)[2]).max() <= (high - low) / 255
     assert split.pictures(np.arange(2)).shape == (2, 5, 16, 16)
+
+
+@pytest.mark.parametrize(("peak", "chunks"), [(255.0, 2 + 2), (1000.0, 2 + 3)])
+def test_resuming_starts_over_when_the_ranges_are_others(tmp_path, monkeypatch, peak, chunks):
+    """Interrupted after the first four of twelve files; then the last file holds other numbers."""
+    files = fill(tmp_path / "set", 12, "float32")
+    cfg = settings_for(tmp_path, tmp_path / "set")
+    monkeypatch.setattr(data_split, "CHECKPOINT_EVERY", 4)
+    real, calls = data_split.decode_all, []
+
+    def dies_in_the_second_chunk(paths, *rest):
+        calls.append(len(paths))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(paths, *rest)
+
+    monkeypatch.setattr(data_split, "decode_all", dies_in_the_second_chunk)
+    with pytest.raises(KeyboardInterrupt):
+        data_split.run(cfg)
+    wider = stack(11, "float32")
+    wider[:, 0, 0] = peak
+    files[11].write_bytes(as_npy(wider))
+    ranges = survey([str(file) for file in files], 5, None, 1).ranges
+    data_split.run(cfg, resume=True)
+    assert calls == [4] * chunks
+    split = open_split(cfg)
+    assert split.stacks.ranges == ranges and len(list((tmp_path / "runs" / "data_split").glob("2*"))) == 1
+    for row in split.manifest:
+        direct = decode(str(tmp_path / "set" / row["path"]), 16, 5, split.stacks)
+        assert (split.images[int(row["row"])] == direct.pixels).all() and row["hash"] == direct.hash
 
 
 def test_other_components_of_the_same_files_are_another_split(tmp_path: Path) -> None:
