@@ -7,7 +7,9 @@ Generator and discriminator are small relatives of DCGAN (Radford et al. 2016). 
 token; a grid is the nearest codes. The discriminator judges the vectors as they are, beside real code vectors, both
 blurred by instance noise (Sonderby et al. 2017): else it would know real ones by lying exactly on codes. A commitment
 loss draws the vectors to their codes. The discriminator has spectral normalisation (Miyato et al. 2018) and a
-projection of what is told (Miyato and Koyama 2018); hinge losses (Lim and Ye 2017).
+projection of what is told (Miyato and Koyama 2018), a gradient penalty (Mescheder et al. 2018), and sees how varied
+the features of the batch are (Karras et al. 2018), so that grids that are all alike give themselves away; hinge losses
+(Lim and Ye 2017).
 """
 
 from dataclasses import dataclass
@@ -124,12 +126,13 @@ class Discriminator(nn.Module):
         layers += [nn.LeakyReLU(0.2), spectral_norm(nn.Conv2d(widths[-1], widths[-1], 3, padding=1)), nn.LeakyReLU(0.2)]
         self.body = nn.Sequential(*layers)
         features = widths[-1] * sides[-1] ** 2
-        self.score = spectral_norm(nn.Linear(features, 1))
+        self.score = spectral_norm(nn.Linear(features + 1, 1))  # and one for how varied the batch is
         self.telling = Telling(config.facts, widths[-1]) if config.facts else None
 
     def forward(self, codes: Tensor, facts: Tensor | None = None, told: Tensor | None = None) -> Tensor:
         features = self.body(codes)
-        scores = self.score(features.flatten(1)).squeeze(1)
+        varied = features.std(0, correction=0).mean().expand(len(features), 1)
+        scores = self.score(torch.cat([features.flatten(1), varied], dim=1)).squeeze(1)
         if self.telling is not None:
             scores = scores + (features.mean((2, 3)) * self.telling(len(codes), facts, told)).mean(1)
         return scores
@@ -138,6 +141,14 @@ class Discriminator(nn.Module):
 def discriminator_loss(real: Tensor, made: Tensor) -> Tensor:
     """Hinge loss of scores (B,) of real and of generated grids."""
     return F.relu(1 - real).mean() + F.relu(1 + made).mean()
+
+
+def gradient_penalty(real: Tensor, seen: Tensor) -> Tensor:
+    """R1 of Mescheder et al. 2018, equation 9 without its weight: half the squared slope of the scores (B,) of real
+    grids in what the discriminator saw (B, D, h, w), which requires a gradient; mean over the batch. Without it the
+    discriminator soon tells all apart, and the generator collapses."""
+    (slope,) = torch.autograd.grad(real.sum(), seen, create_graph=True)
+    return slope.square().flatten(1).sum(1).mean() / 2
 
 
 @torch.no_grad()

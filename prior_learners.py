@@ -12,7 +12,7 @@ from torch import Tensor
 
 from completion import Filling
 from config import TrainPriorSection
-from latent_gan import Discriminator, Generator, LatentGANConfig, discriminator_loss, generate
+from latent_gan import Discriminator, Generator, LatentGANConfig, discriminator_loss, generate, gradient_penalty
 from pipeline.engine import optimizer_tensors, restore_optimizer
 from pipeline.machine import Machine, generator
 from prior_measures import energy_distance, pairwise_distance, spread
@@ -142,11 +142,13 @@ class GANLearner(PriorLearner):
         blur = torch.randn(3, *real.shape, generator=generator).to(device) * self.section.instance_noise
         with torch.autocast(device.type, enabled=False):
             made = self.model(noise, facts, told)
-            real_scores = self.critic(real + blur[0], facts, told)
+            seen = (real + blur[0]).requires_grad_()
+            real_scores = self.critic(seen, facts, told)
             made_scores = self.critic(made.vectors.detach() + blur[1], facts, told)
             critic_loss = discriminator_loss(real_scores, made_scores)
             self.critic_optimizer.zero_grad(set_to_none=True)
-            critic_loss.backward()
+            penalty = gradient_penalty(real_scores, seen)
+            (critic_loss + self.section.gradient_penalty * penalty).backward()
             self.critic_optimizer.step()
             self.critic.requires_grad_(False)
             adversarial = -self.critic(made.vectors + blur[2], facts, told).mean()
@@ -156,7 +158,8 @@ class GANLearner(PriorLearner):
             "loss": loss,
             "adversarial_loss": adversarial,
             "commitment_loss": made.commitment_loss,
-            "discriminator_loss": critic_loss,
+            "discriminator_loss": critic_loss.detach(),
+            "gradient_penalty": penalty.detach(),
             "real_taken_for_real": (real_scores > 0).float().mean(),
             "made_taken_for_real": (made_scores > 0).float().mean(),
         }

@@ -352,12 +352,14 @@ class TrainPriorSection(Training):
     """In every gated layer (pixelcnn)."""
     noise_dim: PositiveInt = 64
     """Numbers that a grid is made of (gan)."""
-    discriminator_learning_rate: PositiveFloat = 5e-5
+    discriminator_learning_rate: PositiveFloat = 1e-4
     """Of the discriminator, the same all the time (gan)."""
     commitment_weight: Annotated[Real, Field(ge=0)] = 0.05
     """Weight of the loss that draws made vectors to their codes (gan)."""
-    instance_noise: Annotated[Real, Field(ge=0)] = 1.0
+    instance_noise: Annotated[Real, Field(ge=0)] = 0.5
     """Deviation of the noise on vectors that the discriminator sees, codes having 1 (gan)."""
+    gradient_penalty: Annotated[Real, Field(ge=0)] = 100.0
+    """Weight of R1, half the squared slope of the discriminator at real grids (gan)."""
     condition_on_class: bool = False
     """Also tell the class, so that it can be asked for; needs pictures with classes."""
     condition_numbers: Names = []

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from completion import Filling
-from latent_gan import Discriminator, Generator, LatentGANConfig, discriminator_loss, fill_from_pool, generate
+from latent_gan import (
+    Discriminator,
+    Generator,
+    LatentGANConfig,
+    discriminator_loss,
+    fill_from_pool,
+    generate,
+    gradient_penalty,
+)
 from pipeline.machine import generator
 from prior_measures import describe_grids, energy_distance, neighbours, pairwise_distance, share_of_copies
 from priors import PixelCNN, PixelCNNConfig, _Incremental, code_losses, draw
@@ -246,3 +254,24 @@ def test_copies_are_counted() -> None:
     train = torch.arange(12).view(3, 4)
     assert share_of_copies(torch.cat([train[:1], train[:1] + 1]), train) == 0.5
     assert np.isclose(share_of_copies(train, train), 1)
+
+
+def test_gradient_penalty_is_half_the_squared_slope():
+    """Scores w . x have the slope w everywhere; twice as steep is four times as much, and it can be learnt from."""
+    weight = torch.tensor([3.0, -4.0], requires_grad=True)
+    seen = torch.randn(6, 2, 1, 1).requires_grad_()
+    penalty = gradient_penalty((seen.flatten(1) @ weight), seen)
+    assert float(penalty) == pytest.approx(25 / 2)
+    penalty.backward()
+    torch.testing.assert_close(weight.grad, weight.detach())
+    assert float(gradient_penalty(seen.flatten(1) @ (2 * weight), seen)) == pytest.approx(50)
+
+
+def test_the_discriminator_sees_whether_all_grids_are_alike():
+    torch.manual_seed(0)
+    judge = Discriminator(LatentGANConfig(8, 4, 3, width=8)).eval()
+    grids = torch.randn(5, 3, 4, 4)
+    alike = grids[:1].expand(5, -1, -1, -1)
+    with torch.no_grad():
+        assert float((judge(grids)[0] - judge(alike)[0]).abs()) > 1e-6, "the same grid among others"
+        torch.testing.assert_close(judge(alike), judge(alike[:2])[:1].expand(5))
