@@ -43,6 +43,7 @@ from prior_comparison import (
     masks,
     measure_inpainting,
     measure_samples,
+    middle_percent,
     samplers,
     spread_batches,
 )
@@ -161,7 +162,7 @@ MAIN = "mse_to_picture"
 def report_inpainting(stage: Stage, rows: Rows, section: ComparePriorsSection) -> None:
     """A table of the middle percentage on the console; how many times faster the one-pass ways are in metrics.json."""
     value = {(row["method"], row["mask"], row["percent"], row["measure"]): row["mean"] for row in rows}
-    percent = section.percentages[len(section.percentages) // 2]
+    percent = middle_percent(section)
     methods = list(dict.fromkeys(row["method"] for row in rows))
     for kind in section.masks:
         say(f"{kind} masks, {percent} % forgotten        MSE     SSIM   class error   ms per picture")
@@ -172,8 +173,9 @@ def report_inpainting(stage: Stage, rows: Rows, section: ComparePriorsSection) -
             say(f"{method:38}{numbers[0]:8.4f} {numbers[1]:7.3f} {numbers[2]:8.3f} {taken:16.3f}")
     for slow in (PIXELCNN, WHOLE_GRID):
         for fast in (way for way in (*ONE_PASS, f"GAN, best of {section.pool}") if way in methods):
-            cells = [(kind, share) for kind in section.masks for share in section.percentages]
-            ratios = [value[slow, *cell, SECONDS] / value[fast, *cell, SECONDS] for cell in cells]
+            ratios = [
+                value[slow, kind, percent, SECONDS] / value[fast, kind, percent, SECONDS] for kind in section.masks
+            ]
             stage.metrics[f"times_faster {fast} than {slow}".replace(",", "")] = float(np.median(ratios))
     for (method, kind, share, measure), mean in value.items():
         if measure == MAIN and share == percent:
@@ -196,7 +198,7 @@ def inpainting_figure(
     handed: HandedMemory, ways: dict[str, Filler], batch: Batch, section: ComparePriorsSection, seed: int
 ) -> Any:
     """Some pictures under each kind of mask: what is left, and what each way makes of it."""
-    memory, percent = handed.memory, section.percentages[len(section.percentages) // 2]
+    memory, percent = handed.memory, middle_percent(section)
     rows: list[tuple[str, Tensor]] = []
     with torch.no_grad():
         for kind in section.masks:

@@ -221,8 +221,8 @@ class TrainVQVAESection(Training):
     """With conditions: how often the decoder is told nothing in training; above 0 allows guidance."""
     ssim_weight: Annotated[Real, Field(ge=0, le=100)] = 0.0
     """Weight of 1 - SSIM, added to the loss; 0 leaves it out."""
-    augmentation: Literal["none", "flip", "dihedral"] = "none"
-    """Mirror pictures at random in training: left-right, or all eight ways to lay a square."""
+    augmentation: Literal["none", "flip", "shift", "dihedral"] = "none"
+    """Change pictures in training: mirror left-right, mirror and move a little, or all eight ways to lay a square."""
     stem: Literal["unshuffle", "strided"] = "unshuffle"
     """Pixels moved into channels, or the plain strided convolutions of 2017."""
     codebook_start: Literal["normal", "uniform"] = "normal"

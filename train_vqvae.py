@@ -15,6 +15,7 @@ from typing import Any
 
 import optuna
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import vqvae
@@ -122,16 +123,30 @@ def with_ssim(losses: dict[str, Tensor], painted: Tensor, truth: Tensor, weight:
 
 
 def augment(x: Tensor, kind: str, generator: torch.Generator) -> Tensor:
-    """(B, C, H, W) square: `flip` mirrors every second picture left-right; `dihedral` also upside down and across the
-    diagonal, so that each of the eight is equally likely. `none` draws nothing."""
+    """(B, C, H, W) square: `flip` mirrors every second picture left-right; `shift` also moves each by up to a sixteenth
+    of its side, its border repeated; `dihedral` mirrors also upside down and across the diagonal, so that each of the
+    eight is equally likely. `none` draws nothing."""
     if kind == "none":
         return x
     drawn = (torch.rand(3, len(x), 1, 1, 1, generator=generator) < 0.5).to(x.device)
     x = torch.where(drawn[0], x.flip(3), x)
+    if kind == "shift":
+        x = shift(x, max(1, x.shape[-1] // 16), generator)
     if kind == "dihedral":
         x = torch.where(drawn[1], x.flip(2), x)
         x = torch.where(drawn[2], x.transpose(2, 3), x)
     return x.contiguous(memory_format=torch.channels_last)
+
+
+def shift(x: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """(B, C, H, W): each picture moved by -most to most pixels down and across; what is missing repeats the border."""
+    height, width = x.shape[-2:]
+    padded = F.pad(x, (most, most, most, most), mode="replicate")
+    starts = torch.randint(2 * most + 1, (len(x), 2), generator=generator).tolist()
+    moved = [
+        picture[:, top : top + height, left : left + width] for picture, (top, left) in zip(padded, starts, strict=True)
+    ]
+    return torch.stack(moved)
 
 
 def columns(section: TrainVQVAESection, split: Split) -> Columns:

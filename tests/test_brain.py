@@ -202,6 +202,25 @@ def test_augmentation_shows_each_way_about_equally_often(kind, ways, draws):
     assert (kind == "none") == torch.equal(before, draws.get_state()), "none must leave other draws as they were"
 
 
+def test_shifted_pictures_are_windows_of_the_picture_with_its_border_repeated(draws):
+    x = torch.rand(1, 2, 32, 32).repeat(400, 1, 1, 1)
+    found = augment(x, "shift", draws)
+    assert found.shape == x.shape and found.is_contiguous(memory_format=torch.channels_last)
+    most, index = 2, torch.arange(32)  # a sixteenth of the side
+    ways = {}
+    for down in range(-most, most + 1):
+        for across in range(-most, most + 1):
+            for mirrored, picture in ((False, x[0]), (True, x[0].flip(2))):
+                window = picture[:, (index + down).clamp(0, 31)][:, :, (index + across).clamp(0, 31)]
+                ways[down, across, mirrored] = int((found == window).all((1, 2, 3)).sum())
+    assert sum(ways.values()) == 400 and len(ways) == 50
+    assert min(ways.values()) > 0 and max(ways.values()) < 30, "each way about equally often"
+
+
+def test_pictures_smaller_than_sixteen_pixels_can_be_shifted(draws):
+    assert augment(torch.rand(3, 1, 8, 8), "shift", draws).shape == (3, 1, 8, 8)
+
+
 # --- the plain rival --------------------------------------------------------------------------------------------------
 
 
