@@ -134,7 +134,7 @@ class Discriminator(nn.Module):
         varied = features.std(0, correction=0).mean().expand(len(features), 1)
         scores = self.score(torch.cat([features.flatten(1), varied], dim=1)).squeeze(1)
         if self.telling is not None:
-            scores = scores + (features.mean((2, 3)) * self.telling(len(codes), facts, told)).mean(1)
+            scores = scores + (features.mean((2, 3)) * self.telling(len(codes), facts, told)).sum(1)
         return scores
 
 
