@@ -347,8 +347,11 @@ def opened(served: Served) -> Iterator[Opened]:
 
 
 def test_button_without_a_picture_shows_a_message(opened: Opened) -> None:
+    message = opened.page.get_by_text("there is no picture; drop one into the editor")
+    assert message.count() == 0
     opened.page.locator("#go").click()
-    opened.page.get_by_text("there is no picture; drop one into the editor").wait_for()
+    message.wait_for()
+    assert opened.page.locator("#completed img").count() == 0
 
 
 def test_upload_paint_and_complete(served: Served, opened: Opened, tmp_path: Path) -> None:

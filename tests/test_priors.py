@@ -275,3 +275,18 @@ def test_the_discriminator_sees_whether_all_grids_are_alike():
     with torch.no_grad():
         assert float((judge(grids)[0] - judge(alike)[0]).abs()) > 1e-6, "the same grid among others"
         torch.testing.assert_close(judge(alike), judge(alike[:2])[:1].expand(5))
+
+
+def test_the_discriminator_adds_the_projection_of_what_is_told_in_full():
+    """Equation 4 of Miyato and Koyama 2018: an inner product with the features, so that its weight does not shrink with
+    the number of channels."""
+    torch.manual_seed(0)
+    judge = Discriminator(LatentGANConfig(8, 4, 3, width=8, facts=5)).eval()
+    grids, facts = torch.randn(6, 3, 4, 4), torch.eye(5)[[0, 1, 2, 3, 4, 0]]
+    with torch.no_grad():
+        plain = judge(grids, facts, torch.zeros(6, dtype=torch.bool))
+        added = judge(grids, facts) - plain
+        pooled = judge.body(grids).mean((2, 3))  # (B, W)
+        vectors = judge.telling.linear(facts) - judge.telling.untold
+        torch.testing.assert_close(added, torch.einsum("bw,bw->b", pooled, vectors), atol=1e-6, rtol=1e-4)
+    assert float(added.abs().min()) > 1e-6

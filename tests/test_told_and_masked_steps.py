@@ -174,8 +174,8 @@ def test_who_is_told_is_drawn_anew_at_each_step(machine: Machine) -> None:
     assert not torch.equal(first, second)
 
 
-def prior_learner(machine: Machine, kind: str, label_drop: float) -> PixelCNNLearner | GANLearner:
-    section = TrainPriorSection.model_validate(SMALL_PRIOR | {"kind": kind, "label_drop": label_drop})
+def prior_learner(machine: Machine, kind: str, label_drop: float, **changes: Any) -> PixelCNNLearner | GANLearner:
+    section = TrainPriorSection.model_validate(SMALL_PRIOR | {"kind": kind, "label_drop": label_drop} | changes)
     draws = generator(1)
     grids, facts = torch.randint(K, (PICTURES, 16), generator=draws), torch.randn(PICTURES, 5, generator=draws)
     codebook = torch.randn(K, 4, generator=draws)
@@ -207,6 +207,17 @@ def test_priors_are_told_nothing_at_the_rate_of_label_drop(
         assert torch.equal(told_rows(call), told_rows(calls[0]))
         if told_rows(call).any():
             assert torch.equal(call["facts"], learner.data.train_facts)
+
+
+def test_the_gradient_penalty_holds_the_discriminator_back(machine: Machine) -> None:
+    slopes = []
+    for weight in (0.0, 1000.0):
+        torch.manual_seed(2)
+        learner = prior_learner(machine, "gan", 0.0, gradient_penalty=weight, discriminator_learning_rate=0.01)
+        steps = [learner.step(ALL_ROWS, generator(number)) for number in range(8)]
+        slopes.append([float(values["gradient_penalty"]) for values in steps])
+    assert slopes[0][0] == slopes[1][0] > 0, "the same before anything is learnt"
+    assert slopes[1][-1] < 0.5 * slopes[0][-1]
 
 
 # Masked cells for a VQ-VAE with masked components
