@@ -370,7 +370,7 @@ class TrainPriorSection(Training):
     """How often nothing is told in training; above 0 allows guidance and pictures without being told."""
     samples: Annotated[Whole, Field(ge=1, le=64)] = 16
     """Pictures in the grids of samples."""
-    sample_every: PositiveInt = 5
+    sample_every: PositiveInt = 1
     """Epochs between grids of samples."""
     judged_samples: Annotated[Whole, Field(ge=2)] = 500
     """Samples that are measured at the end, beside as many test pictures at most."""
