@@ -30,17 +30,18 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image
 
-from cli import stage_main
-from completion import classes_of
-from config import Config
-from data_split import Split, open_split
-from handoff import take_memory
-from own_picture import OwnResult, Request, complete_picture, request_of, write_png
+from handoff.memory import take_memory
+from handoff.split import Split, open_split
+from models.distilbert import classes_of
+from own_picture.completing import OwnResult, Request, complete_picture, request_of
 from pipeline.files import InputError
 from pipeline.machine import prepare_machine
 from pipeline.stage import say
-from recall import Memory
-from selection import STRATEGIES
+from recall.memory import Memory
+from settings.command import stage_main
+from settings.config import Config
+from settings.strategies import STRATEGIES
+from sources.pixels import write_png
 from sources.stacks import ORDINARY
 
 TITLE = "Reconstruct Masked Images"

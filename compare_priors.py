@@ -18,17 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cli import stage_main
-from completion import classes_of
-from config import ComparePriorsSection, Config
-from data_split import Split, mend, note_data, open_split
-from handoff import HandedMemory, take_distil, take_memory, take_prior, take_vqvae
-from pipeline.figures import picture_grid
-from pipeline.files import InputError, write_csv
-from pipeline.machine import Machine, generator, prepare_machine
-from pipeline.metrics import to_unit
-from pipeline.stage import Stage, open_stage, say
-from prior_comparison import (
+from handoff.asking import take_priors
+from handoff.memory import HandedMemory, take_memory
+from handoff.split import note_data, open_split
+from measuring.figures import grey_out
+from measuring.priors import (
     FILL_STREAM,
     INPAINTING_HEADER,
     ONE_PASS,
@@ -38,7 +32,6 @@ from prior_comparison import (
     SECONDS,
     WHOLE_GRID,
     Filler,
-    Priors,
     fillers,
     masks,
     measure_inpainting,
@@ -47,8 +40,16 @@ from prior_comparison import (
     samplers,
     spread_batches,
 )
-from study import Batch, Rows
-from study_figures import grey_out
+from measuring.study import Batch
+from pipeline.figures import picture_grid
+from pipeline.files import write_csv
+from pipeline.machine import generator, prepare_machine
+from pipeline.metrics import to_unit
+from pipeline.stage import Stage, open_stage, say
+from pipeline.tables import Rows
+from settings.command import stage_main
+from settings.compare_priors import ComparePriorsSection
+from settings.config import Config
 
 FILES = ("inpainting.csv", "samples.csv")
 SHOWN = 8  # pictures in the figure of what is filled in
@@ -83,75 +84,6 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
         stage.figure("samples", picture_grid(list(shown.items())))
         stage.finish(handed.vqvae.key(split), extra_artifacts=FILES)
         return float(np.mean([row["mean"] for row in rows if (row["method"], row["measure"]) == (ONE_PASS[0], MAIN)]))
-
-
-def take_priors(cfg: Config, split: Split, handed: HandedMemory, machine: Machine) -> tuple[Priors, dict[str, Any]]:
-    """All who take part beside the memory, and their folders. Raises InputError for those that do not fit."""
-    section, device = cfg.compare_priors, machine.device
-    told = section.told and bool(split.classes)
-    if section.told and not told:
-        say("these pictures have no classes: the priors are asked for any pictures, and there is no class accuracy")
-    pixelcnn = take_prior(cfg, section.pixelcnn, "pixelcnn", split, handed.vqvae, device, told, 0)
-    gan = take_prior(cfg, section.gan, "gan", split, handed.vqvae, device, told, 0)
-    for prior in (pixelcnn, gan):
-        if prior.columns.names != (["class"] if told else []):
-            raise InputError(
-                f"{prior.folder} is told {', '.join(prior.columns.names) or 'nothing'}, but "
-                f"{'the class' if told else 'nothing'} is to be told; type: {mend('train_prior', cfg)} "
-                f"--train_prior.condition_on_class {str(told).lower()}"
-            )
-        if prior.label_drop == 0:
-            raise InputError(
-                f"{prior.folder} was trained without label dropping, so it cannot fill in without being told; type: "
-                f"{mend('train_prior', cfg)} --train_prior.label_drop 0.1"
-            )
-    check_guidance(section, told, handed)
-    folders, distil, masked = {"pixelcnn": pixelcnn.folder, "gan": gan.folder}, None, None
-    if section.told_distil is not None:
-        folders["told_distil"], distil, label_drop = take_distil(
-            cfg, section.told_distil, split, handed.vqvae, device, True
-        )
-        if not classes_of(distil):
-            raise InputError(
-                f"{folders['told_distil']} was trained without classes; type: "
-                f"{mend('train_distil', cfg)} --train_distil.condition_on_class true"
-            )
-        if section.guidance_scale != 1 and not label_drop:
-            raise InputError(
-                f"{folders['told_distil']} was trained without label dropping, so compare_priors.guidance_scale "
-                f"must be 1; found {section.guidance_scale:g}; type: {mend('train_distil', cfg)} "
-                "--train_distil.condition_on_class true --train_distil.label_drop 0.1"
-            )
-    elif told:
-        say("the DistilBERT is not asked for classes; for one that can be: --compare_priors.told_distil best")
-    if section.masked_vqvae is not None:
-        other = take_vqvae(cfg, section.masked_vqvae, split, device, masked=True)
-        if not other.component_masking:
-            raise InputError(
-                f"{other.folder} was trained without component masking; type: "
-                f"{mend('train_vqvae', cfg)} --train_vqvae.component_masking.enabled true"
-            )
-        folders["masked_vqvae"], masked = other.folder, other.model
-    return Priors(pixelcnn, gan, distil, masked), folders
-
-
-def check_guidance(section: ComparePriorsSection, told: bool, handed: HandedMemory) -> None:
-    """What would be asked for in vain. Raises InputError."""
-    if section.guidance_scale != 1 and not told:
-        raise InputError(
-            f"compare_priors.guidance_scale is {section.guidance_scale:g}, but the priors are told nothing; type "
-            "--compare_priors.guidance_scale 1"
-        )
-    if section.told_distil is not None and not told:
-        raise InputError(
-            f"compare_priors.told_distil is {section.told_distil}, but the priors are told nothing; type "
-            "--compare_priors.told_distil null"
-        )
-    if classes_of(handed.memory.distil) and not handed.label_drop:
-        raise InputError(
-            f"{handed.folders['train_distil']} was trained without label dropping, so it cannot fill in without being "
-            "told; name another one with --reconstruct_masked.distil"
-        )
 
 
 # --- reports ----------------------------------------------------------------------------------------------------------

@@ -10,33 +10,31 @@ As a module: `open_split` gives the pictures of a finished split as tensors. The
 uint8 [0, 255] -> float [-1, 1], is `to_model`.
 """
 
-import shlex
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from cli import stage_main
-from config import Config, DataSection, as_typed, changed_keys
+from handoff.split import HASHED, data_key, manifest_hash, note_data, open_split_folder
 from pipeline.figures import component_rows, picture_grid
 from pipeline.files import InputError, digest, read_csv, read_json, write_csv, write_json
 from pipeline.machine import prepare_machine
 from pipeline.metrics import to_unit
 from pipeline.progress import progress_bar
-from pipeline.runs import resolve_run
 from pipeline.stage import Stage, open_stage, say
+from settings.command import stage_main
+from settings.common import DataSection
+from settings.config import Config
 from sources.embedded import EMBEDDED, check_embedded, make_embedded
 from sources.folders import NO_CLASS, Found, find_pictures
 from sources.metadata import is_notes, read_metadata
 from sources.patients import describe_patients, on_two_sides, patient_of, together
 from sources.pictures import decode_all
+from sources.pixels import to_model
 from sources.splitting import SPLITS, assign_splits, shared_with_later
 from sources.stacks import Stacks, default_names, survey
 
@@ -54,118 +52,6 @@ class Item(NamedTuple):
     given: str = ""
     extra: Mapping[str, str] = MappingProxyType({})
     patient: str = ""
-
-
-# --- the split as others see it ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Split:
-    """A finished split. Pictures are addressed by their position in the manifest."""
-
-    folder: Path
-    meta: dict[str, Any]
-    manifest: list[dict[str, str]]
-    images: np.ndarray  # (rows, H, W, C) uint8, memory-mapped
-    rows: np.ndarray  # position -> row of `images`
-    labels: np.ndarray  # position -> class number, -1 without classes
-
-    @property
-    def hash(self) -> str:
-        return str(self.meta["split_hash"])
-
-    @property
-    def key(self) -> str:
-        """Names the split and its picture format in best.json and in the model registry."""
-        return f"{self.hash}-{self.meta['image_size']}px-{self.meta['channels']}ch"
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What a model made on this split must agree on."""
-        return {name: self.meta[name] for name in ("split_hash", "image_size", "channels")}
-
-    @property
-    def classes(self) -> list[str]:
-        return list(self.meta["classes"])
-
-    @property
-    def components(self) -> tuple[str, ...]:
-        """Names of the channels, in order."""
-        return tuple(self.meta.get("components", default_names(self.meta["channels"])))
-
-    @property
-    def stacks(self) -> Stacks | None:
-        """How .npy, .npz and .tiff files of this data are read; None when it has none."""
-        found = self.meta.get("stacks")
-        return Stacks.from_meta(found) if found else None
-
-    def positions(self, *splits: str) -> np.ndarray:
-        """Positions of the pictures of the splits, in manifest order."""
-        return np.flatnonzero([row["split"] in splits for row in self.manifest])
-
-    def pictures(self, positions: np.ndarray | Tensor) -> Tensor:
-        """(B, C, H, W) float in [-1, 1]."""
-        return to_model(self.images[self.rows[np.asarray(positions)]])
-
-
-def to_model(images: np.ndarray) -> Tensor:
-    """uint8 (B, H, W, C) in [0, 255] -> float (B, C, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
-
-
-def from_model(pictures: Tensor) -> np.ndarray:
-    """float (B, C, H, W) in [-1, 1] -> uint8 (B, H, W, C) in [0, 255], the way back of `to_model`."""
-    return to_unit(pictures).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-
-
-def data_key(data: DataSection) -> str:
-    """Names the settings that decide which pictures are where."""
-    unset = {name for name in ("components", "metadata") if getattr(data, name) is None}
-    settings = data.model_dump_json(exclude={"workers", "skip_broken", "download_dir", *unset})
-    return digest(settings)
-
-
-def note_data(stage: Stage, cfg: Config, split: Split) -> None:
-    """Tell MLflow which data the run is about: source, split hash, folder."""
-    stage.ledger.dataset(Path(cfg.data.source).name, split.hash, split.folder)
-
-
-def open_split(cfg: Config) -> Split:
-    """The newest finished split of these data settings. Raises InputError that says how to make it."""
-    runs = Path(cfg.run.dir)
-    wanted = f"data.source {cfg.data.source}, data.image_size {cfg.data.image_size}, data.seed {cfg.data.seed}"
-    folder = resolve_run(runs, "data_split", "best", data_key(cfg.data), wanted, mend("data_split", cfg))
-    split = open_split_folder(folder)
-    if manifest_hash([tuple(row[name] for name in HASHED) for row in split.manifest]) != split.hash:
-        raise InputError(f"{folder / 'manifest.csv'} was changed after the split; type: {mend('data_split', cfg)}")
-    return split
-
-
-def open_split_folder(folder: Path) -> Split:
-    """The split in a run folder of this stage, as it is."""
-    meta = read_json(folder / "split.json")
-    manifest = read_csv(folder / "manifest.csv")
-    images = np.load(folder / "images.npy", mmap_mode="r")
-    rows = np.array([int(row["row"]) for row in manifest])
-    labels = np.array([int(row["label"]) for row in manifest])
-    return Split(folder, meta, manifest, images, rows, labels)
-
-
-def mend(stage: str, cfg: Config) -> str:
-    """The command that makes what is missing, as it can be typed."""
-    changed = {key: value for key, value in changed_keys(cfg).items() if key == "run.dir" or key.startswith("data.")}
-    options = "".join(f" --{key} {shlex.quote(as_typed(value))}" for key, value in changed.items())
-    return f"python {stage}.py{options}"
-
-
-# --- the split itself -------------------------------------------------------------------------------------------------
-
-HASHED = ("path", "class", "split", "hash")
-
-
-def manifest_hash(rows: Sequence[tuple[str, ...]]) -> str:
-    """Of (path, class, split, hash) of all pictures, in any order."""
-    return digest(*("\t".join(row) for row in sorted(rows)))
 
 
 def choose(found: list[Found], data: DataSection) -> list[Found]:

@@ -168,3 +168,36 @@ def hide_components(pictures: Tensor, mask: Tensor) -> Tensor:
 def hide(indices: Tensor, mask: Tensor, mask_id: int) -> Tensor:
     """(B, N) indices with MASK where `mask` is True."""
     return indices.masked_fill(mask, mask_id)
+
+
+def stored_bits(tokens_total: int, kept: int, codebook_size: int, fixed: bool) -> float:
+    """Bits per picture of a memory that keeps `kept` of N tokens: kept * log2 K, and which ones they are.
+
+    fixed: the pattern is known beforehand, so positions cost nothing; how many are kept always is. No entropy coding.
+    Raises ValueError when kept is not 0 to N.
+    """
+    if not 0 <= kept <= tokens_total:
+        raise ValueError(f"kept is {kept}; expected 0 to {tokens_total}")
+    return kept * math.log2(codebook_size) + (0.0 if fixed else position_bits(tokens_total, kept))
+
+
+def halton_order(height: int, width: int) -> Tensor:
+    """(N,) long: the rank of each token in the Halton sequence of bases 2 and 3, which spreads early ones evenly."""
+    seen: dict[int, int] = {}
+    number = 0
+    while len(seen) < height * width:
+        number += 1
+        token = int(_radical_inverse(number, 2) * height) * width + int(_radical_inverse(number, 3) * width)
+        seen.setdefault(token, len(seen))
+    ranks = torch.empty(height * width, dtype=torch.long)
+    ranks[torch.tensor(list(seen))] = torch.arange(height * width)
+    return ranks
+
+
+def _radical_inverse(number: int, base: int) -> float:
+    """The digits of `number` mirrored behind the point: 6 = 110 in base 2 gives .011 = 3/8."""
+    value, scale = 0.0, 1.0 / base
+    while number:
+        number, digit = divmod(number, base)
+        value, scale = value + digit * scale, scale / base
+    return value

@@ -16,41 +16,29 @@ by their probability). Masks: True = masked, to be predicted.
 """
 
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
-import study_figures
-from cli import Shortcut, stage_main
-from comparisons import BITS_HEADER, RIVALS_HEADER, frontiers, measure_bits, measure_rivals, spread
-from completion import Filling, classes_of
-from config import Config, OwnPicture, ReconstructMaskedSection
-from data_split import Split, note_data, open_split
-from handoff import HandedMemory, take_distil, take_memory
-from own_picture import check_own, complete_own, request_of
-from pipeline.files import InputError, write_csv
+from handoff.memory import HandedMemory, take_distil, take_memory
+from handoff.split import Split, note_data, open_split
+from measuring.report import report, study_files
+from measuring.study import Plan, measure
+from measuring.tables import CURVES_HEADER, bits_of, curve, summarise
+from models.codes import Filling
+from models.distilbert import classes_of
+from own_picture.completing import request_of
+from own_picture.reading import check_own
+from own_picture.report import complete_own
+from pipeline.files import InputError
 from pipeline.machine import generator, prepare_machine
-from pipeline.metrics import mse
-from pipeline.stage import Stage, open_stage, say
-from selection import Choosing
-from sources.embedded import EMBEDDED
-from study import (
-    ALL_FORGOTTEN,
-    CURVES_HEADER,
-    Batch,
-    Plan,
-    Rows,
-    Study,
-    batches_of,
-    bits_of,
-    context_rows,
-    curve,
-    error_split,
-    measure,
-    summarise,
-)
+from pipeline.stage import open_stage, say
+from pipeline.tables import write_rows
+from recall.choosing import Choosing
+from settings.command import Shortcut, stage_main
+from settings.config import Config
+from settings.reconstruct_masked import OwnPicture, ReconstructMaskedSection
 
 
 def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
@@ -90,7 +78,6 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
         return float(np.mean(best.means))
 
 
-MAIN_MEASURES = ("mse_to_reconstruction", "mse_to_picture", "classification_error", "disagreement")
 FILES = ("curves.csv", "equal_bits.csv", "rivals.csv", "error_split.csv", "context.csv")
 
 
@@ -150,144 +137,6 @@ def choose_pictures(split: Split, part: str, count: int | None, seed: int) -> np
     if count is None or count >= len(positions):
         return positions
     return np.sort(positions[torch.randperm(len(positions), generator=generator(seed, 204))[:count].numpy()])
-
-
-def write_rows(stage: Stage, name: str, header: tuple[str, ...], rows: Rows) -> None:
-    """Rows as CSV, numbers with six digits; what a row does not have stays empty."""
-
-    def cell(value: Any) -> Any:
-        if isinstance(value, float):
-            return "" if np.isnan(value) else f"{value:.6g}"
-        return value
-
-    write_csv(stage.folder.path / name, header, [[cell(row.get(key, "")) for key in header] for row in rows])
-
-
-def report(stage: Stage, rows: Rows, plan: Plan) -> None:
-    """The main measures of the last decoding to metrics.json and, as curves over the percentage, to MLflow; two of them
-    as tables. curves.csv has all."""
-    decoding = plan.decodings[-1]
-    for percent in plan.percentages:
-        points: dict[str, float] = {}
-        for row in rows:
-            if (row["percent"], row["decoding"]) == (percent, decoding) and row["measure"] in MAIN_MEASURES:
-                stage.metrics[f"{row['strategy']}_{row['measure']}_at_{percent}"] = row["mean"]
-                names = plan.strategies if row["strategy"] == ALL_FORGOTTEN else (row["strategy"],)
-                points |= {f"{row['measure']}/{name}": row["mean"] for name in names}
-        stage.ledger.metrics(points, step=percent)
-    for measure_name in ("mse_to_reconstruction", "classification_error"):
-        if any(row["measure"] == measure_name for row in rows):
-            say(f"{study_figures.LABELS[measure_name]}, decoding {decoding}")
-            say("forgotten         " + "".join(f"{percent:>7} %" for percent in plan.percentages))
-            for strategy in plan.strategies:
-                found = curve(rows, strategy, decoding, measure_name)
-                say(f"{strategy:<18}" + "".join(f"{mean:9.4f}" for mean in found.means))
-
-
-def study_files(
-    stage: Stage,
-    handed: HandedMemory,
-    split: Split,
-    study: Study,
-    rows: Rows,
-    plan: Plan,
-    section: ReconstructMaskedSection,
-    published: Any,
-) -> None:
-    """Everything beside curves.csv: error split, context, rivals, equal bits, figures."""
-    memory, decoding = handed.memory, plan.decodings[-1]
-
-    def batches() -> Iterator[Batch]:
-        return batches_of(memory, split, handed.indices, study.positions, plan.batch_size)
-
-    for name in ("mse_to_reconstruction", "mse_to_picture", "ssim_to_reconstruction", "classification_error",
-                 "disagreement"):  # fmt: skip
-        if any(row["measure"] == name for row in rows):
-            stage.figure(name, study_figures.strategies_figure(rows, plan, decoding, name, len(study.positions)))
-    for name in ("calibration_error", "cross_entropy"):
-        if any(row["measure"] == name for row in rows):
-            stage.figure(name, study_figures.strategies_figure(rows, plan, "tokens", name, len(study.positions)))
-    telling = [name for name in plan.strategies if name in ("random", "adaptive")] or [plan.strategies[-1]]
-    stage.figure("decodings", study_figures.decodings_figure(rows, plan, telling))
-    quantisation = float(torch.cat([mse(batch.whole, batch.truth) for batch in batches()]).mean())
-    split_rows = error_split(rows, quantisation, decoding)
-    header = ("strategy", "percent", "quantisation", "completion", "total", "total_minus_both")
-    write_csv(stage.folder.path / "error_split.csv", header, split_rows)
-    stage.figure("error_split", study_figures.split_figure(split_rows, telling))
-    measure_context(stage, split, study, plan, decoding)
-    if section.rivals:
-        compare(stage, handed, split, study, rows, plan, section, published)
-    picks = study.positions[np.linspace(0, len(study.positions) - 1, min(section.grid_pictures, len(study.positions)))
-                            .astype(int)]  # fmt: skip
-    draw_grids(stage, handed, split, study, plan, picks, telling, decoding)
-
-
-def compare(
-    stage: Stage,
-    handed: HandedMemory,
-    split: Split,
-    study: Study,
-    rows: Rows,
-    plan: Plan,
-    section: ReconstructMaskedSection,
-    published: Any,
-) -> None:
-    """rivals.csv and equal_bits.csv with their figures."""
-    decoding = plan.decodings[-1]
-    if "random" in study.orders:
-        counts = (section.rival_pictures, section.slow_pictures)
-        found = measure_rivals(handed, split, study, plan, published, *counts, section.bootstrap)
-        write_rows(stage, "rivals.csv", RIVALS_HEADER, found)
-        stage.figure("rivals", study_figures.rivals_figure(found))
-    else:
-        say("rivals.csv is skipped: it is made on the masks of strategy random, which is not among the strategies")
-
-    def batches() -> Iterator[Batch]:
-        some = study.positions[spread(len(study.positions), section.rival_pictures)]
-        return batches_of(handed.memory, split, handed.indices, some, plan.batch_size)
-
-    ours, others = measure_bits(handed.memory, batches, rows, plan, decoding)
-    write_rows(stage, "equal_bits.csv", BITS_HEADER, ours + others)
-    stage.figure("equal_bits", study_figures.bits_figure(rows, plan, frontiers(others), decoding))
-
-
-def measure_context(stage: Stage, split: Split, study: Study, plan: Plan, decoding: str) -> None:
-    """The demo's memory experiment: pictures whose digit is where it usually is, and others. Skipped for other data."""
-    manifest = [split.manifest[position] for position in study.positions]
-    if "congruent" not in manifest[0] or not split.classes or split.meta["source"] not in EMBEDDED:
-        return
-    from sources.digits_in_context import PLACES
-
-    congruent = np.array([row["congruent"] in ("1", "True", "true") for row in manifest])
-    suggested = np.array([split.classes.index(str(PLACES.index(row["place"]))) for row in manifest])
-    context = context_rows(study, split, congruent, suggested, decoding)
-    header = ("strategy", "percent", "group", "pictures", "classification_error", "wrong_as_context_suggests")
-    write_rows(stage, "context.csv", header, [dict(zip(header, row, strict=True)) for row in context])
-    if not congruent.all() and congruent.any():
-        stage.figure("context", study_figures.context_figure(context, plan))
-
-
-def draw_grids(
-    stage: Stage,
-    handed: HandedMemory,
-    split: Split,
-    study: Study,
-    plan: Plan,
-    picks: np.ndarray,
-    strategies: list[str],
-    decoding: str,
-) -> None:
-    """A grid over the percentages for the telling strategies, and one over all strategies at about 75 %."""
-    batch = next(batches_of(handed.memory, split, handed.indices, picks, len(picks)))
-    places = np.searchsorted(study.positions, picks)
-    shown = Study({}, {name: [order[places] for order in orders] for name, orders in study.orders.items()}, {}, picks)
-    for name in strategies:
-        figure = study_figures.recall_grid(handed.memory, shown, batch, plan, name, decoding, split.components)
-        stage.figure(f"grid_{name}", figure)
-    percent = min((p for p in plan.percentages if p < 100), key=lambda p: abs(p - 75), default=None)
-    if percent is not None:
-        figure = study_figures.strategies_grid(handed.memory, shown, batch, plan, percent, decoding, split.components)
-        stage.figure("grid_strategies", figure)
 
 
 SHORTCUTS: dict[str, Shortcut] = {

@@ -16,29 +16,29 @@ be drawn.
 import math
 import sys
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cli import Shortcut, stage_main
-from completion import Filling, blank_out, classes_of
-from components import Painter, component_errors, mask_of, write_picture
-from conditioning import Columns
-from config import Config, SampleSection
-from data_split import Split, from_model, mend, note_data, open_split
-from drawers import DistilDrawer, Drawer, GANDrawer, PixelCNNDrawer
-from handoff import HandedIndices, HandedVQVAE, take_distil, take_indices, take_prior, take_vqvae
-from latent_gan import Generator
+from handoff.asking import Asked, check_request, take_drawer
+from handoff.split import Split, mask_of, mend, note_data, open_split
+from handoff.vqvae import HandedIndices, HandedVQVAE, take_indices, take_vqvae
 from masking import block_order, half_order, mask_first, masked_count, random_order
+from measuring.components import Painter, component_errors, write_picture
+from measuring.nearest import nearest_training
 from pipeline.figures import component_rows, picture_grid
 from pipeline.files import InputError, write_array, write_csv
 from pipeline.machine import Machine, generator, prepare_machine
 from pipeline.metrics import picture_errors, to_unit
 from pipeline.stage import Stage, open_stage, say
-from prior_measures import nearest_training
+from recall.completing import blank_out
+from recall.fillers import Drawer
+from settings.command import Shortcut, stage_main
+from settings.config import Config
+from settings.sample import SampleSection
+from sources.pixels import from_model
 
 SHORTCUTS: dict[str, Shortcut] = {
     "--mode": "sample.mode",
@@ -53,14 +53,6 @@ SHORTCUTS: dict[str, Shortcut] = {
     "--seed": "run.seed",
 }
 DRAW_STREAM, MASK_STREAM = 401, 402
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What the pictures are asked to be: classes (B,) in words, empty for none, and the same as the prior takes it."""
-
-    classes: list[str]
-    told: Tensor | None
 
 
 def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
@@ -88,124 +80,6 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
             invent(stage, section, drawer, asked, split, vqvae, cfg.run.seed)
         stage.finish(None, extra_artifacts=("pictures", "indices.npy", "samples.csv"))
         return stage.metrics["seconds_per_picture"]
-
-
-# --- what is asked for ------------------------------------------------------------------------------------------------
-
-
-def check_request(section: SampleSection, split: Split) -> None:
-    """What no prior could do. Raises InputError."""
-    if section.components is not None:
-        mask_of(split.components, section.components)
-        if section.mode != "inpainting":
-            raise InputError(f"--components is for mode inpainting; found {section.mode}; type --mode inpainting")
-        if section.label is not None or section.values:
-            raise InputError("--components asks no prior, so nothing can be told; leave out --class and --values")
-    by_class = section.label is not None or (section.mode == "conditional" and not section.values)
-    if by_class and not split.classes:
-        raise InputError(
-            f"sample: mode {section.mode} with classes needs pictures with classes, these have none; "
-            "type --mode unconditional"
-        )
-    if section.label is not None and section.label not in split.classes:
-        raise InputError(f"--class {section.label} is not a class of the data; it has {', '.join(split.classes)}")
-    told = section.mode == "conditional" or section.label is not None or section.values
-    if section.mode == "unconditional" and (section.label is not None or section.values):
-        raise InputError(
-            "mode unconditional is told nothing, but --class or --values is given; type --mode conditional"
-        )
-    if section.guidance_scale != 1 and not told:
-        raise InputError(
-            f"--guidance-scale is {section.guidance_scale:g}, but mode {section.mode} is told nothing; "
-            "type --mode conditional"
-        )
-    if section.prior == "gan" and (section.guidance_scale != 1 or section.temperature != 1 or section.top_k):
-        raise InputError(
-            "a GAN makes all codes at once: guidance_scale, temperature and top_k cannot be set for it; "
-            "type --guidance-scale 1 --temperature 1 --top-k 0, or --prior pixelcnn"
-        )
-    if section.prior == "distil" and section.values:
-        raise InputError("the DistilBERT can be told classes only, but --values is given; type --prior pixelcnn")
-
-
-def take_drawer(cfg: Config, split: Split, vqvae: HandedVQVAE, machine: Machine) -> tuple[Drawer, Asked]:
-    """The prior that the settings name, and what to ask of it. Raises InputError when it cannot be asked that."""
-    section = cfg.sample
-    filling = Filling(
-        passes=section.passes,
-        order=section.fill_order,
-        temperature=section.temperature,
-        top_k=section.top_k,
-        guidance_scale=section.guidance_scale,
-    )
-    by_class = section.label is not None or (section.mode == "conditional" and not section.values)
-    labels = class_numbers(section, split.classes) if by_class else None
-    names = [] if labels is None else [split.classes[label] for label in labels]
-    if section.prior == "distil":
-        folder, distil, label_drop = take_distil(cfg, section.prior_run, split, vqvae, machine.device, by_class)
-        retrain = f"{mend('train_distil', cfg)} --train_distil.condition_on_class true --train_distil.label_drop 0.1"
-        if labels is not None and not classes_of(distil):
-            raise InputError(f"{folder} was trained without classes, so none can be told; type: {retrain}")
-        check_label_drop(f"{folder}", section, label_drop if classes_of(distil) else 1.0, labels is not None, retrain)
-        told = None if labels is None else torch.from_numpy(labels).to(machine.device)
-        codebook = vqvae.model.codebook_vectors()
-        return DistilDrawer(folder, distil, codebook, filling, machine.bf16), Asked(names, told)
-    handed = take_prior(
-        cfg, section.prior_run, section.prior, split, vqvae, machine.device, by_class, len(section.values)
-    )
-    retrain = f"{mend('train_prior', cfg)} --train_prior.kind {section.prior} --train_prior.label_drop 0.1"
-    is_told = by_class or bool(section.values)
-    check_knows(str(handed.folder), handed.columns, by_class, section.values, retrain)
-    check_label_drop(str(handed.folder), section, handed.label_drop if handed.columns else 1.0, is_told, retrain)
-    told = facts_asked(handed.columns, names, section).to(machine.device) if is_told else None
-    if isinstance(handed.model, Generator):
-        return GANDrawer(handed.folder, handed.model, section.pool), Asked(names, told)
-    return PixelCNNDrawer(handed.folder, handed.model, filling), Asked(names, told)
-
-
-def class_numbers(section: SampleSection, classes: list[str]) -> np.ndarray:
-    """(num_samples,): the class asked for, or all classes in turn."""
-    if section.label is not None:
-        return np.full(section.num_samples, classes.index(section.label))
-    return np.arange(section.num_samples) % len(classes)
-
-
-def check_knows(folder: str, columns: Columns, by_class: bool, values: list[str], command: str) -> None:
-    """A prior is told all that it knows of, or nothing."""
-    if not by_class and not values:
-        return
-    if by_class != ("class" in columns.names) or len(values) != len(columns.names) - by_class:
-        asked = [*(["class"] if by_class else []), *values]
-        known = f"to be told {', '.join(columns.names)}" if columns else "to be told nothing"
-        raise InputError(
-            f"{folder} was trained {known}, but is asked for {', '.join(asked)}; "
-            f"give --class and --values to fit, or type: {command} with condition_on_class, condition_numbers or "
-            "condition_classes"
-        )
-
-
-def check_label_drop(folder: str, section: SampleSection, label_drop: float | None, told: bool, command: str) -> None:
-    """Guidance, and pictures without being told, need a prior that has learnt to do without."""
-    if label_drop:
-        return
-    if section.guidance_scale != 1:
-        raise InputError(
-            f"{folder} was trained without label dropping, so --guidance-scale must be 1; found "
-            f"{section.guidance_scale:g}; type: {command}"
-        )
-    if not told:
-        raise InputError(
-            f"{folder} was trained without label dropping, so it must be told something; type --mode conditional, "
-            f"or: {command}"
-        )
-
-
-def facts_asked(columns: Columns, classes: list[str], section: SampleSection) -> Tensor:
-    """(num_samples, F). classes: of each sample, empty when none is asked for."""
-    names = [c.name for c in columns.numbers] + [c.name for c in columns.classes if c.name != "class"]
-    asked = {"path": "--values"} | dict(zip(names, section.values, strict=True))
-    rows = [asked | ({"class": classes[row]} if classes else {}) for row in range(section.num_samples)]
-    return columns.facts(columns.tell(rows))
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cli import stage_main
-from config import Config
+from settings.command import stage_main
+from settings.config import Config
 
 STAGES = (
     "data_split",
@@ -46,8 +46,8 @@ MAIN_NUMBERS = (
 
 def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     """Print the table. Returns how many stages have a finished run of this split."""
-    from data_split import open_split
-    from handoff import told_columns, vqvae_key
+    from handoff.split import open_split
+    from handoff.vqvae import told_columns, vqvae_key
     from pipeline.files import read_json
     from pipeline.runs import read_best
 

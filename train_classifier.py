@@ -19,18 +19,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import classifier
-from classifier import Classifier, ClassifierConfig
-from cli import stage_main
-from config import Config, TrainClassifierSection
-from data_split import Split, note_data, open_split
-from handoff import HandedVQVAE, take_vqvae
+from handoff.split import Split, note_data, open_split
+from handoff.vqvae import HandedVQVAE, take_vqvae
+from models import classifier
+from models.classifier import Classifier, ClassifierConfig
 from pipeline.figures import confusion_figure
 from pipeline.files import InputError, write_csv
 from pipeline.machine import Machine, generator, prepare_machine
 from pipeline.stage import Stage, open_stage, say
 from pipeline.training import Goal, run_trial, train
 from pipeline.tuning import suggest
+from settings.command import stage_main
+from settings.config import Config
+from settings.train_classifier import TrainClassifierSection
 
 GOAL = Goal(monitor="loss", objective="error", lower_is_better=True)
 KINDS = ("originals", "reconstructions")

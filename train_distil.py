@@ -18,21 +18,18 @@ import optuna
 import torch
 from torch import Tensor
 
-from cli import stage_main
-from completion import (
+from handoff.memory import distil_key
+from handoff.split import Split, note_data, open_split
+from handoff.vqvae import HandedIndices, HandedVQVAE, take_indices, take_vqvae
+from masking import random_mask, training_mask
+from models.distilbert import (
     blank_mask_token,
-    blank_out,
     build_distilbert,
-    complete,
     from_pretrained_body,
     masked_cross_entropy,
     prepare_for,
     start_from_codebook,
 )
-from config import Config, TrainDistilSection
-from data_split import Split, note_data, open_split
-from handoff import HandedIndices, HandedVQVAE, distil_key, take_indices, take_vqvae
-from masking import random_mask, training_mask
 from pipeline.figures import BLUE, GREY, ORANGE, component_rows, curves_figure, picture_grid
 from pipeline.files import InputError, write_array, write_csv
 from pipeline.machine import Machine, generator, prepare_machine
@@ -40,7 +37,11 @@ from pipeline.metrics import to_unit
 from pipeline.stage import Stage, open_stage, say
 from pipeline.training import Goal, run_trial, train
 from pipeline.tuning import suggest
-from recall import baseline_probabilities
+from recall.completing import blank_out, complete
+from recall.memory import baseline_probabilities
+from settings.command import stage_main
+from settings.config import Config
+from settings.train_distil import TrainDistilSection
 
 if TYPE_CHECKING:
     from transformers import DistilBertForMaskedLM

@@ -22,11 +22,11 @@ import optuna
 import torch
 from torch import Tensor
 
-from cli import stage_main
-from conditioning import Columns, fit_columns
-from config import Config, TrainPriorSection
-from data_split import Split, note_data, open_split
-from handoff import HandedIndices, HandedVQVAE, prior_key, take_indices, take_vqvae
+from handoff.priors import prior_key
+from handoff.split import Split, note_data, open_split
+from handoff.vqvae import HandedIndices, HandedVQVAE, take_indices, take_vqvae
+from measuring.nearest import nearest_training, share_of_copies
+from models.conditioning import Columns, fit_columns
 from pipeline.figures import picture_grid
 from pipeline.files import InputError, digest, write_csv
 from pipeline.machine import generator, prepare_machine
@@ -34,9 +34,12 @@ from pipeline.metrics import to_unit
 from pipeline.stage import Stage, open_stage, say
 from pipeline.training import Goal, run_trial, train
 from pipeline.tuning import suggest
-from prior_learners import GANLearner, PixelCNNLearner, PriorData, build_learner
-from prior_measures import describe_grids, nearest_training, neighbours, share_of_copies, shuffled, spread
-from recall import baseline_probabilities
+from priors.grids import describe_grids, neighbours, shuffled, spread
+from priors.learners import GANLearner, PixelCNNLearner, PriorData, build_learner
+from recall.memory import baseline_probabilities
+from settings.command import stage_main
+from settings.config import Config
+from settings.train_prior import TrainPriorSection
 
 GOALS = {
     "pixelcnn": Goal(monitor="bits_per_code", objective="bits_per_code", lower_is_better=True),

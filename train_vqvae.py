@@ -19,12 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import vqvae
-from cli import stage_main
-from conditioning import Columns, Told, drop, fit_columns
-from config import Config, TrainVQVAESection
-from data_split import Split, note_data, open_split
-from handoff import codebook_digest, vqvae_key
+from handoff.split import Split, note_data, open_split
+from handoff.vqvae import vqvae_key
 from masking import all_but, component_mask, hide_components, masked_probability
+from models.conditioning import Columns, Told, drop, fit_columns
 from pipeline.figures import component_rows, picture_grid
 from pipeline.files import InputError
 from pipeline.machine import Machine, prepare_machine
@@ -32,7 +30,10 @@ from pipeline.metrics import mse, perplexity, picture_errors, psnr, share_used, 
 from pipeline.stage import Stage, open_stage, say
 from pipeline.training import Goal, run_trial, train
 from pipeline.tuning import suggest
-from vqvae import VQVAE, VQVAEConfig
+from settings.command import stage_main
+from settings.config import Config
+from settings.train_vqvae import TrainVQVAESection
+from vqvae import VQVAE, VQVAEConfig, codebook_digest
 
 # Fits stop and checkpoint on the total loss; settings are compared by squared error, as the total depends on beta.
 GOAL = Goal(monitor="loss", objective="mse", lower_is_better=True)

@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conditioning import Conditioning, Told
-from plain import plain_decoder, plain_encoder
+from models.conditioning import Conditioning, Told
+from models.strided import plain_decoder, plain_encoder
+from pipeline.files import digest
 
 FRESH_SHARE = 0.3  # use a restarted code is credited with, of the average: time to find its vectors, or be redrawn
 STRIDES = (4, 8, 16)
@@ -409,3 +410,9 @@ def load_vqvae(folder: Path, device: torch.device) -> VQVAE:
 def describe_config(config: VQVAEConfig) -> dict[str, object]:
     """The config as plain values, the form that `load_vqvae` reads back."""
     return asdict(config)
+
+
+def codebook_digest(model: VQVAE) -> str:
+    """Names a codebook by its content, and by the encoder that chooses from it."""
+    weights = [model.quantizer.codebook, *model.encoder.parameters()]
+    return digest(*(w.detach().cpu().float().numpy().tobytes() for w in weights))

@@ -13,34 +13,27 @@ Writes: runs/vqvae_reconstruction/<run>/ with indices/ (indices.npy, labels.npy,
 
 import math
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-import components
-from brain import brain_figure, slice_errors, write_gif, write_mri_csv
-from cli import stage_main
-from components import HEADER, Painter, mask_of, write_picture
-from conditioning import Told
-from config import Config, VQVAEReconstructionSection
-from data_split import Split, from_model, note_data, open_split, to_model
-from handoff import HandedVQVAE, take_vqvae
-from masking import hide_components
-from pipeline.figures import component_rows, index_map_figure, is_shown_plain, picture_grid, strips, usage_figure
-from pipeline.files import InputError, read_csv, write_array, write_csv, write_json
-from pipeline.machine import generator, prepare_machine
+from handoff.split import Split, mask_of, note_data, open_split
+from handoff.vqvae import HandedVQVAE, take_vqvae
+from measuring.brain import draw_brain, mean_of, report_brain, slice_errors
+from measuring.components import Painter, index_maps, report_components, usage
+from models.conditioning import Told
+from own_picture.reconstructing import load_indices, load_own, own_data, paint_own, reconstruct_own
+from pipeline.figures import component_rows, picture_grid, usage_figure
+from pipeline.files import InputError, read_csv, smallest_unsigned, write_array, write_csv, write_json
+from pipeline.machine import prepare_machine
 from pipeline.metrics import perplexity, picture_errors, share_used, to_unit
 from pipeline.progress import progress_bar
 from pipeline.stage import Stage, open_stage, say
-from sources.pictures import decode_all
+from settings.command import stage_main
+from settings.config import Config
+from settings.vqvae_reconstruction import VQVAEReconstructionSection
 from sources.splitting import SPLITS
-from sources.stacks import Stacks
-from vqvae import VQVAE
-
-BOOTSTRAP = 1000  # resamples behind the 95 % intervals of mri.csv
 
 
 def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
@@ -138,11 +131,6 @@ def reconstruct_split(
     return indices, errors
 
 
-def smallest_unsigned(codes: int) -> np.dtype:
-    """uint8 up to 256 codes, uint16 up to 65,536, else uint32."""
-    return np.min_scalar_type(codes - 1)
-
-
 def store_indices(stage: Stage, split: Split, vqvae: HandedVQVAE, indices: np.ndarray) -> None:
     """indices/: a data set of its own, with all that is needed to use it elsewhere."""
     folder = stage.folder.path / "indices"
@@ -183,75 +171,6 @@ def report(stage: Stage, split: Split, vqvae: HandedVQVAE, indices: np.ndarray, 
     )
 
 
-def mean_of(values: np.ndarray) -> float:
-    """Over the pictures that have the measure (one without brain has none in the brain); nan when none has."""
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if len(values) else math.nan
-
-
-def report_brain(stage: Stage, split: Split, errors: dict[str, np.ndarray], seed: int) -> None:
-    """mri.csv, and the test numbers side by side. Metrics without any picture are dropped."""
-    parts = {part: split.positions(part) for part in SPLITS}
-    write_mri_csv(stage.folder.path / "mri.csv", errors, parts, BOOTSTRAP, generator(seed, 0))
-    without = int(np.isnan(errors["ssim_brain"][parts["test"]]).sum())
-    if without:
-        say(f"{without} of {len(parts['test'])} test pictures have no brain (one value); left out of brain only")
-    for key in [key for key, value in stage.metrics.items() if math.isnan(value)]:
-        del stage.metrics[key]
-    for name, prefix in (("VQ-VAE", ""), ("2x bicubic copy", "copy_")):
-        found = {key: mean_of(errors[f"{prefix}{key}"][parts["test"]]) for key in ("ssim", "ssim_brain")}
-        wrong = mean_of(errors[f"{prefix}ssim_wrong_range"][parts["test"]])
-        say(
-            f"test, {name}: SSIM {found['ssim']:.4f}, in the brain only {found['ssim_brain']:.4f}; "
-            f"with the wrong data range 2 it would look like {wrong:.4f}"
-        )
-
-
-@torch.no_grad()
-def draw_brain(stage: Stage, split: Split, painter: Painter, indices: np.ndarray) -> None:
-    """brain.png: five test pictures; brain.gif: up to 24, input | codes | output."""
-    test, size = split.positions("test"), painter.model.config.codebook_size
-    shown = test[:: max(1, len(test) // 24)][:24]
-    painted = to_unit(painter.decode(torch.from_numpy(indices[shown].astype(np.int64)).to(stage.machine.device), shown))
-    painted = painted.cpu()
-    pictures = to_unit(split.pictures(shown))
-    write_gif(stage.folder.path / "figures" / "brain.gif", pictures, indices[shown], painted, size)
-    few = slice(None, None, max(1, len(shown) // 5))
-    stage.figure("brain", brain_figure(pictures[few][:5], indices[shown][few][:5], painted[few][:5], size))
-
-
-def usage(indices: np.ndarray, codebook_size: int) -> Tensor:
-    """(K,) how often each code occurs."""
-    return torch.from_numpy(np.bincount(indices.ravel(), minlength=codebook_size))
-
-
-def report_components(stage: Stage, split: Split, painters: list[Painter], batch_size: int) -> None:
-    """components.csv and figures: each component painted from each other one, for one VQ-VAE or two."""
-    test, device = split.positions("test"), stage.machine.device
-    rows = components.measure_mean(split, test, batch_size)
-    for number, painter in enumerate(painters):
-        rows += components.measure(painter, split, test, device, batch_size)
-        prefix = "rival_" if number else ""
-        stage.figure(f"{prefix}component_errors", components.errors_figure(rows, painter.name, split.components))
-        shown = test[:: max(1, len(test) // 3)][:3]
-        stage.figure(f"{prefix}components", components.pictures_figure(painter, split, shown, device))
-        for measured in ("mse", "ssim"):
-            value = components.mean_of_others(rows, painter.name, measured)
-            if value is not None:
-                stage.metrics[f"{prefix}test_inpainting_{measured}"] = value
-        seconds = float(np.median([row["seconds_per_picture"] for row in rows if row["model"] == painter.name]))
-        stage.metrics[f"{prefix}seconds_per_picture"] = seconds
-        error = stage.metrics.get(f"{prefix}test_inpainting_mse")
-        others = "" if error is None else f"other components from one, MSE {error:.4f}, "
-        say(f"{painter.name}: {others}{seconds * 1000:.2f} ms per picture")
-    table = [[_shortened(row.get(name, "")) for name in HEADER] for row in rows]
-    write_csv(stage.folder.path / "components.csv", HEADER, table)
-
-
-def _shortened(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float) else value
-
-
 @torch.no_grad()
 def draw(
     stage: Stage, split: Split, painter: Painter, indices: np.ndarray, errors: dict[str, np.ndarray], count: int
@@ -275,132 +194,6 @@ def draw(
     stage.figure("index_maps", index_maps(split, split.pictures(shown), indices[shown], painted, size))
     counts = usage(indices, size)
     stage.figure("codebook_usage", usage_figure(counts.numpy(), perplexity(counts)))
-
-
-def index_maps(split: Split, pictures: Tensor, grids: np.ndarray, painted: Tensor, codes: int) -> Any:
-    """pictures, painted: (B, C, H, W) in [-1, 1]."""
-    shown = [to_unit(pictures), to_unit(painted)]
-    if not is_shown_plain(split.components):
-        shown = [strips(part) for part in shown]
-    return index_map_figure(shown[0], grids, shown[1], codes)
-
-
-# --- someone's own pictures -------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def reconstruct_own(
-    stage: Stage,
-    split: Split,
-    vqvae: HandedVQVAE,
-    files: list[Path],
-    pixels: np.ndarray,
-    mask: Tensor | None,
-    batch_size: int,
-) -> float:
-    """Pictures fitted to the model's size, to own/NAME.png (stacks: also .npz) and own/indices.npy. Returns their mean
-    MSE. mask: components that are hidden from the model, (C,) bool."""
-    config, device = vqvae.model.config, stage.machine.device
-    x = to_model(pixels)
-    shown = x if mask is None else hide_components(x, mask)
-    found = torch.cat(
-        [vqvae.model.encode_indices(shown[i : i + batch_size].to(device)) for i in range(0, len(x), batch_size)]
-    )
-    painted = paint(vqvae.model, found, batch_size)
-    errors = picture_errors(to_unit(painted), to_unit(x))
-    folder = stage.folder.path / "own"
-    for number, file in enumerate(progress_bar(files, desc="writing", unit="picture")):
-        write_picture(folder / f"{number:05d}_{file.stem}", from_model(painted[number : number + 1])[0], split)
-    write_array(folder / "indices.npy", found.cpu().numpy().astype(smallest_unsigned(config.codebook_size)))
-    if len(split.components) > 1:  # one column for each component, too
-        each = components.component_errors(to_unit(painted), to_unit(x))
-        errors |= {
-            f"{measured}_{name}": values[:, place]
-            for measured, values in each.items()
-            for place, name in enumerate(split.components)
-        }
-    rows = [[str(file), *(f"{float(values[i]):.6g}" for values in errors.values())] for i, file in enumerate(files)]
-    write_csv(folder / "pictures.csv", ("path", *errors), rows)
-    grids = found[:8].cpu().numpy()
-    stage.figure("own", index_maps(split, x[:8], grids, painted[:8], config.codebook_size))
-    stage.metrics |= {f"own_{name}": float(values.mean()) for name, values in errors.items()}
-    if mask is not None:
-        hidden = [name for name, is_hidden in zip(split.components, mask.tolist(), strict=True) if is_hidden]
-        say(f"painted without having seen {', '.join(hidden) or 'nothing'}")
-    say(
-        f"{len(files)} pictures, fitted to {config.image_size}x{config.image_size} (centre crop): "
-        f"PSNR {stage.metrics['own_psnr']:.2f} dB, in {folder}"
-    )
-    stage.finish(None, extra_artifacts=("own",))
-    return stage.metrics["own_mse"]
-
-
-@torch.no_grad()
-def paint_own(stage: Stage, split: Split, vqvae: HandedVQVAE, indices: np.ndarray, batch_size: int) -> float:
-    """Pictures of indices (B, h, w) to own/NNNNN.png. Returns how many there were."""
-    painted = from_model(paint(vqvae.model, torch.from_numpy(indices).to(stage.machine.device), batch_size))
-    folder = stage.folder.path / "own"
-    for number, picture in enumerate(progress_bar(painted, desc="writing", unit="picture")):
-        write_picture(folder / f"{number:05d}", picture, split)
-    stage.metrics["own_pictures"] = len(painted)
-    say(f"{len(painted)} pictures painted, in {folder}")
-    stage.finish(None, extra_artifacts=("own",))
-    return float(len(painted))
-
-
-def paint(model: VQVAE, indices: Tensor, batch_size: int) -> Tensor:
-    """(B, h, w) -> (B, C, H, W) in [-1, 1], on the CPU."""
-    return torch.cat(
-        [model.decode_indices(indices[i : i + batch_size]).cpu() for i in range(0, len(indices), batch_size)]
-    )
-
-
-def own_data(section: VQVAEReconstructionSection) -> list[Path] | Path | None:
-    """The files of --input, the file of --indices, or None for the split. Raises InputError for both at once."""
-    if section.input is not None and section.indices is not None:
-        raise InputError("--input and --indices exclude each other; give one of them")
-    if section.components is not None and section.input is None:
-        raise InputError("--components needs pictures; type --input FILE_OR_FOLDER with it")
-    if section.input is not None:
-        return own_files(Path(section.input))
-    return Path(section.indices) if section.indices is not None else None
-
-
-def own_files(source: Path) -> list[Path]:
-    """A picture file, or all files in a folder. Raises InputError when there is none."""
-    if source.is_file():
-        return [source]
-    files = sorted(file for file in source.iterdir() if file.is_file()) if source.is_dir() else []
-    if not files:
-        raise InputError(f"--input {source} is neither a picture nor a folder with pictures in it")
-    return files
-
-
-def load_own(files: list[Path], size: int, channels: int, stacks: Stacks | None) -> np.ndarray:
-    """(B, H, W, C) uint8. Raises InputError that lists the files that cannot be used."""
-    decoded = list(decode_all([str(file) for file in files], size, channels, workers=0, stacks=stacks))
-    broken = [f"{one.path} {one.problem}" for one in decoded if one.problem]
-    if broken:
-        raise InputError(f"{len(broken)} of {len(files)} files cannot be used: {'; '.join(broken[:5])}")
-    return np.stack([one.pixels for one in decoded if one.pixels is not None])
-
-
-def load_indices(file: Path, grid: int, codebook_size: int) -> np.ndarray:
-    """(B, h, w) int64 of a .npy file with one grid or several. Raises InputError when they do not fit the model."""
-    try:
-        indices = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"--indices {file} is not a .npy file of whole numbers") from error
-    indices = indices[None] if indices.ndim == 2 else indices
-    if indices.ndim != 3 or indices.shape[1:] != (grid, grid) or not np.issubdtype(indices.dtype, np.integer):
-        raise InputError(
-            f"--indices {file} is {indices.dtype} {indices.shape}; expected whole numbers (pictures, {grid}, {grid})"
-        )
-    if indices.size and not 0 <= indices.min() <= indices.max() < codebook_size:
-        raise InputError(
-            f"--indices {file} has codes {indices.min()} to {indices.max()}; expected 0 to {codebook_size - 1}"
-        )
-    return indices.astype(np.int64)
 
 
 def main() -> int:

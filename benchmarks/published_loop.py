@@ -35,18 +35,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cli import stage_main
-from completion import masked_logits
-from config import Config
-from data_split import Split, open_split
-from handoff import HandedIndices, take_distil, take_indices, take_vqvae
+from handoff.memory import take_distil
+from handoff.split import Split, open_split
+from handoff.vqvae import HandedIndices, take_indices, take_vqvae
 from masking import mask_first, masked_count
+from models.distilbert import masked_logits
 from pipeline.machine import generator, prepare_machine
 from pipeline.progress import progress_bar
 from pipeline.stage import say
-from recall import Memory, shares_by_position
+from recall.choosing import choose_order
+from recall.memory import Memory, shares_by_position
 from reconstruct_masked import make_plan
-from selection import choose_order
+from settings.command import stage_main
+from settings.config import Config
 
 #: Percentages of the figure of the published study.
 PUBLISHED_PERCENTAGES = (10, 20, 30, 40, 50, 60, 70, 80, 85, 90, 95, 100)

@@ -89,3 +89,8 @@ def digest(*parts: str | bytes, length: int = 12) -> str:
         sha.update(part.encode() if isinstance(part, str) else part)
         sha.update(b"\0")
     return sha.hexdigest()[:length]
+
+
+def smallest_unsigned(codes: int) -> np.dtype:
+    """uint8 up to 256 codes, uint16 up to 65,536, else uint32."""
+    return np.min_scalar_type(codes - 1)

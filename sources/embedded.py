@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.files import InputError
-from schema import DataSection
+from settings.common import DataSection
 from sources.digits_in_context import PLACES, SIZE, make_digits_in_context
 from sources.five_components import COMPONENTS, make_five_components
 from sources.stacks import Stacks

@@ -12,11 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from sources.pixels import MAX_PIXELS, _plain
 from sources.stacks import ORDINARY, StackError, Stacks, decode_stack, is_stack
-
-SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
-
-MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
 
 
 class Decoded(NamedTuple):
@@ -79,20 +76,6 @@ def fit(picture: Image.Image, size: int, channels: int) -> np.ndarray:
     upright = ImageOps.exif_transpose(picture)
     plain = _plain(upright, channels)
     return np.asarray(_square(plain, size)).reshape(size, size, channels)
-
-
-def _plain(picture: Image.Image, channels: int) -> Image.Image:
-    """Any mode -> L or RGB. 16-bit pictures keep their upper 8 bits, transparent ones are laid on white."""
-    if picture.mode in SIXTEEN_BIT or picture.mode == "I":
-        values = np.asarray(picture).astype(np.int64)
-        picture = Image.fromarray((values.clip(0, 65535) >> 8).astype(np.uint8))
-    elif picture.mode == "F":
-        picture = Image.fromarray((np.asarray(picture).clip(0, 1) * 255).round().astype(np.uint8))
-    if picture.has_transparency_data:
-        layer = picture.convert("RGBA")
-        picture = Image.new("RGBA", layer.size, "white")
-        picture.alpha_composite(layer)
-    return picture.convert("RGB" if channels == 3 else "L")
 
 
 def _square(picture: Image.Image, size: int) -> Image.Image:

@@ -78,3 +78,8 @@ def shared_with_later(hashes: Sequence[str], sides: Sequence[str]) -> list[bool]
     for name, side in zip(hashes, sides, strict=True):
         last[name] = max(last.get(name, ""), side, key=("", *SPLITS).index)
     return [side != last[name] for name, side in zip(hashes, sides, strict=True)]
+
+
+def spread(count: int, most: int) -> np.ndarray:
+    """Which of `count` pictures to take when at most `most` are: evenly spread, as they lie class by class."""
+    return np.linspace(0, count - 1, min(most, count)).astype(int)

@@ -2,6 +2,12 @@
 
 import os
 
+import pytest
+import torch
+from hypothesis import settings
+
+from pipeline.machine import Machine
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -9,12 +15,6 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
 os.environ["MPLBACKEND"] = "Agg"
-
-import pytest
-import torch
-from hypothesis import settings
-
-from pipeline.machine import Machine
 
 torch.set_num_threads(1)
 settings.register_profile("same_examples_each_time", derandomize=True, deadline=None, database=None)

@@ -16,17 +16,19 @@ import torch
 from PIL import Image
 
 import app
-import config
 import data_split
 import train_classifier
 import train_distil
 import train_vqvae
 import vqvae_reconstruction
-from classifier import Classifier, ClassifierConfig
-from completion import build_distilbert
-from own_picture import Request, complete_picture
+from handoff.split import open_split
+from models.classifier import Classifier, ClassifierConfig
+from models.distilbert import build_distilbert
+from own_picture.completing import Request, complete_picture
 from pipeline.files import InputError
-from recall import Memory
+from recall.memory import Memory
+from settings import loading
+from settings.config import Config
 from vqvae import VQVAE, VQVAEConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -408,7 +410,7 @@ TINY = {
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> config.Config:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Config:
     """All models, trained for a moment on two classes of noise."""
     folder, draw = tmp_path_factory.mktemp("trained"), np.random.default_rng(0)
     for name in ("dark", "light"):
@@ -417,16 +419,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> config.Config:
             pixels = draw.integers(0, 100, (SIZE, SIZE, 3)) + (100 if name == "light" else 0)
             Image.fromarray(pixels.astype(np.uint8)).save(folder / "pictures" / name / f"{number}.png")
     values: dict[str, Any] = {}
-    config._merge(values, TINY)
-    config._merge(values, {"run": {"dir": str(folder / "runs")}, "data": {"source": str(folder / "pictures")}})
-    cfg = config.check(values)
+    loading._merge(values, TINY)
+    loading._merge(values, {"run": {"dir": str(folder / "runs")}, "data": {"source": str(folder / "pictures")}})
+    cfg = loading.check(values)
     for stage in (data_split, train_vqvae, vqvae_reconstruction, train_classifier, train_distil):
         stage.run(cfg)
     return cfg
 
 
 def test_command_loads_the_models_and_serves_until_it_is_interrupted(
-    trained: config.Config, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    trained: Config, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", "is set by the page")
     seen: list[str] = []
@@ -444,15 +446,15 @@ def test_command_loads_the_models_and_serves_until_it_is_interrupted(
         urllib.request.urlopen(url, timeout=2)
 
 
-def test_memory_knows_how_often_codes_stand_where(trained: config.Config) -> None:
+def test_memory_knows_how_often_codes_stand_where(trained: Config) -> None:
     memory, classes = app.load_memory(trained)
     assert classes == ["dark", "light"] and memory.classifier is not None
     assert memory.position_shares.shape == (16, 8)
     assert torch.allclose(memory.position_shares.sum(1), torch.ones(16))
 
 
-def test_examples_are_the_test_pictures(trained: config.Config, tmp_path: Path) -> None:
-    split = data_split.open_split(trained)
+def test_examples_are_the_test_pictures(trained: Config, tmp_path: Path) -> None:
+    split = open_split(trained)
     files = app.write_examples(split, tmp_path, count=100)
     known = [split.images[split.rows[position]] for position in split.positions("test")]
     assert len(files) == len(known)

@@ -13,12 +13,12 @@ import torch
 
 from benchmarks import published_loop
 from benchmarks.published_loop import our_masks, parse_percentages, print_table, published_mask, published_masks
-from completion import build_distilbert
-from config import Config
-from data_split import Split
-from handoff import HandedIndices
-from recall import Memory
-from selection import Choosing, choose_order
+from handoff.split import Split
+from handoff.vqvae import HandedIndices
+from models.distilbert import build_distilbert
+from recall.choosing import Choosing, choose_order
+from recall.memory import Memory
+from settings.config import Config
 from vqvae import VQVAE, VQVAEConfig
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,14 +9,15 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-import brain
-import config
 import data_split
 import train_vqvae
 import vqvae_reconstruction
-from brain import brain_mask, brain_masks, half_and_back, slice_errors, write_gif, write_mri_csv
+from measuring import brain
+from measuring.brain import brain_mask, brain_masks, half_and_back, slice_errors, write_gif, write_mri_csv
 from pipeline.files import read_csv, read_json
 from pipeline.metrics import ssim, ssim_map
+from settings import loading
+from settings.config import Config
 from train_vqvae import augment, with_ssim
 from vqvae import VQVAE, VQVAEConfig
 
@@ -267,13 +268,13 @@ def slices(tmp_path_factory):
     return root
 
 
-def settings_for(runs: Path, source: Path, preset: str, **data: object) -> config.Config:
+def settings_for(runs: Path, source: Path, preset: str, **data: object) -> Config:
     """The preset, with pictures and model made tiny."""
     small = {"run.dir": str(runs), "run.mlflow": False, "run.threads": 1, "run.precision": "fp32"}
     small |= {"data.source": str(source), "data.image_size": 32, "train_vqvae.epochs": 2, "train_vqvae.hidden": 16}
     small |= {"train_vqvae.batch_size": 5, "train_vqvae.codebook_size": 16}
-    overlays = [Path(config.BASE_FILE).parent / "presets" / f"{name}.yaml" for name in ("oasis", preset)]
-    return config.load(overlays, small | {key.replace("__", "."): value for key, value in data.items()})
+    overlays = [Path(loading.BASE_FILE).parent / "presets" / f"{name}.yaml" for name in ("oasis", preset)]
+    return loading.load(overlays, small | {key.replace("__", "."): value for key, value in data.items()})
 
 
 @pytest.mark.parametrize("preset", ["oasis", "oasis_plain"])
@@ -316,6 +317,6 @@ def test_without_the_setting_there_is_no_brain_report(tmp_path, slices):
     ],
 )
 def test_pictures_smaller_than_the_window_of_ssim_are_refused(values, key):
-    with pytest.raises(config.ConfigError) as caught:
-        config.check({"data": {"image_size": 8}, **values})
+    with pytest.raises(loading.ConfigError) as caught:
+        loading.check({"data": {"image_size": 8}, **values})
     assert caught.value.problems == [f"{key} needs data.image_size of at least 11, the window of SSIM; found 8"]

@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from classifier import Classifier, ClassifierConfig, degrade, describe_config, flip, load_classifier, shift
-from data_split import Split
-from handoff import HandedVQVAE
+from handoff.split import Split
+from handoff.vqvae import HandedVQVAE
+from models.classifier import Classifier, ClassifierConfig, degrade, describe_config, flip, load_classifier, shift
 from pipeline.files import write_json, write_safetensors
-from schema import TrainClassifierSection
+from settings.train_classifier import TrainClassifierSection
 from train_classifier import ClassifierLearner, build_classifier, class_table, confusion_matrix, top_k
 from vqvae import VQVAE, VQVAEConfig
 

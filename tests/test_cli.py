@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-import cli
-import config
 import data_split
 import reconstruct_masked
 import train_vqvae
 from pipeline.files import InputError
+from settings import command, loading
+from settings.config import Config
+from settings.kinds import flatten
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(
@@ -21,7 +22,7 @@ MODULES = sorted(
 
 
 def stage(argv, run=train_vqvae.run, name="train_vqvae"):
-    return cli.stage_main(name, run, "text", argv=[str(word) for word in argv])
+    return command.stage_main(name, run, "text", argv=[str(word) for word in argv])
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_one_entry_of_a_search_space_can_be_set(capsys):
         seen.append(cfg.train_vqvae.tune.space)
 
     assert stage(["--train_vqvae.tune.space.code_dim", "[8]"], run) == 0
-    shipped = config.load([], {}).train_vqvae.tune.space
+    shipped = loading.load([], {}).train_vqvae.tune.space
     assert seen == [shipped | {"code_dim": [8]}]
 
 
@@ -135,12 +136,12 @@ def test_values_that_differ_from_the_shipped_ones_are_shown(capsys):
 
 
 def test_help_explains_every_key_with_range_and_default(capsys):
-    for section in list(config.Config.model_fields)[2:]:
+    for section in list(Config.model_fields)[2:]:
         with pytest.raises(SystemExit) as exit_:
             stage(["--help"], name=section)
         assert exit_.value.code == 0
         text = " ".join(capsys.readouterr().out.split())
-        for name, field in config.options(config.Config):
+        for name, field in loading.options(Config):
             mine = name.split(".")[0] in (section, "run", "data")
             assert (f"--{name} VALUE" in text) == mine
             assert not mine or " ".join(field.description.split()) in text
@@ -155,7 +156,7 @@ def test_shortcut_stands_for_its_key():
         seen.append((cfg.vqvae_reconstruction.input, resume))
 
     options = {"--input": "vqvae_reconstruction.input"}
-    assert cli.stage_main("vqvae_reconstruction", run, "", options, ["--input", "a.png", "--resume"]) == 0
+    assert command.stage_main("vqvae_reconstruction", run, "", options, ["--input", "a.png", "--resume"]) == 0
     assert seen == [("a.png", True)]
 
 
@@ -168,7 +169,7 @@ def test_names_that_yaml_reads_as_something_else_stay_as_typed(name):
         seen.append((cfg.reconstruct_masked.own.label, cfg.run.dir))
 
     argv = ["--class", name, "--run.dir", name]
-    assert cli.stage_main("reconstruct_masked", run, "", {"--class": "reconstruct_masked.own.label"}, argv) == 0
+    assert command.stage_main("reconstruct_masked", run, "", {"--class": "reconstruct_masked.own.label"}, argv) == 0
     assert seen == [(name, name)]
 
 
@@ -179,16 +180,16 @@ def test_text_can_be_null_or_quoted_as_in_yaml(typed, meant):
     argv = ["--reconstruct_masked.own.label", typed]
     assert stage(argv, lambda cfg, resume: seen.append(cfg.reconstruct_masked.own.label), "reconstruct_masked") == 0
     assert seen == [meant]
-    assert stage([argv[0], config.as_typed(meant)], lambda cfg, resume: seen.append(cfg), "reconstruct_masked") == 0
+    assert stage([argv[0], loading.as_typed(meant)], lambda cfg, resume: seen.append(cfg), "reconstruct_masked") == 0
     assert seen[1].reconstruct_masked.own.label == meant
 
 
 def test_every_shortcut_of_recall_stands_for_a_key_of_its_own_picture(capsys):
     keys = [meant if isinstance(meant, str) else meant[0] for meant in reconstruct_masked.SHORTCUTS.values()]
-    known = {name for name, _ in config.options(config.Config)}
+    known = {name for name, _ in loading.options(Config)}
     assert set(keys) <= known and len(set(keys)) == len(keys)
     with pytest.raises(SystemExit):
-        cli.stage_main("reconstruct_masked", data_split.run, "", reconstruct_masked.SHORTCUTS, ["--help"])
+        command.stage_main("reconstruct_masked", data_split.run, "", reconstruct_masked.SHORTCUTS, ["--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert all(f"{option} VALUE" in text for option in reconstruct_masked.SHORTCUTS)
     assert all(f"short for --{key}" in text for key in keys)
@@ -196,14 +197,14 @@ def test_every_shortcut_of_recall_stands_for_a_key_of_its_own_picture(capsys):
 
 def test_shipped_config_names_every_key_and_nothing_else():
     """config.yaml is complete: a reader sees every setting there, at the value that is used."""
-    written = config.flatten(config._read_yaml(config.BASE_FILE))
-    known = {name for name, _ in config.options(config.Config)}
+    written = flatten(loading._read_yaml(loading.BASE_FILE))
+    known = {name for name, _ in loading.options(Config)}
     assert set(written) == known
 
 
 @pytest.mark.parametrize("preset", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_preset_fits(preset):
-    assert config.load([preset], {})
+    assert loading.load([preset], {})
 
 
 def test_importing_every_module_prints_and_writes_nothing(tmp_path):

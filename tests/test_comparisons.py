@@ -11,31 +11,26 @@ import pytest
 import torch
 from transformers import DistilBertForMaskedLM
 
-import rivals
-from classifier import Classifier, ClassifierConfig
-from comparisons import (
-    BITS_HEADER,
-    RIVALS_HEADER,
-    Batches,
-    format_rows,
-    frontiers,
-    mean_picture,
-    measure_bits,
-    measure_rivals,
-    published_selection,
-    reduced_rows,
-    rival_rows,
-    spread,
-)
-from completion import Filling, build_distilbert, complete
-from compressors import SETTINGS, compress
-from data_split import Split, from_model, to_model
-from handoff import HandedIndices, HandedMemory, HandedVQVAE
+from handoff.memory import HandedMemory
+from handoff.split import Split
+from handoff.vqvae import HandedIndices, HandedVQVAE
 from masking import mask_first
+from measuring.bits import BITS_HEADER, Batches, format_rows, frontiers, measure_bits, reduced_rows
+from measuring.formats import SETTINGS, compress
+from measuring.rivals import RIVALS_HEADER, mean_picture, measure_rivals, published_selection, rival_rows
+from measuring.study import ALL_FORGOTTEN, Plan, batches_of, measure
+from measuring.tables import bits_of, summarise
+from models.classifier import Classifier, ClassifierConfig
+from models.codes import Filling
+from models.distilbert import build_distilbert
 from pipeline.metrics import mse, to_unit
-from recall import Memory
-from selection import Choosing, choose_order
-from study import ALL_FORGOTTEN, Plan, Rows, batches_of, bits_of, measure, summarise
+from pipeline.tables import Rows
+from recall import simple_fillers
+from recall.choosing import Choosing, choose_order
+from recall.completing import complete
+from recall.memory import Memory
+from sources.pixels import from_model, to_model
+from sources.splitting import spread
 from vqvae import VQVAE, VQVAEConfig
 
 K, SIDE, CLASSES = 8, 4, 3
@@ -127,12 +122,12 @@ def same_rows(rows: Rows, others: Rows) -> bool:
 @pytest.mark.parametrize("name", ["nearest kept code", "mean picture"])
 def test_a_rival_is_judged_on_the_masks_of_the_study(name: str, split: Split, indices: HandedIndices) -> None:
     memory = tiny_memory()
-    ladder = rivals.Ladder(memory, mean_picture(split), None)
+    ladder = simple_fillers.Ladder(memory, mean_picture(split), None)
     positions = split.positions("test")
     order = torch.stack([torch.randperm(N) for _ in positions])
     rows = rival_rows(name, ladder, handed_of(memory, indices), split, positions, order, PLAN, 100)
     (batch,) = batches(memory, split, indices, PICTURES)()
-    painted = rivals.fill(name, ladder, batch.tokens, mask_first(order, 8), batch.whole * 2 - 1)
+    painted = simple_fillers.fill(name, ladder, batch.tokens, mask_first(order, 8), batch.whole * 2 - 1)
     expected = {
         "mse_to_reconstruction": mse(to_unit(painted), batch.whole),
         "mse_to_picture": mse(to_unit(painted), batch.truth),
@@ -155,7 +150,7 @@ def test_few_pictures_are_spread_over_all_and_keep_their_masks(split: Split, ind
     study = measure(memory, split, indices, positions, plan)
     picks = spread(PICTURES, 2)
     found = measure_rivals(handed, split, study, plan, None, most_pictures=2, slow_pictures=1, resamples=100)
-    ladder = rivals.Ladder(memory, mean_picture(split), None)
+    ladder = simple_fillers.Ladder(memory, mean_picture(split), None)
     order = study.orders["random"][0][picks]
     alone = rival_rows("nearest kept code", ladder, handed, split, positions[picks], order, plan, 100)
     assert same_rows(where(found, {"rival": "nearest kept code"}), alone)
@@ -165,7 +160,7 @@ def test_few_pictures_are_spread_over_all_and_keep_their_masks(split: Split, ind
 def test_a_measure_without_a_number_counts_no_pictures(split: Split, indices: HandedIndices) -> None:
     """The lowest row of tokens has no window of SSIM."""
     memory = tiny_memory(None)
-    ladder = rivals.Ladder(memory, mean_picture(split), None)
+    ladder = simple_fillers.Ladder(memory, mean_picture(split), None)
     positions = split.positions("test")
     order = torch.arange(N - 1, -1, -1).expand(PICTURES, -1)
     plan = replace(PLAN, percentages=(25,))
@@ -187,7 +182,7 @@ def test_rivals_ours_and_the_published_recipe_stand_side_by_side(
     published = distilbert(2) if with_published else None
     found = measure_rivals(handed, split, study, plan, published, PICTURES, slow_pictures=2, resamples=100)
     theirs = ["published recipe, selective"] if with_published else []
-    simple = [name for name in rivals.RIVALS if with_published or name != "published recipe"]
+    simple = [name for name in simple_fillers.RIVALS if with_published or name != "published recipe"]
     assert list(dict.fromkeys(row["rival"] for row in found)) == [*simple, *theirs]
     (slow,) = where(found, {"rival": "biharmonic inpainting", "percent": 50, "measure": "mse_to_picture"})
     (fast,) = where(found, {"rival": "mean picture", "percent": 50, "measure": "mse_to_picture"})

@@ -11,28 +11,23 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import DistilBertConfig, DistilBertForMaskedLM
 
-from completion import (
-    Filling,
+from masking import halton_order, hide, random_mask
+from models.codes import Filling, choose_codes, draw_codes, truncate
+from models.distilbert import (
     blank_mask_token,
-    blank_out,
     build_distilbert,
-    choose_codes,
     classes_of,
     codes_of,
-    complete,
-    draw_codes,
     from_pretrained_body,
     guided_logits,
-    halton_order,
     load_distilbert,
     mask_id,
     masked_cross_entropy,
     masked_logits,
     prepare_for,
     start_from_codebook,
-    truncate,
 )
-from masking import hide, random_mask
+from recall.completing import blank_out, complete
 
 K, N, C = 11, 9, 3
 CPU = torch.device("cpu")

@@ -9,15 +9,16 @@ import pytest
 import torch
 from test_pipeline import draw_classes, newest, tiny
 
-import components
 import data_split
 import sample
 import train_vqvae
 import vqvae_reconstruction
-from components import Painter, component_errors, mask_of
-from conditioning import Told, columns_of, drop, fit_columns
-from handoff import take_vqvae
+from handoff.split import mask_of, open_split
+from handoff.vqvae import take_vqvae
 from masking import all_but, component_mask, hide_components, masked_probability
+from measuring import components
+from measuring.components import Painter, component_errors
+from models.conditioning import Told, columns_of, drop, fit_columns
 from pipeline.engine import Plan, fit
 from pipeline.figures import component_rows, show_picture, strips
 from pipeline.files import InputError, read_csv, read_json, write_json
@@ -307,7 +308,7 @@ def test_mask_p_is_logged_and_the_model_says_what_it_was_trained_for(ran):
     (key, best), *others = read_json(runs / "train_vqvae" / "best.json").items()
     assert key.endswith("-masked components-told age, class") and not others
     assert best["score"] in [pytest.approx(line["val_kept_mse"]) for line in lines]
-    handed = take_vqvae(cfg, str(first_of(runs, "train_vqvae")), data_split.open_split(cfg), CPU)
+    handed = take_vqvae(cfg, str(first_of(runs, "train_vqvae")), open_split(cfg), CPU)
     assert handed.component_masking and handed.label_drop == 0.3 and handed.meta["components"] == list("abcd")
     assert [column.name for column in handed.columns.numbers + handed.columns.classes] == ["age", "class"]
     assert "test_mse_not_told" in read_json(handed.folder / "metrics.json")
@@ -317,7 +318,7 @@ def test_components_csv_has_every_pair_and_the_right_numbers(ran):
     cfg, runs, _ = ran
     folder = first_of(runs, "vqvae_reconstruction")
     rows = read_csv(folder / "components.csv")
-    split = data_split.open_split(cfg)
+    split = open_split(cfg)
     handed = take_vqvae(cfg, str(first_of(runs, "train_vqvae")), split, CPU)
     pairs = {(row["shown"], row["component"]) for row in rows if row["model"] == handed.folder.name}
     assert pairs == {(shown, name) for shown in (*"abcd", "all") for name in "abcd"}
@@ -346,7 +347,7 @@ def test_a_rival_stands_beside_it_and_metadata_are_told(ran):
     assert {row["model"] for row in rows} == {"mean", first.name, second.name}
     metrics = read_json(folder / "metrics.json")
     assert metrics["rival_test_inpainting_mse"] > 0 and metrics["test_inpainting_mse"] > 0
-    split = data_split.open_split(cfg)
+    split = open_split(cfg)
     handed = take_vqvae(cfg, str(first), split, CPU)
     positions = np.arange(3)
     metadata = handed.columns.tell(split.manifest).rows(positions)
@@ -366,7 +367,7 @@ def test_own_stacks_are_painted_from_the_named_components(ran):
         folder = newest(runs, "vqvae_reconstruction") / "own"
         painted = np.load(next(folder.glob("*.npz")))
         assert painted.files == list("abcd") and painted["a"].shape == (16, 16)
-        low, high = data_split.open_split(cfg).stacks.ranges[0]
+        low, high = open_split(cfg).stacks.ranges[0]
         assert low - 1e-6 <= painted["a"].min() and painted["a"].max() <= high + 1e-6
         row = read_csv(folder / "pictures.csv")[0]
         assert {"mse", "mse_a", "ssim_d"} <= set(row)

@@ -10,20 +10,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from completion import build_distilbert
-from compressors import (
-    SETTINGS,
-    Kind,
-    compress,
-    frontier,
-    jpeg_payload,
-    paint_reduced,
-    reduced_codebook,
-    stored_bits,
-    webp_payload,
-)
-from masking import position_bits
-from recall import Memory
+from masking import position_bits, stored_bits
+from measuring.bits import frontier
+from measuring.fewer_codes import paint_reduced, reduced_codebook
+from measuring.formats import SETTINGS, Kind, compress, jpeg_payload, webp_payload
+from models.distilbert import build_distilbert
+from recall.memory import Memory
 from vqvae import VQVAE, VQVAEConfig
 
 KINDS: tuple[Kind, ...] = ("jpeg", "webp")

@@ -10,14 +10,15 @@ import yaml
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 from pydantic.fields import FieldInfo
 
-import cli
-import config
 import train_vqvae
-from config import Config, ConfigError
 from pipeline.tuning import suggest
-from selection import STRATEGIES
+from settings import command, loading
+from settings.config import Config
+from settings.kinds import flatten
+from settings.loading import ConfigError
+from settings.strategies import STRATEGIES
 
-FIELDS = config.options(Config)
+FIELDS = loading.options(Config)
 #: A class or a file may be called 3, which YAML reads as a number.
 NUMBERS_BECOME_TEXT = (
     "data.metadata",
@@ -46,7 +47,7 @@ def nested(dotted: str, value: Any) -> dict[str, Any]:
 
 def problems_of(values: dict[str, Any]) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        config.check(values)
+        loading.check(values)
     assert all("\n" not in problem for problem in caught.value.problems), "one line each"
     return caught.value.problems
 
@@ -106,7 +107,7 @@ def test_every_key_refuses_a_word_or_number_of_the_wrong_kind(key: str) -> None:
 @pytest.mark.parametrize("key", NUMBERS_BECOME_TEXT)
 def test_names_that_yaml_reads_as_numbers_are_text(key: str) -> None:
     for number in (3, 1.5):
-        assert config.flatten(config.check(nested(key, number)).model_dump())[key] == str(number)
+        assert flatten(loading.check(nested(key, number)).model_dump())[key] == str(number)
 
 
 @pytest.mark.parametrize("name", ["reconstruct_masked.strategies", "reconstruct_masked.own.strategy"])
@@ -160,7 +161,7 @@ def test_every_key_has_a_sentence_of_its_own_for_the_help() -> None:
 
 
 def test_the_schema_alone_is_a_valid_config() -> None:
-    assert config.check({}) == Config()
+    assert loading.check({}) == Config()
 
 
 # What the errors say
@@ -216,7 +217,7 @@ def test_a_section_that_is_no_section_is_a_config_error(values: dict[Any, Any]) 
 
 def test_a_split_that_does_not_sum_to_one_is_refused_with_the_sum() -> None:
     assert problems_of({"data": {"train": 0.8}}) == ["data: train + val + test is 1.1; expected 1"]
-    thirds = config.check({"data": {"train": 0.1 + 0.2, "val": 0.3, "test": 0.4}})
+    thirds = loading.check({"data": {"train": 0.1 + 0.2, "val": 0.3, "test": 0.4}})
     assert thirds.data.train == pytest.approx(0.3), "rounding is no mistake"
 
 
@@ -224,7 +225,7 @@ def test_a_split_that_does_not_sum_to_one_is_refused_with_the_sum() -> None:
 def test_an_image_size_that_the_stride_does_not_divide_is_refused(size: int, stride: int) -> None:
     problems = problems_of({"data": {"image_size": size}, "train_vqvae": {"stride": stride}})
     assert problems == [f"data.image_size {size} is not divisible by train_vqvae.stride {stride}"]
-    assert config.check({"data": {"image_size": 48}, "train_vqvae": {"stride": stride}}).data.image_size == 48
+    assert loading.check({"data": {"image_size": 48}, "train_vqvae": {"stride": stride}}).data.image_size == 48
 
 
 def test_heads_must_divide_dim() -> None:
@@ -247,12 +248,12 @@ def test_the_strided_stem_can_be_told_no_metadata(told: dict[str, Any], found: s
     said = f"{found}; expected none with train_vqvae.stem strided, whose decoder can be told no metadata"
     assert problems_of({"train_vqvae": {"stem": "strided", **told}}) == [said]
     assert problems_of({"train_vqvae": {"tune": {"space": {"stem": ["unshuffle", "strided"]}}, **told}}) == [said]
-    assert config.check({"train_vqvae": told}) and config.check({"train_vqvae": {"stem": "strided"}})
+    assert loading.check({"train_vqvae": told}) and loading.check({"train_vqvae": {"stem": "strided"}})
 
 
 def test_the_strided_stem_with_metadata_is_one_line_and_status_2(tmp_path: Path, capsys: Any) -> None:
     argv = ["--train_vqvae.stem", "strided", "--train_vqvae.condition_numbers", "age", "--run.dir", str(tmp_path / "r")]
-    assert cli.stage_main("train_vqvae", train_vqvae.run, "text", argv=argv) == 2
+    assert command.stage_main("train_vqvae", train_vqvae.run, "text", argv=argv) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "train_vqvae.condition_numbers is ['age']; expected none with train_vqvae.stem strided" in line
     assert not (tmp_path / "r").exists()
@@ -325,7 +326,7 @@ def test_all_mistakes_of_a_search_space_are_listed() -> None:
 def test_an_accepted_range_gives_only_values_that_the_stage_accepts(key: str, values: Any, stage: str) -> None:
     """Either the range is refused with the other settings, or no trial meets a value that its stage refuses."""
     try:
-        section = getattr(config.check(space(key, values, stage)), stage)
+        section = getattr(loading.check(space(key, values, stage)), stage)
     except ConfigError:
         return
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
@@ -343,12 +344,12 @@ def test_good_ranges_are_accepted() -> None:
         ("codebook_update", ["ema", "gradient"]),
         ("rotation_trick", [True, False]),
     ):
-        assert config.check(space(key, values)).train_vqvae.tune.space[key] == values
+        assert loading.check(space(key, values)).train_vqvae.tune.space[key] == values
 
 
 def test_choices_that_yaml_reads_as_text_become_numbers() -> None:
     """`[1e-3, 2e-3]` in YAML is text; as text, config.yaml's own 0.001 would not be among the choices."""
-    cfg = config.check(space("learning_rate", yaml.safe_load("[1e-3, 2e-3]")))
+    cfg = loading.check(space("learning_rate", yaml.safe_load("[1e-3, 2e-3]")))
     assert cfg.train_vqvae.tune.space["learning_rate"] == [0.001, 0.002]
 
 
@@ -386,36 +387,36 @@ def base(tmp_path: Path) -> Path:
 def test_overlays_merge_key_by_key_and_later_ones_win(base: Path, tmp_path: Path) -> None:
     first = write(tmp_path / "first.yaml", "train_vqvae: {epochs: 7, batch_size: 8}\ndata: {source: first}")
     second = write(tmp_path / "second.yaml", "train_vqvae: {epochs: 9, tune: {trials: 0}}")
-    cfg = config.load([first, second], {}, base=base)
+    cfg = loading.load([first, second], {}, base=base)
     assert (cfg.train_vqvae.epochs, cfg.train_vqvae.batch_size, cfg.train_vqvae.tune.trials) == (9, 8, 0)
     assert (cfg.data.source, cfg.data.image_size, cfg.train_vqvae.learning_rate) == ("first", 32, 1e-3)
     assert set(cfg.train_vqvae.tune.space) == {"learning_rate", "batch_size"}
-    assert config.load([second, first], {}, base=base).train_vqvae.epochs == 7
+    assert loading.load([second, first], {}, base=base).train_vqvae.epochs == 7
 
 
 def test_an_overlay_replaces_a_search_space_whole(base: Path, tmp_path: Path) -> None:
     """So that a preset can also stop searching a key."""
     overlay = write(tmp_path / "o.yaml", "train_vqvae: {tune: {space: {learning_rate: {low: 2e-3, high: 3e-3}}}}")
-    found = config.load([overlay], {}, base=base).train_vqvae.tune.space
+    found = loading.load([overlay], {}, base=base).train_vqvae.tune.space
     assert found == {"learning_rate": {"low": 2e-3, "high": 3e-3, "log": False}}
 
 
 def test_the_command_line_wins_over_every_file(base: Path, tmp_path: Path) -> None:
     overlay = write(tmp_path / "o.yaml", "train_vqvae: {epochs: 7}")
     overrides = {"train_vqvae.epochs": 3, "train_vqvae.tune.trials": 1, "train_vqvae.learning_rate": "5e-4"}
-    cfg = config.load([overlay], overrides, base=base)
+    cfg = loading.load([overlay], overrides, base=base)
     assert (cfg.train_vqvae.epochs, cfg.train_vqvae.tune.trials) == (3, 1)
     assert cfg.train_vqvae.learning_rate == 5e-4
 
 
 def test_overrides_are_checked_like_files(base: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        config.load([], {"train_vqvae.epoch": 3, "nowhere": 1, "run.seed": -1}, base=base)
+        loading.load([], {"train_vqvae.epoch": 3, "nowhere": 1, "run.seed": -1}, base=base)
     assert len(caught.value.problems) == 3
 
 
 def test_1e_3_as_text_becomes_a_number() -> None:
-    assert config.check({"train_vqvae": {"learning_rate": "1e-3"}}).train_vqvae.learning_rate == 0.001
+    assert loading.check({"train_vqvae": {"learning_rate": "1e-3"}}).train_vqvae.learning_rate == 0.001
 
 
 @pytest.mark.parametrize(
@@ -430,7 +431,7 @@ def test_1e_3_as_text_becomes_a_number() -> None:
 def test_a_file_that_is_no_config_is_refused_by_name(text: str, said: str, tmp_path: Path) -> None:
     file = write(tmp_path / "odd.yaml", text)
     with pytest.raises(ConfigError) as caught:
-        config.load([], {}, base=file)
+        loading.load([], {}, base=file)
     (problem,) = caught.value.problems
     assert str(file) in problem and said in problem and "\n" not in problem
 
@@ -439,30 +440,30 @@ def test_a_file_in_another_encoding_is_refused_by_name(tmp_path: Path) -> None:
     file = tmp_path / "latin.yaml"
     file.write_bytes("run: {dir: café}".encode("latin-1"))
     with pytest.raises(ConfigError, match=r"latin\.yaml"):
-        config.load([], {}, base=file)
+        loading.load([], {}, base=file)
 
 
 def test_an_empty_file_changes_nothing(base: Path, tmp_path: Path) -> None:
     empty = write(tmp_path / "empty.yaml", "# only a comment\n")
-    assert config.load([empty], {}, base=base) == config.load([], {}, base=base)
+    assert loading.load([empty], {}, base=base) == loading.load([], {}, base=base)
 
 
 def test_a_missing_file_is_refused_by_name(base: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.yaml does not exist; presets are:"):
-        config.load([tmp_path / "absent.yaml"], {}, base=base)
+        loading.load([tmp_path / "absent.yaml"], {}, base=base)
 
 
 def test_changed_keys_are_those_that_differ_from_the_file(base: Path) -> None:
-    assert config.changed_keys(config.load([], {}, base=base), base=base) == {}
-    changed = config.load([], {"train_vqvae.epochs": 3, "run.seed": 8, "data.image_size": 32}, base=base)
-    assert config.changed_keys(changed, base=base) == {"train_vqvae.epochs": 3, "run.seed": 8}
+    assert loading.changed_keys(loading.load([], {}, base=base), base=base) == {}
+    changed = loading.load([], {"train_vqvae.epochs": 3, "run.seed": 8, "data.image_size": 32}, base=base)
+    assert loading.changed_keys(changed, base=base) == {"train_vqvae.epochs": 3, "run.seed": 8}
 
 
 def test_a_resolved_config_written_and_read_is_the_same(base: Path, tmp_path: Path) -> None:
     """As stages store it in the run folder."""
-    cfg = config.load([], {"reconstruct_masked.percentages": [10, 50]}, base=base)
+    cfg = loading.load([], {"reconstruct_masked.percentages": [10, 50]}, base=base)
     stored = write(tmp_path / "stored.yaml", yaml.safe_dump(cfg.model_dump(mode="json")))
-    assert config.load([], {}, base=stored) == cfg
+    assert loading.load([], {}, base=stored) == cfg
 
 
 def test_replacing_values_checks_them() -> None:
@@ -489,8 +490,8 @@ def test_replacing_values_checks_them() -> None:
     ],
 )
 def test_ranges_are_described_in_words(key: str, words: str) -> None:
-    assert config.describe_range(dict(FIELDS)[key]) == words
+    assert loading.describe_range(dict(FIELDS)[key]) == words
 
 
 def test_options_are_all_settings_and_nothing_else() -> None:
-    assert set(dict(FIELDS)) == set(config.flatten(Config().model_dump()))
+    assert set(dict(FIELDS)) == set(flatten(Config().model_dump()))

@@ -10,12 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import config
 import data_split
-from data_split import from_model, open_split, to_model
+from handoff.split import Split, open_split
 from pipeline.files import InputError, read_csv
+from settings import loading
+from settings.config import Config
+from sources import pictures
 from sources.folders import find_pictures
 from sources.pictures import decode
+from sources.pixels import from_model, to_model
 from sources.splitting import SPLITS, assign_splits, split_counts
 
 RATIOS = (0.7, 0.15, 0.15)
@@ -31,12 +34,12 @@ def fill(folder: Path, count: int, first: int = 0) -> None:
         noise(number).save(folder / f"{number:04d}.png")
 
 
-def settings_for(tmp_path: Path, source: Path, **data: object) -> config.Config:
+def settings_for(tmp_path: Path, source: Path, **data: object) -> Config:
     values = {"source": str(source), "image_size": 16, **data}
-    return config.check({"run": {"dir": str(tmp_path / "runs"), "mlflow": False}, "data": values})
+    return loading.check({"run": {"dir": str(tmp_path / "runs"), "mlflow": False}, "data": values})
 
 
-def make(tmp_path: Path, source: Path, **data: object) -> data_split.Split:
+def make(tmp_path: Path, source: Path, **data: object) -> Split:
     cfg = settings_for(tmp_path, source, **data)
     data_split.run(cfg)
     return open_split(cfg)
@@ -338,7 +341,7 @@ def test_interrupted_decoding_resumes(tmp_path, monkeypatch):
         fill(tmp_path / "set" / name, 10, first=100 * number)
     cfg = settings_for(tmp_path, tmp_path / "set")
     monkeypatch.setattr(data_split, "CHECKPOINT_EVERY", 8)
-    real, calls = data_split.decode_all, []
+    real, calls = pictures.decode_all, []
 
     def dies_in_the_second_chunk(paths, *rest):
         calls.append(len(paths))
@@ -372,7 +375,7 @@ def test_offline_imagenette_says_what_to_do(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torchvision.datasets, "Imagenette", offline)
     with pytest.raises(InputError, match=r"cannot be downloaded .*no route to host.*unpack imagenette2-160 there"):
-        cfg = config.check(
+        cfg = loading.check(
             {
                 "run": {"dir": str(tmp_path), "mlflow": False},
                 "data": {"source": "imagenette", "download_dir": str(tmp_path)},
@@ -398,6 +401,6 @@ def test_demo_has_exactly_one_in_five_somewhere_unusual():
 
 
 def test_demo_refuses_another_size(tmp_path):
-    cfg = config.check({"run": {"dir": str(tmp_path), "mlflow": False}, "data": {"image_size": 64}})
+    cfg = loading.check({"run": {"dir": str(tmp_path), "mlflow": False}, "data": {"image_size": 64}})
     with pytest.raises(InputError, match=r"is 32x32 RGB; found data.image_size 64"):
         data_split.run(cfg)

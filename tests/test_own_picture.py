@@ -8,18 +8,20 @@ import pytest
 import torch
 from PIL import Image
 
-import cli
-import own_picture
-from classifier import Classifier, ClassifierConfig
-from completion import Filling, build_distilbert
-from config import ReconstructMaskedSection
-from own_picture import Request, box_mask, complete_own, complete_picture, read_mask, read_picture
+from models.classifier import Classifier, ClassifierConfig
+from models.codes import Filling
+from models.distilbert import build_distilbert
+from own_picture import completing, fitting, reading, report
+from own_picture.completing import Request, complete_picture
+from own_picture.reading import box_mask, read_mask, read_picture
+from own_picture.report import complete_own
 from pipeline.files import InputError, read_csv
 from pipeline.runs import RunFolder
 from pipeline.stage import Stage
 from pipeline.tracking import NullLedger
-from recall import Memory
-from schema import OwnPicture
+from recall.memory import Memory
+from settings import command
+from settings.reconstruct_masked import OwnPicture, ReconstructMaskedSection
 from vqvae import VQVAE, VQVAEConfig
 
 SIDE, STRIDE, K = 16, 4, 12
@@ -153,7 +155,7 @@ def test_one_missing_pixel_of_a_larger_picture_drops_a_token(memory: Memory) -> 
 def test_any_covered_agrees_with_counting_by_hand() -> None:
     for rows, count in ((5, 16), (16, 16), (37, 16), (1, 4), (33, 8)):
         missing = some(3, rows)
-        covered = own_picture._any_covered(missing, count)
+        covered = fitting._any_covered(missing, count)
         for band in range(count):
             falls = [r for r in range(rows) if r * count < (band + 1) * rows and (r + 1) * count > band * rows]
             assert np.array_equal(covered[band], missing[falls].any(0))
@@ -203,7 +205,7 @@ def test_unequal_sides_are_squeezed_and_come_back(memory: Memory) -> None:
 
 def steps(pasted: np.ndarray, original: np.ndarray, missing: np.ndarray) -> float:
     """Mean step from the border pixels of the hole to the known pixel beside each."""
-    near = own_picture.nearest_known(missing)
+    near = fitting.nearest_known(missing)
     border = missing & (near.distance < 1.5)
     return float(np.abs(pasted.astype(int) - original[near.rows, near.columns])[border].mean())
 
@@ -213,9 +215,9 @@ def test_there_is_no_edge_at_the_border_of_the_hole(size: int) -> None:
     """In a smooth picture the step into the hole is far smaller than without the seam; deep inside nothing changes."""
     original = np.asarray(gradient(size, size))
     missing = box_mask((size // 4, size // 4, 3 * size // 4, 3 * size // 4), (size, size))
-    near = own_picture.nearest_known(missing)
+    near = fitting.nearest_known(missing)
     painted = np.full((size, size, 3), 200, dtype=np.uint8)
-    pasted = own_picture.paste(original, painted, missing, near, cell=4.0)
+    pasted = fitting.paste(original, painted, missing, near, cell=4.0)
     assert steps(pasted, original, missing) < 0.25 * steps(painted, original, missing)
     inside = near.distance > 4
     assert np.array_equal(pasted[inside], painted[inside]) and inside.any() == (size > 16)
@@ -228,8 +230,8 @@ def test_there_is_no_edge_where_the_next_tile_is_not_painted() -> None:
     missing = box_mask((16, 16, 32, 32), (48, 48))
     tiles, painted = np.zeros((9, SIDE, SIDE, 3), dtype=np.uint8), np.arange(9) == 4
     tiles[4] = 200
-    canvas = own_picture._assemble(tiles, painted, "tile", 48, 48)
-    pasted = own_picture.paste(original, canvas, missing, own_picture.nearest_known(missing), cell=4.0)
+    canvas = fitting._assemble(tiles, painted, "tile", 48, 48)
+    pasted = fitting.paste(original, canvas, missing, fitting.nearest_known(missing), cell=4.0)
     assert steps(pasted, original, missing) < 0.25 * steps(canvas, original, missing)
     assert np.array_equal(pasted[~missing], original[~missing]) and (pasted[22:26, 22:26] == 200).all()
 
@@ -239,8 +241,8 @@ def test_the_seam_adds_what_the_painting_lacks() -> None:
     original = np.full((9, 60, 1), 100, dtype=np.uint8)
     missing = np.zeros((9, 60), dtype=bool)
     missing[:, 20:] = True
-    near = own_picture.nearest_known(missing)
-    pasted = own_picture.paste(original, np.full_like(original, 60), missing, near, cell=16.0)[4, :, 0].astype(int)
+    near = fitting.nearest_known(missing)
+    pasted = fitting.paste(original, np.full_like(original, 60), missing, near, cell=16.0)[4, :, 0].astype(int)
     assert (pasted[:20] == 100).all() and pasted[20] >= 99 and (pasted[36:] == 60).all()
     assert (np.diff(pasted[19:37]) <= 0).all() and abs(pasted[27] - 80) <= 4
 
@@ -322,10 +324,10 @@ def test_a_class_that_cannot_be_told_is_refused(memory: Memory) -> None:
     with pytest.raises(InputError, match="class number 3 was given; this DistilBERT knows 0 to 2"):
         complete_picture(told, noise(16, 16), None, CLASSES, Request(label=3))
     with pytest.raises(InputError, match="--class cow is not a class of the data; expected one of: cat, dog, emu"):
-        own_picture.class_number("cow", told.distil, CLASSES)
+        completing.class_number("cow", told.distil, CLASSES)
     with pytest.raises(InputError, match=r"train_distil\.condition_on_class"):
-        own_picture.class_number("cat", memory.distil, CLASSES)
-    assert own_picture.class_number("emu", told.distil, CLASSES) == 2
+        completing.class_number("cat", memory.distil, CLASSES)
+    assert completing.class_number("emu", told.distil, CLASSES) == 2
 
 
 # Reading
@@ -341,7 +343,7 @@ def test_any_mode_becomes_uint8(mode: str, channels: int) -> None:
     else:
         picture = Image.new("RGB", (4, 3), (204, 204, 204)).convert(mode)
     assert picture.mode == mode
-    pixels = own_picture.upright_pixels(picture, channels)
+    pixels = reading.upright_pixels(picture, channels)
     assert pixels.shape == (3, 4, channels) and pixels.dtype == np.uint8
     assert abs(pixels.astype(int) - 204).max() <= (204 if mode == "1" else 1)
 
@@ -351,13 +353,13 @@ def test_transparent_palettes_lie_on_white_and_pictures_stand_upright(tmp_path: 
     palette.putpalette([10, 20, 30, 200, 0, 0])
     palette.putpixel((1, 2), 1)
     palette.save(tmp_path / "p.png", transparency=0)
-    pixels = own_picture.upright_pixels(read_picture(tmp_path / "p.png"), 3)
+    pixels = reading.upright_pixels(read_picture(tmp_path / "p.png"), 3)
     assert pixels[0, 0].tolist() == [255] * 3 and pixels[2, 1].tolist() == [200, 0, 0]
     turned = Image.new("L", (6, 4), 0)
     turned.getexif()[0x0112] = 6  # stored lying on its side
     turned.save(tmp_path / "t.png", exif=turned.getexif())
-    assert own_picture.upright_pixels(read_picture(tmp_path / "t.png"), 1).shape == (6, 4, 1)
-    assert own_picture.upright_pixels(Image.open(tmp_path / "t.png"), 1).shape == (6, 4, 1)
+    assert reading.upright_pixels(read_picture(tmp_path / "t.png"), 1).shape == (6, 4, 1)
+    assert reading.upright_pixels(Image.open(tmp_path / "t.png"), 1).shape == (6, 4, 1)
 
 
 def test_white_is_missing_whatever_the_mode_of_the_mask(tmp_path: Path) -> None:
@@ -420,7 +422,7 @@ def bad_inputs(folder: Path) -> list[tuple[OwnPicture, str]]:
 def test_every_mistake_is_one_line(tmp_path: Path) -> None:
     for own, said in bad_inputs(tmp_path):
         with pytest.raises(InputError, match=said) as error:
-            own_picture.check_own(own, 3)
+            reading.check_own(own, 3)
         assert "\n" not in str(error.value)
 
 
@@ -464,7 +466,7 @@ def test_a_folder_is_completed_with_all_files(tmp_path: Path, memory: Memory, ma
     assert {file.name for file in (folder / "own").iterdir()} == names | {"pictures.csv"}
     assert {file.name for file in (folder / "figures").iterdir()} == {"own_a.png", "own_a_2.png"}
     rows = read_csv(folder / "own" / "pictures.csv")
-    assert tuple(rows[0]) == own_picture.PICTURES_HEADER
+    assert tuple(rows[0]) == report.PICTURES_HEADER
     assert [Path(row["path"]).name for row in rows] == ["a.bmp", "a.png"]
     assert rows[0]["note"] == "" and "resized from 20x12" in rows[1]["note"]
     assert rows[0]["pixels_missing"] == "80" and rows[0]["tokens"] == "16"
@@ -490,7 +492,7 @@ def test_what_cannot_be_used_leaves_nothing_behind(tmp_path: Path, memory: Memor
 
 def test_names_are_unique_and_fit_on_any_disk() -> None:
     files = [Path(name) for name in ("a.png", "A.jpg", "a_2.png", "a.gif", "x" * 200 + ".png")]
-    names = own_picture.unique_names(files)
+    names = reading.unique_names(files)
     assert len({name.lower() for name in names}) == 5 and names[0] == "a"
     assert max(len(name) for name in names) <= 64
 
@@ -505,7 +507,7 @@ def options(argv: list[str]) -> tuple[int, list[OwnPicture]]:
         "--box": ("reconstruct_masked.own.box", 4),
         "--percent": "reconstruct_masked.own.percent",
     }
-    status = cli.stage_main(
+    status = command.stage_main(
         "reconstruct_masked", lambda cfg, resume: seen.append(cfg.reconstruct_masked.own), "", shortcuts, argv
     )
     return status, seen

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-import config
 import data_split
-from data_split import open_split
+from handoff.split import Split, open_split
 from pipeline.files import InputError, read_json
+from settings import loading
 from sources.folders import find_pictures
 from sources.patients import describe_patients, on_two_sides, patient_of, together
 from sources.splitting import SPLITS, assign_splits
@@ -34,14 +34,14 @@ def slice_set(root: Path, cases: dict[str, list[int]], slices: int = 2) -> Path:
     return root
 
 
-def split_of(tmp_path: Path, source: Path, **data: object) -> data_split.Split:
+def split_of(tmp_path: Path, source: Path, **data: object) -> Split:
     values = {"source": str(source), "image_size": 16, "channels": 1, **data}
-    cfg = config.check({"run": {"dir": str(tmp_path / "runs"), "mlflow": False}, "data": values})
+    cfg = loading.check({"run": {"dir": str(tmp_path / "runs"), "mlflow": False}, "data": values})
     data_split.run(cfg)
     return open_split(cfg)
 
 
-def sides_by_patient(split: data_split.Split) -> dict[str, set[str]]:
+def sides_by_patient(split: Split) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for row in split.manifest:
         found.setdefault(row["patient"], set()).add(row["split"])

@@ -18,7 +18,6 @@ import pytest
 import torch
 from PIL import Image
 
-import config
 import data_split
 import reconstruct_masked
 import summary
@@ -26,19 +25,33 @@ import train_classifier
 import train_distil
 import train_vqvae
 import vqvae_reconstruction
-from completion import complete, load_distilbert, masked_cross_entropy
-from compressors import stored_bits
-from handoff import take_indices, take_memory, take_vqvae
-from masking import mask_first
-from own_picture import box_mask, request_of
+from handoff.memory import take_memory
+from handoff.split import open_split
+from handoff.vqvae import take_indices, take_vqvae
+from masking import mask_first, stored_bits
+from measuring.tables import CURVES_HEADER
+from models import distilbert
+from models.distilbert import load_distilbert, masked_cross_entropy
+from own_picture.completing import request_of
+from own_picture.reading import box_mask
 from pipeline import figures
 from pipeline.files import InputError, read_csv, read_json, write_json, write_text
 from pipeline.metrics import to_unit
 from pipeline.runs import read_best
-from rivals import RIVALS
-from schema import OwnPicture
-from selection import STRATEGIES, Choosing, choose_order
-from study import CURVES_HEADER
+from recall.choosing import Choosing, choose_order
+from recall.completing import complete
+from recall.simple_fillers import RIVALS
+from settings import loading
+from settings.common import DataSection, RunSection
+from settings.config import Config
+from settings.kinds import Section
+from settings.reconstruct_masked import OwnPicture, ReconstructMaskedSection
+from settings.strategies import STRATEGIES
+from settings.train_classifier import TrainClassifierSection
+from settings.train_distil import TrainDistilSection
+from settings.train_vqvae import TrainVQVAESection
+from settings.training import Tune
+from settings.vqvae_reconstruction import VQVAEReconstructionSection
 from vqvae import load_vqvae
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,15 +101,15 @@ def draw_classes(folder: Path, classes: int = 3, each: int = 14, size: int = 20)
     return folder
 
 
-def tiny(runs: Path, source: Path | str, **changes: object) -> config.Config:
+def tiny(runs: Path, source: Path | str, **changes: object) -> Config:
     """The tiny settings; changes are dotted keys with __ for the dot."""
     values = json.loads(json.dumps(TINY))
-    config._merge(values, {"run": {"dir": str(runs)}, "data": {"source": str(source)}})
+    loading._merge(values, {"run": {"dir": str(runs)}, "data": {"source": str(source)}})
     for dotted, value in changes.items():
         for part in reversed(dotted.split("__")):
             value = {part: value}
-        config._merge(values, value)
-    return config.check(values)
+        loading._merge(values, value)
+    return loading.check(values)
 
 
 def newest(runs: Path, stage: str) -> Path:
@@ -130,20 +143,20 @@ class Reads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seen: set[tuple[str, str]] = set()
-        plain = config.Section.__getattribute__
+        plain = Section.__getattribute__
 
-        def noting(section: config.Section, name: str) -> object:
+        def noting(section: Section, name: str) -> object:
             if name in type.__getattribute__(type(section), "model_fields"):
                 self.seen.add((type(section).__name__, name))
             return plain(section, name)
 
-        monkeypatch.setattr(config.Section, "__getattribute__", noting)
+        monkeypatch.setattr(Section, "__getattribute__", noting)
 
 
 class Ran(NamedTuple):
     """Every stage once, in order, with MLflow."""
 
-    cfg: config.Config
+    cfg: Config
     runs: Path
     source: Path
     scores: dict[str, float]
@@ -198,7 +211,7 @@ def typed(monkeypatch, capsys):
 def test_every_run_folder_is_complete(ran):
     for stage, folder in ran.folders.items():
         assert read_json(folder / "run.json")["status"] == "finished"
-        assert config.check(config._read_yaml(folder / "config.yaml"))  # the resolved settings are settings
+        assert loading.check(loading._read_yaml(folder / "config.yaml"))  # the resolved settings are settings
         assert all(np.isfinite(value) for value in read_json(folder / "metrics.json").values())
         assert list((folder / "figures").glob("*.png")) and np.isfinite(ran.scores[stage])
         assert read_best(ran.runs, stage)
@@ -239,7 +252,7 @@ def test_mlflow_holds_nested_trials_the_files_and_the_champion(ran):
         parent = parents[0]
         assert parent.info.status == "FINISHED" and parent.data.metrics
         assert parent.data.params["run.seed"] == "0" and "version.torch" in parent.data.params
-        assert parent.inputs.dataset_inputs[0].dataset.digest == data_split.open_split(ran.cfg).hash
+        assert parent.inputs.dataset_inputs[0].dataset.digest == open_split(ran.cfg).hash
         stored = {file.path for file in client.list_artifacts(parent.info.run_id)}
         assert {"config.yaml", "metrics.json", "figures"} <= stored
         if stage.startswith("train"):
@@ -259,7 +272,7 @@ def test_mlflow_holds_nested_trials_the_files_and_the_champion(ran):
 
 @torch.no_grad()
 def test_stored_indices_paint_the_reconstructions(ran):
-    split = data_split.open_split(ran.cfg)
+    split = open_split(ran.cfg)
     device = torch.device("cpu")
     handed = take_vqvae(ran.cfg, "best", split, device)
     stored = take_indices(ran.cfg, "best", split, handed)
@@ -277,7 +290,7 @@ def test_stored_indices_paint_the_reconstructions(ran):
 
 def test_validation_masks_are_fixed_and_reproduce_the_logged_loss(ran):
     folder = ran.folders["train_distil"]
-    split = data_split.open_split(ran.cfg)
+    split = open_split(ran.cfg)
     indices = take_indices(ran.cfg, "best", split, take_vqvae(ran.cfg, "best", split, torch.device("cpu")))
     model = load_distilbert(folder / "model", torch.device("cpu"))
     tokens = indices.tokens(split.positions("val"))
@@ -309,8 +322,8 @@ def test_own_pictures_and_the_way_back(ran, tmp_path):
 def test_every_setting_is_read_by_something(ran):
     """By the stages on the data; those of an own picture by reconstruct_masked with one."""
     sections = (
-        config.RunSection, config.DataSection, config.TrainVQVAESection, config.VQVAEReconstructionSection,
-        config.TrainClassifierSection, config.TrainDistilSection, config.ReconstructMaskedSection, config.Tune,
+        RunSection, DataSection, TrainVQVAESection, VQVAEReconstructionSection,
+        TrainClassifierSection, TrainDistilSection, ReconstructMaskedSection, Tune,
     )  # fmt: skip
     fields = {(section.__name__, name) for section in sections for name in section.model_fields}
     elsewhere = {  # read on ways that these runs did not take, each covered by a test of its own
@@ -363,7 +376,7 @@ def test_every_setting_of_an_own_picture_reaches_its_request(ran):
 
 
 def test_pictures_to_measure_are_chosen_by_the_seed(ran):
-    split = data_split.open_split(ran.cfg)
+    split = open_split(ran.cfg)
     test, val = split.positions("test"), split.positions("val")
     assert (reconstruct_masked.choose_pictures(split, "test", None, 0) == test).all()
     assert (reconstruct_masked.choose_pictures(split, "test", 1000, 0) == test).all()
@@ -459,7 +472,7 @@ def test_numbers_of_the_curves_are_numbers_with_their_intervals(ran):
 def test_with_nothing_forgotten_the_recalled_picture_is_the_plain_reconstruction(ran):
     curves = curves_of(ran.table("curves.csv"))
     plain = read_csv(ran.folders["vqvae_reconstruction"] / "pictures.csv")
-    test = data_split.open_split(ran.cfg).positions("test")
+    test = open_split(ran.cfg).positions("test")
     quantisation = np.mean([float(plain[position]["mse"]) for position in test])
     for strategy in STUDIED:
         for decoding in DECODINGS:
@@ -482,7 +495,7 @@ def test_bits_are_those_of_the_stored_tokens_and_their_places(ran):
 
 @torch.no_grad()
 def test_a_cell_of_the_curves_can_be_computed_by_hand(ran, machine):
-    split = data_split.open_split(ran.cfg)
+    split = open_split(ran.cfg)
     handed = take_memory(ran.cfg, split, machine)
     memory, positions = handed.memory, split.positions("test")
     tokens = handed.indices.tokens(positions)
@@ -581,7 +594,7 @@ def test_figures_and_what_folders_of_pictures_do_not_have(ran):
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> tuple[config.Config, Path]:
+def demo(tmp_path_factory) -> tuple[Config, Path]:
     """A small part of the embedded demo through all stages: its settings, and the run folder of the study."""
     runs = tmp_path_factory.mktemp("demo") / "runs"
     one_epoch = {f"{stage}__epochs": 1 for stage in ("train_vqvae", "train_classifier", "train_distil")}
@@ -605,7 +618,7 @@ def test_context_tells_usual_places_from_others(demo):
     for row in rows:
         groups.setdefault((row["strategy"], int(row["percent"])), {})[row["group"]] = row
     assert set(groups) == {(name, percent) for name in ("random", "half") for percent in (0, 50)} | {("any", 100)}
-    split = data_split.open_split(cfg)
+    split = open_split(cfg)
     tested = [split.manifest[position] for position in split.positions("test")]
     usual = sum(row["congruent"] == "true" for row in tested)
     assert 0 < usual < len(tested), "both kinds are there to be told apart"
@@ -656,7 +669,7 @@ LEARNED = {"condition_on_class": True, "label_drop": 0.3, "epochs": 30, "patienc
 
 def published_recipe() -> dict[str, object]:
     """presets/published_study.yaml's train_distil, as small and short as the other tiny models."""
-    recipe = config._read_yaml(ROOT / "presets" / "published_study.yaml")["train_distil"]
+    recipe = loading._read_yaml(ROOT / "presets" / "published_study.yaml")["train_distil"]
     return recipe | {"dim": 16, "layers": 1, "heads": 2, "epochs": 2, "tune": {"trials": 0}}
 
 
@@ -665,7 +678,7 @@ def told(ran, tmp_path_factory) -> Told:
     runs = tmp_path_factory.mktemp("told") / "runs"
     copied(ran.runs, runs, "data_split", "train_vqvae", "vqvae_reconstruction", "train_classifier")
     masks: list[tuple[bool, ...]] = []
-    plain = train_distil.masked_cross_entropy
+    plain = distilbert.masked_cross_entropy
 
     def noting(model, tokens, mask, labels=None):
         if model.training:
@@ -697,7 +710,7 @@ def test_the_published_recipe_trains_and_stands_among_the_rivals(told, untold):
         for folder in (told.published, told.told)
     )
     assert (weights[16] == 0).all() and (weights[:16] != 0).any(1).all() and (learned[16] != 0).any()
-    pictures = len(data_split.open_split(tiny(told.runs, told.source)).positions("train"))
+    pictures = len(open_split(tiny(told.runs, told.source)).positions("train"))
     assert {sum(mask) for mask in told.masks} == {12}
     assert len(set(told.masks)) <= pictures < len(told.masks), "two epochs with the same masks"
     assert read_json(told.published / "model" / "meta.json")["label_drop"] is None

@@ -4,17 +4,17 @@ import math
 
 import pytest
 import torch
-from test_prior_stages import made, named, newest, settings  # noqa: F401 (made is a fixture)
+from test_prior_stages import named, newest, settings
 from test_recall import tiny_memory
 
 import compare_priors
-import config
 import train_distil
 import train_vqvae
-from classifier import Classifier, ClassifierConfig
+from measuring.priors import INPAINTING_HEADER, ONE_PASS, PIXELCNN, SAMPLES_HEADER, WHOLE_GRID, masks
+from models.classifier import Classifier, ClassifierConfig
 from pipeline.files import InputError, read_csv, read_json
-from prior_comparison import INPAINTING_HEADER, ONE_PASS, PIXELCNN, SAMPLES_HEADER, WHOLE_GRID, masks
-from prior_measures import frechet_distance
+from priors.grids import frechet_distance
+from settings.compare_priors import ComparePriorsSection
 
 QUICK = {"masks": ["block", "random"], "percentages": [25, 50], "samples": 6, "pool": 5, "passes": 2, "batch_size": 4,
          "bootstrap": 100}  # fmt: skip
@@ -60,7 +60,7 @@ def test_masks_are_exact_and_the_same_for_all_who_ask():
 
 
 @pytest.fixture(scope="module")
-def compared(made):  # noqa: F811
+def compared(made):
     """The priors of test_prior_stages with a GAN told the class, a VQ-VAE with masked components, and a classifier."""
     import train_classifier
     import train_prior
@@ -132,7 +132,7 @@ def test_every_setting_is_read(compared, monkeypatch):
 
     reads = Reads(monkeypatch)
     compare_priors.run(compared[1])
-    wanted = {("ComparePriorsSection", name) for name in config.ComparePriorsSection.model_fields}
+    wanted = {("ComparePriorsSection", name) for name in ComparePriorsSection.model_fields}
     assert wanted - reads.seen == set()
 
 
@@ -175,7 +175,7 @@ def test_what_does_not_fit_is_one_line(compared, changes, message):
     assert "\n" not in str(caught.value) and sorted((runs / "compare_priors").iterdir()) == before
 
 
-def test_priors_that_are_told_nothing_are_compared_without_class_accuracy(made):  # noqa: F811
+def test_priors_that_are_told_nothing_are_compared_without_class_accuracy(made):
     runs, source = made[:2]
     import train_prior
 

@@ -9,19 +9,25 @@ import torch
 from PIL import Image
 from test_pipeline import Reads, draw_classes, tiny
 
-import config
 import data_split
-import prior_learners
 import sample
 import train_distil
 import train_prior
 import train_vqvae
 import vqvae_reconstruction
-from handoff import take_indices, take_prior, take_vqvae
+from handoff.priors import take_prior
+from handoff.split import open_split
+from handoff.vqvae import take_indices, take_vqvae
 from pipeline.files import InputError, read_csv, read_json, write_csv, write_json
 from pipeline.runs import read_best
-from prior_measures import spread
-from priors import PixelCNN, code_losses
+from priors import learners
+from priors.grids import spread
+from priors.pixelcnn import PixelCNN, code_losses
+from settings import loading
+from settings.config import Config
+from settings.sample import SampleSection
+from settings.train_prior import TrainPriorSection
+from sources import pixels
 
 QUICK = {"trials": 0, "epochs": 1, "space": {}}
 PRIOR = {"epochs": 2, "batch_size": 8, "width": 8, "layers": 3, "kernel": 3, "noise_dim": 8, "samples": 3,
@@ -34,23 +40,23 @@ def pictures_in(source: Path) -> list[str]:
     return sorted(file.relative_to(source).as_posix() for file in source.rglob("*.png"))
 
 
-def settings(runs: Path, source: Path, **changes: object) -> config.Config:
+def settings(runs: Path, source: Path, **changes: object) -> Config:
     """The tiny settings of the pipeline with those of the priors; changes are dotted keys with __ for the dot.
 
     Metadata are those of ages.csv beside the pictures, where there is one."""
     values = tiny(runs, source, run__mlflow=False).model_dump()
     ages = source.parent / "ages.csv"
-    config._merge(values, {"data": {"metadata": str(ages) if ages.exists() else None}})
+    loading._merge(values, {"data": {"metadata": str(ages) if ages.exists() else None}})
     quick = {
         "train_vqvae": {"epochs": 1, "retrain": False, "tune": QUICK},
         "train_distil": {"epochs": 1, "tune": QUICK},
     }
-    config._merge(values, {**quick, "train_prior": PRIOR, "sample": SAMPLE})
+    loading._merge(values, {**quick, "train_prior": PRIOR, "sample": SAMPLE})
     for dotted, value in changes.items():
         for part in reversed(dotted.split("__")):
             value = {part: value}
-        config._merge(values, value)
-    return config.check(values)
+        loading._merge(values, value)
+    return loading.check(values)
 
 
 def newest(runs: Path, stage: str) -> Path:
@@ -88,7 +94,7 @@ def made(tmp_path_factory):
 
 
 def test_every_setting_of_both_sections_is_read(made):
-    wanted = {(s.__name__, n) for s in (config.TrainPriorSection, config.SampleSection) for n in s.model_fields}
+    wanted = {(s.__name__, n) for s in (TrainPriorSection, SampleSection) for n in s.model_fields}
     assert wanted - made[3] == set()
 
 
@@ -109,7 +115,7 @@ def test_priors_are_kept_apart_by_kind_and_by_what_they_are_told(made):
 
 def test_bits_per_code_are_those_of_the_model_that_was_kept(made):
     cfg = settings(*made[:2])
-    split = data_split.open_split(cfg)
+    split = open_split(cfg)
     vqvae = take_vqvae(cfg, "best", split, CPU)
     tokens = take_indices(cfg, "best", split, vqvae).tokens(split.positions("test"))
     handed = take_prior(cfg, "best", "pixelcnn", split, vqvae, CPU, True, 0)
@@ -125,8 +131,8 @@ def test_bits_per_code_are_those_of_the_model_that_was_kept(made):
 
 def test_numbers_are_standardised_on_train(made):
     cfg = settings(*made[:2])
-    split = data_split.open_split(cfg)
-    asked = config.TrainPriorSection(condition_on_class=True, condition_numbers=["age"])
+    split = open_split(cfg)
+    asked = TrainPriorSection(condition_on_class=True, condition_numbers=["age"])
     columns = train_prior.columns_told(asked, split)
     told = columns.facts(columns.tell(split.manifest))
     train = told[torch.from_numpy(split.positions("train"))]
@@ -156,9 +162,9 @@ def test_samples_are_pictures_codes_and_lines(made, asked):
     folder = newest(made[0], "sample")
     indices, rows = np.load(folder / "indices.npy"), read_csv(folder / "samples.csv")
     assert indices.shape == (4, 4, 4) and len(rows) == 4 and indices.min() >= 0 and indices.max() < 16
-    split = data_split.open_split(cfg)
+    split = open_split(cfg)
     vqvae = take_vqvae(cfg, "best", split, CPU)
-    painted = data_split.from_model(vqvae.paint(torch.from_numpy(indices).flatten(1)))
+    painted = pixels.from_model(vqvae.paint(torch.from_numpy(indices).flatten(1)))
     assert (np.asarray(Image.open(folder / rows[2]["file"])) == painted[2]).all()
     assert (folder / "figures" / "grid.png").is_file() and not (made[0] / "sample" / "best.json").exists()
     if asked.get("mode") == "conditional" and "values" not in asked:
@@ -190,7 +196,7 @@ def test_the_seed_decides_what_is_drawn(made):
 def test_killed_and_resumed_ends_with_the_same_weights(made, monkeypatch, kind):
     """For the GAN that includes the discriminator and its optimizer, without which the generator would differ."""
     cfg = settings(*made[:2], train_prior={"kind": kind, "epochs": 4, "patience": 9}, run__seed=7)
-    learner = prior_learners.GANLearner if kind == "gan" else prior_learners.PixelCNNLearner
+    learner = learners.GANLearner if kind == "gan" else learners.PixelCNNLearner
     plain, steps = learner.step, []
 
     def dying(self, rows, generator):
@@ -283,9 +289,9 @@ def test_metadata_that_is_no_number(made, tmp_path, value, message):
     (*others, last) = pictures_in(source)
     write_csv(tmp_path / "ages.csv", ("path", "age"), [*((path, 1) for path in others), (last, value)])
     data_split.run(settings(runs, source, data__metadata=str(tmp_path / "ages.csv")))
-    split = data_split.open_split(settings(runs, source, data__metadata=str(tmp_path / "ages.csv")))
+    split = open_split(settings(runs, source, data__metadata=str(tmp_path / "ages.csv")))
     with pytest.raises(InputError, match=message) as caught:
-        train_prior.columns_told(config.TrainPriorSection(condition_numbers=["age"]), split)
+        train_prior.columns_told(TrainPriorSection(condition_numbers=["age"]), split)
     assert "\n" not in str(caught.value)
 
 
@@ -297,8 +303,8 @@ def test_metadata_that_is_not_there_leaves_no_folder(made):
 
 
 def test_a_study_of_two_kinds_is_refused():
-    with pytest.raises(config.ConfigError, match="expected one kind of prior in a study"):
-        config.check({"train_prior": {"tune": {"space": {"kind": ["gan", "pixelcnn"]}}}})
+    with pytest.raises(loading.ConfigError, match="expected one kind of prior in a study"):
+        loading.check({"train_prior": {"tune": {"space": {"kind": ["gan", "pixelcnn"]}}}})
 
 
 def test_without_classes_both_stages_say_so(made, tmp_path):
@@ -348,14 +354,14 @@ def test_columns_of_numbers_and_classes_are_told_and_asked_for_in_that_order(mad
 def test_more_samples_than_test_pictures_are_as_many_as_there_are(made):
     asked = {"mode": "inpainting", "label": "class1", "num_samples": 500}
     sample.run(settings(*made[:2], sample=asked))
-    split = data_split.open_split(settings(*made[:2]))
+    split = open_split(settings(*made[:2]))
     assert len(read_csv(newest(made[0], "sample") / "samples.csv")) == len(split.positions("test"))
 
 
 def test_what_priors_are_measured_on_is_spread_over_all_classes(made):
     """The manifest lies class by class."""
     cfg = settings(*made[:2])
-    split = data_split.open_split(cfg)
+    split = open_split(cfg)
     test = split.positions("test")
     few = spread(test, len(split.classes))
     assert sorted(split.labels[few]) == list(range(len(split.classes)))

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from completion import Filling
-from latent_gan import (
+from measuring.nearest import share_of_copies
+from models.codes import Filling
+from pipeline.machine import generator
+from priors.gan import (
     Discriminator,
     Generator,
     LatentGANConfig,
@@ -18,9 +20,8 @@ from latent_gan import (
     generate,
     gradient_penalty,
 )
-from pipeline.machine import generator
-from prior_measures import describe_grids, energy_distance, neighbours, pairwise_distance, share_of_copies
-from priors import PixelCNN, PixelCNNConfig, _Incremental, code_losses, draw
+from priors.grids import describe_grids, energy_distance, neighbours, pairwise_distance
+from priors.pixelcnn import PixelCNN, PixelCNNConfig, _Incremental, code_losses, draw
 
 SIDE, K = 5, 11
 CONFIG = PixelCNNConfig(codebook_size=K, grid=SIDE, code_dim=4, width=8, layers=4, kernel=3, dropout=0.0)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from classifier import Classifier, ClassifierConfig
-from completion import build_distilbert, masked_logits
-from recall import Memory, shares_by_position
+from models.classifier import Classifier, ClassifierConfig
+from models.distilbert import build_distilbert, masked_logits
+from recall.memory import Memory, shares_by_position
 from vqvae import VQVAE, VQVAEConfig
 
 K, SIDE = 8, 3

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 from transformers import DistilBertForMaskedLM
 
-from completion import build_distilbert, masked_logits
 from masking import touched_pixels
-from recall import Memory, shares_by_position
-from rivals import RIVALS, SLOW, Ladder, fill, most_frequent_codes, nearest_kept
+from models.distilbert import build_distilbert, masked_logits
+from recall.memory import Memory, shares_by_position
+from recall.simple_fillers import RIVALS, SLOW, Ladder, fill, most_frequent_codes, nearest_kept
 from vqvae import VQVAE, VQVAEConfig
 
 K, SIDE, N, PIXELS = 12, 4, 16, 16

@@ -9,13 +9,13 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from config import Config
-from pipeline import runs as run_module
+from pipeline import runs
 from pipeline.files import InputError, read_json
 from pipeline.machine import Machine
 from pipeline.runs import RunFolder, check_handed, note_best, read_best, resolve_run
 from pipeline.stage import open_stage
 from pipeline.tracking import Ledger, MlflowLedger, NullLedger, database_uri, open_ledger, registered_run
+from settings.config import Config
 
 MEND = "python train_vqvae.py"
 
@@ -75,7 +75,7 @@ def test_only_an_unfinished_run_with_the_same_settings_is_found(tmp_path: Path) 
 def test_the_newest_unfinished_run_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = []
     for second in (2, 9, 5):
-        monkeypatch.setattr(run_module.time, "strftime", lambda form, s=second: f"20300101-00000{s}")
+        monkeypatch.setattr(runs.time, "strftime", lambda form, s=second: f"20300101-00000{s}")
         folders.append(made(tmp_path))
     assert RunFolder.find_unfinished(tmp_path, "train_vqvae", "d1") == folders[1]
 

@@ -11,27 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from completion import build_distilbert
 from masking import mask_first
+from models.distilbert import build_distilbert
 from pipeline.metrics import to_unit
-from recall import Memory
-from schema import StrategyName
-from selection import (
-    DRAWN,
-    FIXED,
-    STRATEGIES,
-    Choosing,
-    Judge,
-    Keeper,
-    by_score,
-    choose_order,
-    distortion,
-    greedy,
-    leave_out,
-    painted_order,
-    surprisal,
-    unsure,
-)
+from recall.choosing import Choosing, by_score, choose_order, distortion, greedy, leave_out, surprisal, unsure
+from recall.keeping import Judge, Keeper, painted_order
+from recall.memory import Memory
+from settings.reconstruct_masked import StrategyName
+from settings.strategies import DRAWN, FIXED, STRATEGIES
 from vqvae import VQVAE, VQVAEConfig
 
 K, N = 8, 16

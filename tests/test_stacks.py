@@ -10,10 +10,13 @@ import pytest
 import tifffile
 from PIL import Image
 
-import config
 import data_split
-from data_split import data_key, open_split
+from handoff.split import Split, data_key, open_split
 from pipeline.files import InputError, read_csv
+from settings import loading
+from settings.common import DataSection
+from settings.config import Config
+from sources import pictures
 from sources.five_components import COMPONENTS, components_of, make_five_components
 from sources.pictures import decode
 from sources.stacks import Stacks, decode_stack, survey, write_stack
@@ -53,12 +56,12 @@ def fill(folder: Path, count: int = 12, dtype: str = "uint8") -> list[Path]:
     return files
 
 
-def settings_for(tmp_path: Path, source: object, **data: object) -> config.Config:
+def settings_for(tmp_path: Path, source: object, **data: object) -> Config:
     values = {"source": str(source), "image_size": 16, "channels": 5, **data}
-    return config.check({"run": {"dir": str(tmp_path / "runs"), "mlflow": False}, "data": values})
+    return loading.check({"run": {"dir": str(tmp_path / "runs"), "mlflow": False}, "data": values})
 
 
-def make(tmp_path: Path, source: object, **data: object) -> data_split.Split:
+def make(tmp_path: Path, source: object, **data: object) -> Split:
     cfg = settings_for(tmp_path, source, **data)
     data_split.run(cfg)
     return open_split(cfg)
@@ -182,7 +185,7 @@ def test_resuming_starts_over_when_the_ranges_are_others(tmp_path, monkeypatch, 
     files = fill(tmp_path / "set", 12, "float32")
     cfg = settings_for(tmp_path, tmp_path / "set")
     monkeypatch.setattr(data_split, "CHECKPOINT_EVERY", 4)
-    real, calls = data_split.decode_all, []
+    real, calls = pictures.decode_all, []
 
     def dies_in_the_second_chunk(paths, *rest):
         calls.append(len(paths))
@@ -218,12 +221,12 @@ def test_other_components_of_the_same_files_are_another_split(tmp_path: Path) ->
 
 
 def test_grey_and_rgb_have_names_and_old_settings_their_old_key() -> None:
-    plain = config.DataSection()
+    plain = DataSection()
     assert "components" not in plain.model_dump_json(exclude_none=True)
-    assert data_key(plain) == data_key(config.DataSection(workers=3))
-    assert data_key(plain) != data_key(config.DataSection(components=["x", "y", "z"]))
+    assert data_key(plain) == data_key(DataSection(workers=3))
+    assert data_key(plain) != data_key(DataSection(components=["x", "y", "z"]))
     meta = {"channels": 3}
-    split = data_split.Split(Path(), meta, [], np.zeros(0), np.zeros(0), np.zeros(0))
+    split = Split(Path(), meta, [], np.zeros(0), np.zeros(0), np.zeros(0))
     assert split.components == ("red", "green", "blue") and split.stacks is None
 
 
@@ -258,7 +261,7 @@ def test_unknown_components_of_npz_are_refused_with_the_names(tmp_path: Path) ->
 
 @pytest.mark.parametrize("names", [["a", "b"], ["a", "a", "b", "c", "d"]])
 def test_names_must_be_as_many_as_channels_and_different(tmp_path: Path, names: list[str]) -> None:
-    with pytest.raises(config.ConfigError, match=r"expected 5 different names, as many as data\.channels"):
+    with pytest.raises(loading.ConfigError, match=r"expected 5 different names, as many as data\.channels"):
         settings_for(tmp_path, "x", components=names)
 
 

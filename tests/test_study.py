@@ -14,28 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from classifier import Classifier, ClassifierConfig
-from completion import Filling, build_distilbert, complete, masked_logits
-from data_split import Split
-from handoff import HandedIndices
+from handoff.split import Split
+from handoff.vqvae import HandedIndices
 from masking import mask_first, touched_pixels
+from measuring.study import ALL_FORGOTTEN, Batch, Plan, Study, batches_of, measure, recall_batch
+from measuring.tables import bits_of, context_rows, curve, error_split, summarise
+from models.classifier import Classifier, ClassifierConfig
+from models.codes import Filling
+from models.distilbert import build_distilbert, masked_logits
 from pipeline.metrics import calibration_error, mse, to_unit
-from recall import Memory
-from selection import DRAWN, Choosing
-from study import (
-    ALL_FORGOTTEN,
-    Batch,
-    Plan,
-    Study,
-    batches_of,
-    bits_of,
-    context_rows,
-    curve,
-    error_split,
-    measure,
-    recall_batch,
-    summarise,
-)
+from recall.choosing import Choosing
+from recall.completing import complete
+from recall.memory import Memory
+from settings.strategies import DRAWN
 from vqvae import VQVAE, VQVAEConfig
 
 K, SIDE, CLASSES = 8, 4, 3

@@ -16,16 +16,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from classifier import Classifier, ClassifierConfig
-from completion import Filling, build_distilbert, complete
 from masking import mask_first
-from pipeline import figures
-from pipeline.figures import RGB
-from pipeline.metrics import to_unit
-from recall import Memory
-from selection import STRATEGIES, Choosing
-from study import ALL_FORGOTTEN, Batch, Plan, Study
-from study_figures import (
+from measuring.figures import (
     FEWEST_WRONG,
     LOOKS,
     MOST_CURVES,
@@ -43,6 +35,17 @@ from study_figures import (
     strategies_figure,
     strategies_grid,
 )
+from measuring.study import ALL_FORGOTTEN, Batch, Plan, Study
+from models.classifier import Classifier, ClassifierConfig
+from models.codes import Filling
+from models.distilbert import build_distilbert
+from pipeline import figures
+from pipeline.figures import RGB
+from pipeline.metrics import to_unit
+from recall.choosing import Choosing
+from recall.completing import complete
+from recall.memory import Memory
+from settings.strategies import STRATEGIES
 from vqvae import VQVAE, VQVAEConfig
 
 K, SIDE = 8, 4

@@ -14,14 +14,15 @@ import torch
 from test_recall import tiny_memory
 from torch import Tensor, nn
 
-from conditioning import Told
-from data_split import Split
+from handoff.split import Split
 from masking import random_mask, touched_pixels
+from measuring.priors import hidden_pixels
+from measuring.study import Batch
+from models.conditioning import Told
 from pipeline.machine import Machine, generator
-from prior_comparison import hidden_pixels
-from prior_learners import GANLearner, PixelCNNLearner, PriorData, build_learner
-from schema import TrainPriorSection, TrainVQVAESection
-from study import Batch
+from priors.learners import GANLearner, PixelCNNLearner, PriorData, build_learner
+from settings.train_prior import TrainPriorSection
+from settings.train_vqvae import TrainVQVAESection
 from train_vqvae import VQVAELearner
 from vqvae import VQVAE, VQVAEConfig
 

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 import train_distil
-from completion import classes_of, masked_cross_entropy
-from config import Config
-from data_split import Split
-from handoff import HandedIndices, HandedVQVAE
+from handoff.split import Split
+from handoff.vqvae import HandedIndices, HandedVQVAE
+from models.distilbert import classes_of, masked_cross_entropy
 from pipeline.engine import Plan, fit
 from pipeline.files import InputError, write_json, write_safetensors
 from pipeline.machine import Machine
-from schema import TrainDistilSection
+from settings.config import Config
+from settings.train_distil import TrainDistilSection
 from train_distil import DistilLearner
 from vqvae import VQVAE, VQVAEConfig
 

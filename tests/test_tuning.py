@@ -14,7 +14,6 @@ import torch
 from optuna.trial import FixedTrial, TrialState
 from torch import Tensor, nn
 
-from config import Training
 from pipeline import tuning
 from pipeline.engine import History, TrainingDiverged
 from pipeline.files import InputError
@@ -23,6 +22,7 @@ from pipeline.runs import RunFolder
 from pipeline.stage import Stage
 from pipeline.tracking import NullLedger
 from pipeline.training import Goal, run_trial, train
+from settings.training import Training
 
 SPACE: dict[str, Any] = {
     "rate": {"low": 1e-4, "high": 1e-1, "log": True},

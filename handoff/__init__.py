@@ -1,0 +1,1 @@
+"""What a stage is handed by those before it: found, loaded and checked."""

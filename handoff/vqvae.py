@@ -1,0 +1,152 @@
+"""What a stage is handed by those before it: found, loaded, and checked against each other.
+
+A model is refused when it was made for another split, picture size, codebook or grid; the message has both values,
+the file, and the command that mends it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from handoff.split import Split, mend
+from models.conditioning import Columns, columns_of
+from pipeline.files import InputError, read_json
+from pipeline.runs import check_handed, resolve_run
+from pipeline.stage import say
+from settings.config import Config
+from settings.train_vqvae import TrainVQVAESection
+from vqvae import VQVAE, load_vqvae
+
+
+@dataclass(frozen=True)
+class HandedVQVAE:
+    """A VQ-VAE, where it came from, and what names its codebook."""
+
+    folder: Path
+    model: VQVAE
+    meta: dict[str, Any]
+
+    @property
+    def codebook(self) -> str:
+        return str(self.meta["codebook"])
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What indices, and models over indices, must agree on."""
+        return {name: self.meta[name] for name in ("codebook", "codebook_size", "grid")}
+
+    @property
+    def columns(self) -> Columns:
+        """The metadata that the decoder can be told; none in models of before it could."""
+        found = self.meta.get("conditions")
+        return columns_of(found) if found else Columns()
+
+    @property
+    def label_drop(self) -> float:
+        """How often the decoder was told nothing in training; 1 when it never was told anything."""
+        return float(self.meta["label_drop"]) if self.columns else 1.0
+
+    @property
+    def component_masking(self) -> bool:
+        return bool(self.meta.get("component_masking"))
+
+    def key(self, split: Split) -> str:
+        return f"{split.key}-codebook {self.codebook}"
+
+    @torch.no_grad()
+    def paint(self, tokens: Tensor, batch_size: int = 250) -> Tensor:
+        """(B, N) -> (B, C, H, W) in [-1, 1], on the CPU, in batches."""
+        side, device = self.model.config.grid, self.model.codebook_vectors().device
+        grids = tokens.view(-1, side, side)
+        parts = [
+            self.model.decode_indices(grids[i : i + batch_size].to(device)) for i in range(0, len(grids), batch_size)
+        ]
+        return torch.cat(parts).cpu()
+
+    def describe(self) -> str:
+        grid = self.meta["grid"]
+        return f"VQ-VAE {self.folder} (K {self.meta['codebook_size']}, {grid}x{grid} tokens)"
+
+
+@dataclass(frozen=True)
+class HandedIndices:
+    """The stored indices of every picture of a split: (pictures, h, w), in manifest order."""
+
+    folder: Path
+    indices: np.ndarray
+
+    def tokens(self, positions: np.ndarray) -> Tensor:
+        """(B, N) long."""
+        return torch.from_numpy(self.indices[positions].astype(np.int64)).flatten(1)
+
+
+def vqvae_key(split: Split, masked: bool, names: Sequence[str]) -> str:
+    """VQ-VAEs trained with component masking compete among themselves: they are worse at whole pictures. So do those
+    whose decoder is told the same columns, `names`: they are measured with these told."""
+    told = f"-told {', '.join(sorted(names))}" if names else ""
+    return f"{split.key}{'-masked components' if masked else ''}{told}"
+
+
+def told_columns(section: TrainVQVAESection) -> list[str]:
+    """What a decoder with these settings is told."""
+    return [*section.condition_classes, *section.condition_numbers]
+
+
+def take_vqvae(
+    cfg: Config, asked: str, split: Split, device: torch.device, tells: bool = False, masked: bool | None = None
+) -> HandedVQVAE:
+    """tells: the stage tells the decoder metadata. Others need one that also paints when nothing is told.
+
+    masked: the best is that of those trained with component masking; None: as cfg.train_vqvae says. What the best is
+    told is always as cfg.train_vqvae says.
+    """
+    section = cfg.train_vqvae
+    masked, names = section.component_masking.enabled if masked is None else masked, told_columns(section)
+    command = mend("train_vqvae", cfg) + (" --train_vqvae.component_masking.enabled true" if masked else "")
+    wanted = f"split {split.hash}{' with component masking' if masked else ''}"
+    wanted += f" told {', '.join(names)}" if names else ""
+    folder = resolve_run(Path(cfg.run.dir), "train_vqvae", asked, vqvae_key(split, masked, names), wanted, command)
+    meta = _checked_meta(folder, "train_vqvae", split.identity, mend("train_vqvae", cfg))
+    handed = HandedVQVAE(folder, load_vqvae(folder / "model", device), meta)
+    if not tells and not handed.label_drop:
+        raise InputError(
+            f"{folder} was trained without label dropping, so it cannot paint without being told; type: "
+            f"{mend('train_vqvae', cfg)} --train_vqvae.label_drop 0.1"
+        )
+    say(f"inherited: {handed.describe()}")
+    return handed
+
+
+def take_indices(cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE) -> HandedIndices:
+    folder, command = _resolve(cfg, "vqvae_reconstruction", asked, split, vqvae)
+    file = folder / "indices" / "meta.json"
+    if not file.is_file():
+        raise InputError(f"{folder} has no stored indices ({file} is missing); type: {command}")
+    check_handed(file, read_json(file), split.identity | vqvae.identity, command)
+    indices = np.load(folder / "indices" / "indices.npy", mmap_mode="r")
+    if len(indices) != len(split.manifest):
+        raise InputError(
+            f"{folder} has indices of {len(indices)} pictures, the split {len(split.manifest)}; type: {command}"
+        )
+    say(f"inherited: indices {folder}")
+    return HandedIndices(folder, indices)
+
+
+def _resolve(cfg: Config, stage: str, asked: str, split: Split, vqvae: HandedVQVAE) -> tuple[Path, str]:
+    """The run folder of a stage that depends on the codebook, and the command that makes another."""
+    command = mend(stage, cfg)
+    return resolve_run(Path(cfg.run.dir), stage, asked, vqvae.key(split), vqvae.describe(), command), command
+
+
+def _checked_meta(folder: Path, stage: str, expected: dict[str, Any], command: str) -> dict[str, Any]:
+    file = folder / "model" / "meta.json"
+    if not file.is_file():
+        raise InputError(f"{folder} has no model ({file} is missing); type: {command}")
+    meta: dict[str, Any] = read_json(file)
+    check_handed(file, meta, {"stage": stage, **expected}, command)
+    return meta

@@ -1,0 +1,1 @@
+"""What is measured, written as tables and drawn as figures."""

@@ -1,0 +1,252 @@
+"""Figures of the study, as matplotlib `Figure` objects. Colours are Okabe and Ito's; lines also differ in style and
+marker, so that they can be told apart in print and by colour-blind readers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from masking import mask_first, masked_count, touched_pixels
+from measuring.study import ALL_FORGOTTEN, Batch, Plan, Study, recall_batch
+from measuring.tables import Curve, curve
+from pipeline.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, component_rows, new_figure, picture_grid
+from pipeline.metrics import to_unit
+from recall.memory import Memory
+
+RED, SKY, YELLOW, BLACK = "#D55E00", "#56B4E9", "#B8A800", "#000000"
+RIGHT, WRONG = GREEN, RED  # frames of recognised and unrecognised pictures
+
+#: strategy -> colour, line style, marker; the most telling first, figures show the first eight that were measured
+LOOKS = {
+    "adaptive": (RED, "-", "o"),
+    "distortion": (ORANGE, "--", "s"),
+    "greedy-surprisal": (PURPLE, "-.", "^"),
+    "selective": (BLUE, "-", "D"),
+    "additive": (SKY, "--", "v"),
+    "surprisal": (YELLOW, ":", "P"),
+    "outpaint": (GREEN, "-.", "X"),
+    "random": (BLACK, "-", "."),
+    "half": (GREY, ":", "<"),
+    "block": (GREY, "--", ">"),
+    "direct": (GREY, "-.", "1"),
+    "painted": (GREY, "-", "2"),
+}
+MOST_CURVES = 8
+FEWEST_WRONG = 10  # wrong recalls below which their share says nothing
+LABELS = {
+    "mse_to_reconstruction": "MSE to the VQ-VAE's reconstruction",
+    "mse_to_picture": "MSE to the picture",
+    "ssim_to_reconstruction": "SSIM to the VQ-VAE's reconstruction",
+    "masked_mse_to_reconstruction": "MSE within the forgotten part",
+    "classification_error": "classification error",
+    "disagreement": "disagreement with the class before",
+    "calibration_error": "expected calibration error",
+    "cross_entropy": "cross-entropy (nats per forgotten token)",
+}
+
+
+def shown_strategies(plan: Plan) -> list[str]:
+    return [name for name in LOOKS if name in plan.strategies][:MOST_CURVES]
+
+
+def strategies_figure(rows: list[dict[str, Any]], plan: Plan, decoding: str, measure: str, pictures: int) -> Figure:
+    """One measure against the percentage forgotten, a curve for each strategy."""
+    figure, axes = new_figure(6.0, 4.2)
+    axis = axes[0, 0]
+    for name in shown_strategies(plan):
+        found = curve(rows, name, decoding, measure)
+        if found.percentages:
+            _plot(axis, found, name, *LOOKS[name])
+    how = "" if decoding == "tokens" else f", decoding {decoding}"
+    _finish(axis, "tokens forgotten (%)", LABELS.get(measure, measure), f"{pictures} pictures, 95 % intervals{how}")
+    return figure
+
+
+def _plot(axis: Any, found: Curve, label: str, colour: str, style: str, marker: str, x: Sequence[float] = ()) -> None:
+    places = list(x) or found.percentages
+    axis.plot(places, found.means, style, color=colour, marker=marker, markersize=4, linewidth=1.3, label=label)
+    low, high = zip(*found.intervals, strict=True)
+    axis.fill_between(places, low, high, color=colour, alpha=0.13, linewidth=0)
+
+
+def _finish(axis: Any, xlabel: str, ylabel: str, title: str, legend: bool = True) -> None:
+    axis.set_xlabel(xlabel, fontsize=9)
+    axis.set_ylabel(ylabel, fontsize=9)
+    axis.set_title(title, fontsize=9)
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.25, linewidth=0.5)
+    if legend:
+        axis.legend(fontsize=7, frameon=False)
+
+
+def decodings_figure(rows: list[dict[str, Any]], plan: Plan, strategies: Sequence[str]) -> Figure:
+    """MSE and classification error for each decoding: what is faithful is not always what is recognised."""
+    looks = {"argmax": (BLUE, "-", "o"), "sample": (ORANGE, "--", "s"), "expected": (GREEN, "-.", "^")}
+    measures = [
+        name
+        for name in ("mse_to_reconstruction", "classification_error")
+        if any(row["measure"] == name for row in rows)
+    ]
+    figure, axes = new_figure(3.6 * len(measures), 2.9 * len(strategies), len(strategies), len(measures))
+    for line, strategy in zip(axes, strategies, strict=True):
+        for axis, measure in zip(line, measures, strict=True):
+            for decoding in plan.decodings:
+                found = curve(rows, strategy, decoding, measure)
+                if found.percentages:
+                    _plot(axis, found, decoding, *looks[decoding])
+            _finish(axis, "tokens forgotten (%)", LABELS[measure], strategy, legend=axis is line[0])
+    return figure
+
+
+def rivals_figure(rival_rows: list[dict[str, Any]]) -> Figure:
+    """The same random masks, filled in by others. rival_rows: rival, percent, measure, mean, low, high, pictures."""
+    measures = [
+        m for m in ("mse_to_reconstruction", "classification_error") if any(r["measure"] == m for r in rival_rows)
+    ]
+    names = list(dict.fromkeys(row["rival"] for row in rival_rows))
+    looks = [*list(LOOKS.values())[:8], (GREY, "--", "1"), (GREY, "-", "2"), (GREY, ":", "3"), (GREY, "-.", "4")]
+    figure, axes = new_figure(4.4 * len(measures), 4.6, 1, len(measures))
+    for axis, measure in zip(axes[0], measures, strict=True):
+        for name, look in zip(names, looks, strict=False):
+            chosen = sorted(
+                (r for r in rival_rows if r["rival"] == name and r["measure"] == measure), key=lambda r: r["percent"]
+            )
+            found = Curve([r["percent"] for r in chosen], [r["mean"] for r in chosen],
+                          [(r["low"], r["high"]) for r in chosen], [])  # fmt: skip
+            if chosen:
+                _plot(axis, found, name, *look)
+        _finish(axis, "tokens forgotten (%)", LABELS[measure], "", legend=False)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=7, frameon=False)
+    return figure
+
+
+def bits_figure(rows: list[dict[str, Any]], plan: Plan, others: list[dict[str, Any]], decoding: str) -> Figure:
+    """Error against bits stored per picture, up to twice the bits of the whole grid; what needs more is only in
+    equal_bits.csv. others: method, bits, and the two measures."""
+    most_bits = 2 * max(row["bits"] for row in rows)
+    measures = [m for m in ("mse_to_picture", "classification_error") if any(row["measure"] == m for row in rows)]
+    figure, axes = new_figure(4.4 * len(measures), 4.6, 1, len(measures))
+    looks = {"JPEG": (GREY, ":", "s"), "JPEG, data only": (GREY, "--", "s"), "WebP": (BLACK, ":", "x"),
+             "WebP, data only": (BLACK, "--", "x"), "VQ-VAE, fewer codes": (BLUE, "--", "*")}  # fmt: skip
+    for axis, measure in zip(axes[0], measures, strict=True):
+        for name in [n for n in shown_strategies(plan) if n not in ("additive", "surprisal")]:
+            found = curve(rows, name, decoding, measure)
+            if found.percentages:
+                _plot(axis, found, name, *LOOKS[name], x=found.bits)
+        for method, (colour, style, marker) in looks.items():
+            points = sorted((o["bits"], o[measure]) for o in others if o["method"] == method and measure in o)
+            if points:
+                x, y = zip(*points, strict=True)
+                axis.plot(x, y, style, color=colour, marker=marker, markersize=4, linewidth=1, label=method)
+        _finish(axis, "bits stored per picture (positions included)", LABELS[measure], "", legend=False)
+        axis.set_xlim(0, most_bits)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7, frameon=False)
+    return figure
+
+
+def context_figure(context: list[list[Any]], plan: Plan) -> Figure:
+    """Congruent against incongruent pictures; and how often a wrong recall is what the context suggests.
+
+    context: rows of study.context_rows."""
+    telling = ("random", "selective", "adaptive")
+    names = [name for name in plan.strategies if name in telling] or list(plan.strategies[:1])
+    figure, axes = new_figure(8.8, 3.6, 1, 2)
+    for name in names:
+        colour, _, marker = LOOKS[name]
+        for group, style in (("congruent", "-"), ("incongruent", "--")):
+            points = sorted((r[1], r[4]) for r in context if r[0] in (name, ALL_FORGOTTEN) and r[2] == group)
+            x, y = zip(*points, strict=True)
+            axes[0, 0].plot(x, y, style, color=colour, marker=marker, markersize=4, label=f"{name}, {group}")
+        points = sorted(
+            (r[1], r[5])
+            for r in context
+            if r[0] in (name, ALL_FORGOTTEN) and r[2] == "incongruent" and r[4] * r[3] >= FEWEST_WRONG
+        )
+        if points:
+            x, y = zip(*points, strict=True)
+            axes[0, 1].plot(x, y, "-", color=colour, marker=marker, markersize=4, label=name)
+    axes[0, 1].axhline(1 / 9, color=GREY, linestyle=":", linewidth=1, label="chance, 1 of 9")
+    _finish(axes[0, 0], "tokens forgotten (%)", "classification error", "digit where it usually is, and elsewhere")
+    _finish(
+        axes[0, 1],
+        "tokens forgotten (%)",
+        "share of wrong recalls",
+        "wrong recalls that the context suggests (elsewhere)",
+    )
+    return figure
+
+
+def split_figure(split_rows: list[list[Any]], names: Sequence[str]) -> Figure:
+    """What quantisation costs and what completion costs. split_rows: rows of study.error_split."""
+    figure, axes = new_figure(3.4 * len(names), 3.2, 1, len(names))
+    for axis, name in zip(axes[0], names, strict=True):
+        chosen = sorted((row for row in split_rows if row[0] in (name, ALL_FORGOTTEN)), key=lambda row: row[1])
+        places = [str(row[1]) for row in chosen]
+        axis.bar(places, [row[2] for row in chosen], color=GREY, label="quantisation")
+        axis.bar(
+            places, [row[3] for row in chosen], bottom=[row[2] for row in chosen], color=ORANGE, label="completion"
+        )
+        axis.plot(places, [row[4] for row in chosen], "k_", markersize=9, label="total, measured")
+        _finish(axis, "tokens forgotten (%)", "MSE", name, legend=axis is axes[0][0])
+        axis.tick_params(axis="x", labelsize=7)
+    return figure
+
+
+@torch.no_grad()
+def recall_grid(
+    memory: Memory, study: Study, batch: Batch, plan: Plan, strategy: str, decoding: str, components: Sequence[str]
+) -> Figure:
+    """One row per percentage: what is left (grey: forgotten) and what is recalled, for a few pictures; a green or red
+    frame says whether it is recognised."""
+    rows, frames = [], []
+    for percent in plan.percentages:
+        mask = mask_first(study.orders[strategy][0][batch.rows], masked_count(percent / 100, memory.tokens))
+        mask = mask.to(memory.device)
+        painted, grids = recall_batch(memory, batch, mask, plan, (decoding,), _no_draws()).painted[decoding]
+        left = grey_out(batch.whole, mask, memory.stride)
+        triples = torch.stack([left, to_unit(painted), batch.truth], dim=1).flatten(0, 1)
+        rows.append((f"{percent} %", triples.cpu()))
+        frames.append([f for right in recognised(memory, batch, painted, grids) for f in (None, right, None)])
+    rows = component_rows(rows, components)
+    return picture_grid(rows, ["kept", "recalled", "original"] * len(batch.tokens), scale=0.75, frames=frames)
+
+
+@torch.no_grad()
+def strategies_grid(
+    memory: Memory, study: Study, batch: Batch, plan: Plan, percent: int, decoding: str, components: Sequence[str]
+) -> Figure:
+    """One row per strategy at one percentage: kept and recalled, framed by whether it is recognised."""
+    rows = [("original", torch.stack([batch.truth, batch.whole], dim=1).flatten(0, 1).cpu())]
+    frames: list[list[str | None]] = [[None] * (2 * len(batch.tokens))]
+    for name in plan.strategies:
+        mask = mask_first(study.orders[name][0][batch.rows], masked_count(percent / 100, memory.tokens))
+        mask = mask.to(memory.device)
+        painted, grids = recall_batch(memory, batch, mask, plan, (decoding,), _no_draws()).painted[decoding]
+        left = grey_out(batch.whole, mask, memory.stride)
+        rows.append((name, torch.stack([left, to_unit(painted)], dim=1).flatten(0, 1).cpu()))
+        frames.append([f for right in recognised(memory, batch, painted, grids) for f in (None, right)])
+    rows = component_rows(rows, components)
+    return picture_grid(rows, ["kept", "recalled"] * len(batch.tokens), scale=0.75, frames=frames)
+
+
+def recognised(memory: Memory, batch: Batch, painted: Tensor, grids: Tensor) -> list[str | None]:
+    """The colour of each picture's frame; None without a classifier."""
+    probabilities = memory.class_probabilities(painted, grids)
+    if probabilities is None:
+        return [None] * len(grids)
+    return [RIGHT if right else WRONG for right in (probabilities.argmax(1) == batch.labels).tolist()]
+
+
+def grey_out(pictures: Tensor, mask: Tensor, stride: int) -> Tensor:
+    """(B, C, H, W) in [0, 1] with the pixels of masked tokens (B, N) in mid grey."""
+    pixels = touched_pixels(mask, pictures.shape[2], pictures.shape[3], stride)
+    return pictures.masked_fill(pixels.unsqueeze(1), 0.5)
+
+
+def _no_draws() -> torch.Generator:
+    """For decodings that draw nothing, or one fixed draw in a figure."""
+    return torch.Generator().manual_seed(0)

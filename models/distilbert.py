@@ -1,0 +1,170 @@
+"""The DistilBERT over code indices: it completes a partly forgotten grid.
+
+Letters: B batch, N tokens per picture, K codes, M masked tokens of a batch, D code dimension, C classes. Ids: 0..K-1
+codes, K MASK; a model that was trained with classes also has K+1..K+C for these and K+C+1 for "no class told", and
+sees one of them before the grid. Masks are bool, True = masked, to be predicted.
+
+Architecture: DistilBERT (Sanh et al. 2019), trained like the masked token models of MaskGIT (Chang et al. 2022):
+variable mask ratios, loss on masked tokens only. Filling in several passes: MaskGIT, section 3.2; in Halton order:
+Besnier et al. 2025. Guidance: Ho and Salimans 2022.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from masking import hide
+
+if TYPE_CHECKING:
+    from transformers import DistilBertForMaskedLM
+
+
+def build_distilbert(
+    codebook_size: int, tokens: int, dim: int, layers: int, heads: int, dropout: float, classes: int = 0
+) -> "DistilBertForMaskedLM":
+    """A fresh model. `pad_token_id=None`: its default 0 would freeze the embedding of code 0."""
+    from transformers import DistilBertConfig, DistilBertForMaskedLM
+
+    sizes = _vocabulary(codebook_size, tokens, classes)
+    config = DistilBertConfig(
+        **sizes,
+        dim=dim,
+        hidden_dim=4 * dim,
+        n_layers=layers,
+        n_heads=heads,
+        dropout=dropout,
+        attention_dropout=dropout,
+    )
+    return DistilBertForMaskedLM(config)
+
+
+def _vocabulary(codebook_size: int, tokens: int, classes: int) -> dict[str, Any]:
+    """Entries of the model's config that depend on the grid. codebook_size and classes are kept for loading."""
+    return {
+        "vocab_size": codebook_size + 1 + (classes + 1 if classes else 0),
+        "max_position_embeddings": tokens + (1 if classes else 0),
+        "pad_token_id": None,
+        "codebook_size": codebook_size,
+        "classes": classes,
+    }
+
+
+def from_pretrained_body(source: str, codebook_size: int, tokens: int, classes: int = 0) -> "DistilBertForMaskedLM":
+    """The layers of a trained DistilBERT (a folder or a hub id) with new embeddings for codes and positions.
+
+    Raises OSError when the model is neither on disk nor to be fetched.
+    """
+    from transformers import DistilBertConfig, DistilBertForMaskedLM
+
+    config = DistilBertConfig.from_pretrained(source)
+    config.update(_vocabulary(codebook_size, tokens, classes))  # as options of the line above, new names would be lost
+    return DistilBertForMaskedLM.from_pretrained(source, config=config, ignore_mismatched_sizes=True)
+
+
+@torch.no_grad()
+def start_from_codebook(model: "DistilBertForMaskedLM", codebook: Tensor, generator: torch.Generator) -> None:
+    """Start the embeddings of the codes as random projections of their vectors (K, D), at the usual scale.
+
+    Codes that look alike then start alike, on the way in and (tied weights) on the way out.
+    """
+    weight = model.distilbert.embeddings.word_embeddings.weight
+    centred = (codebook - codebook.mean(0)).to(weight)
+    projected = centred @ torch.randn(codebook.shape[1], weight.shape[1], generator=generator).to(weight)
+    spread = projected.std().clamp(min=1e-8)
+    weight[: len(codebook)] = projected * model.config.initializer_range / spread
+
+
+def blank_mask_token(model: "DistilBertForMaskedLM") -> None:
+    """MASK becomes the zero vector and stays it (the published study feeds zeros for forgotten tokens)."""
+    embeddings = model.distilbert.embeddings.word_embeddings
+    token = mask_id(model)
+    with torch.no_grad():
+        embeddings.weight[token] = 0
+
+    def keep_zero(gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        gradient[token] = 0
+        return gradient
+
+    embeddings.weight.register_hook(keep_zero)
+
+
+def load_distilbert(folder: Path, device: torch.device) -> "DistilBertForMaskedLM":
+    """The model that `train_distil.py` wrote to `folder`, in evaluation mode."""
+    from transformers import DistilBertForMaskedLM
+
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder / 'config.json'} is missing; type: python train_distil.py")
+    model = DistilBertForMaskedLM.from_pretrained(folder, local_files_only=True).eval()
+    prepare_for(model, device, training=False)
+    return model
+
+
+def codes_of(model: "DistilBertForMaskedLM") -> int:
+    """K. Models of version 0.1 did not say; they had no classes."""
+    return int(getattr(model.config, "codebook_size", model.config.vocab_size - 1))
+
+
+def classes_of(model: "DistilBertForMaskedLM") -> int:
+    """C, 0 for a model that was trained without classes."""
+    return int(getattr(model.config, "classes", 0))
+
+
+def mask_id(model: "DistilBertForMaskedLM") -> int:
+    """K, the id of MASK."""
+    return codes_of(model)
+
+
+def masked_logits(
+    model: "DistilBertForMaskedLM", indices: Tensor, mask: Tensor, labels: Tensor | None = None
+) -> Tensor:
+    """(B, N) indices, (B, N) bool -> (M, K) logits of the M masked tokens, row by row.
+
+    labels: (B,) classes, -1 for "not told"; None tells none. The output layer runs on masked tokens only and answers
+    with codes only. Raises ValueError for labels on a model that was trained without.
+    """
+    ids = hide(indices, mask, mask_id(model))
+    classes, codes = classes_of(model), codes_of(model)
+    if labels is not None and not classes:
+        raise ValueError("labels given to a DistilBERT that was trained without classes")
+    if classes:
+        labels = torch.full((len(ids),), -1, device=ids.device) if labels is None else labels.to(ids.device)
+        told = torch.where(labels < 0, codes + 1 + classes, codes + 1 + labels)
+        ids = torch.cat([told.unsqueeze(1), ids], dim=1)
+    hidden = model.distilbert(input_ids=ids).last_hidden_state
+    hidden = hidden[:, 1:][mask] if classes else hidden[mask]  # (M, dim)
+    hidden = model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
+    projector = model.vocab_projector
+    return F.linear(hidden, projector.weight[:codes], projector.bias[:codes]).float()  # (M, K)
+
+
+def guided_logits(
+    model: "DistilBertForMaskedLM", indices: Tensor, mask: Tensor, labels: Tensor | None, guidance_scale: float
+) -> Tensor:
+    """(M, K): untold + scale * (told - untold); 0 ignores the class, 1 is plain conditioning, more exaggerates it.
+
+    Classifier-free guidance (Ho and Salimans 2022, equation 6 with w = scale - 1).
+    """
+    if labels is None or guidance_scale == 1:
+        return masked_logits(model, indices, mask, labels)
+    untold = masked_logits(model, indices, mask)
+    return untold + guidance_scale * (masked_logits(model, indices, mask, labels) - untold)
+
+
+def masked_cross_entropy(
+    model: "DistilBertForMaskedLM", indices: Tensor, mask: Tensor, labels: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of each masked token, in nats, and whether the likeliest code is the true one; both (M,)."""
+    logits = masked_logits(model, indices, mask, labels)
+    targets = indices[mask]
+    return F.cross_entropy(logits, targets, reduction="none"), logits.argmax(1) == targets
+
+
+def prepare_for(model: "DistilBertForMaskedLM", device: torch.device, training: bool = True) -> None:
+    """Move to the device. On CPU the plain attention is about twice as fast to train at these sizes, the fused one a
+    quarter faster to ask."""
+    torch.nn.Module.to(model, device)
+    model.set_attn_implementation("eager" if training and device.type == "cpu" else "sdpa")

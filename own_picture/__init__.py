@@ -1,0 +1,1 @@
+"""Pictures of your own: read, completed, pasted back, written."""

@@ -1,0 +1,1 @@
+"""The older priors over grids: PixelCNN and latent GAN."""

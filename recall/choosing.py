@@ -1,0 +1,120 @@
+"""What to keep: orders of forgetting that ask the models of the memory.
+
+All give (B, N) long ranks, as in `masking.py`: the rank of each token in the order in which it is forgotten, so that
+one order serves every percentage. Each row depends on its own picture only. Letters: B batch, N tokens, K codes,
+M masked tokens of a batch. Masks are bool, True = masked; `kept` is the opposite, True = stored.
+
+The memory knows its picture while it stores it: it may compare what the model expects with what is there. `selective`,
+`additive` and `direct` do not look and go by the model's confidence alone (Fayyaz and colleagues, ICANN 2024).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from masking import block_order, half_order, halton_order, outpaint_order, random_order
+from recall.keeping import Keeper, painted_order
+from recall.memory import Memory
+from settings.strategies import STRATEGIES
+
+GROUPS = 8  # passes of the strategies that rank once
+
+
+@dataclass(frozen=True)
+class Choosing:
+    """How hard to think. passes: of the greedy strategies, each keeps N / passes tokens more ("selective" always one);
+    look_ahead: share of the tokens that "adaptive" tries out, `candidates` for each place."""
+
+    passes: int = 24
+    look_ahead: float = 0.15
+    candidates: int = 8
+    code_share: float = 0.5
+    blocks: int = 1
+
+
+def choose_order(
+    strategy: str, memory: Memory, tokens: Tensor, generator: torch.Generator, choosing: Choosing
+) -> Tensor:
+    """(B, N) indices -> (B, N) ranks. Raises ValueError for an unknown strategy, with the list of all."""
+    batch, side = len(tokens), memory.side
+    if strategy == "random":
+        return random_order(batch, memory.tokens, generator).to(tokens.device)
+    if strategy == "block":
+        return block_order(batch, side, side, generator, choosing.blocks).to(tokens.device)
+    if strategy == "half":
+        return half_order(batch, side, side).to(tokens.device)
+    if strategy == "outpaint":
+        return outpaint_order(batch, side, side).to(tokens.device)
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy is {strategy!r}; expected one of: {', '.join(STRATEGIES)}")
+    parts = [_ask(strategy, memory, tokens[rows], choosing) for rows in memory.batches(batch)]
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def _ask(strategy: str, memory: Memory, tokens: Tensor, choosing: Choosing) -> Tensor:
+    step = max(1, round(memory.tokens / choosing.passes))
+    if strategy in ("direct", "surprisal"):
+        return by_score(leave_out(memory, tokens, unsure if strategy == "direct" else surprisal))
+    if strategy in ("painted", "adaptive"):
+        if strategy == "painted":
+            return painted_order(memory, tokens, step)
+        look_ahead = round(choosing.look_ahead * memory.tokens)
+        return painted_order(memory, tokens, step, look_ahead, choosing.candidates, choosing.code_share)
+    if strategy == "selective":
+        centre = memory.side // 2 * memory.side + memory.side // 2
+        return greedy(memory, tokens, unsure, 1, first=centre)
+    scores = {"additive": unsure, "greedy-surprisal": surprisal, "distortion": distortion}
+    return greedy(memory, tokens, scores[strategy], step)
+
+
+#: (memory, logits (M, K), true codes (M,)) -> (M,): the higher, the longer a token is kept
+Score = Callable[[Memory, Tensor, Tensor], Tensor]
+
+
+def unsure(memory: Memory, logits: Tensor, true: Tensor) -> Tensor:
+    """One minus the probability of the likeliest code. (The published study takes the logit itself, which is not
+    comparable between positions.)"""
+    return 1 - logits.softmax(1).amax(1)
+
+
+def surprisal(memory: Memory, logits: Tensor, true: Tensor) -> Tensor:
+    """-log p(code | the others), nats."""
+    return F.cross_entropy(logits, true, reduction="none")
+
+
+def distortion(memory: Memory, logits: Tensor, true: Tensor) -> Tensor:
+    """|| E[e | kept] - e ||^2: how far the code vector to expect lies from the true one."""
+    return (logits.softmax(1) @ memory.codebook - memory.codebook[true]).square().sum(1)
+
+
+def by_score(scores: Tensor) -> Tensor:
+    """(B, N) -> ranks: the lowest score is forgotten first; equal ones in raster order."""
+    return scores.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
+
+
+def leave_out(memory: Memory, tokens: Tensor, score: Score) -> Tensor:
+    """(B, N) scores given (nearly) all others: in GROUPS passes a well spread share of the grid is masked."""
+    groups = halton_order(memory.side, memory.side).to(tokens.device) % min(GROUPS, memory.tokens)
+    scores = torch.zeros(tokens.shape, device=tokens.device)
+    for group in groups.unique():
+        mask = (groups == group).expand_as(tokens)
+        scores[mask] = score(memory, memory.logits(tokens, mask), tokens[mask])
+    return scores
+
+
+def greedy(memory: Memory, tokens: Tensor, score: Score, step: int, first: int | None = None) -> Tensor:
+    """Start from nothing (or from the token `first`), again and again keep the `step` tokens of highest score given
+    those kept."""
+    keeper = Keeper(tokens)
+    if first is not None:
+        keeper.keep(torch.full((len(tokens), 1), first, device=tokens.device))
+    while keeper.left:
+        mask = ~keeper.kept
+        scores = torch.zeros(tokens.shape, device=tokens.device)
+        scores[mask] = score(memory, memory.logits(tokens, mask), tokens[mask])
+        keeper.keep(keeper.best(scores, step))
+    return keeper.ranks

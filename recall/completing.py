@@ -1,0 +1,81 @@
+"""Completion of masked grids by a DistilBERT, in one pass or several (MaskGIT, Chang et al. 2022, section 3.2)."""
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from masking import halton_order
+from models.codes import Filling, choose_codes
+from models.distilbert import guided_logits
+
+if TYPE_CHECKING:
+    from transformers import DistilBertForMaskedLM
+
+
+def blank_out(codes: Tensor, mask: Tensor, blank: Tensor) -> Tensor:
+    """Code vectors (B, D, h, w) with `blank` (D,) where `mask` (B, N) is True: what is left without completion."""
+    b, _, h, w = codes.shape
+    return torch.where(mask.view(b, 1, h, w), blank.view(1, -1, 1, 1), codes)
+
+
+class Completed(NamedTuple):
+    """A completed batch of grids. Tokens that were not masked are as they were, with confidence 1."""
+
+    indices: Tensor  # (B, N) long
+    expected: Tensor  # (B, N, D): mean of all code vectors weighted by their probability when the token was filled
+    confidence: Tensor  # (B, N): the probability of the code that was filled in
+
+
+@torch.no_grad()
+def complete(
+    model: "DistilBertForMaskedLM",
+    indices: Tensor,
+    mask: Tensor,
+    codebook: Tensor,
+    filling: Filling = Filling(),
+    generator: torch.Generator | None = None,
+    labels: Tensor | None = None,
+    bf16: bool = False,
+) -> Completed:
+    """Fill all masked tokens; the others stay as they are. codebook: (K, D) code vectors.
+
+    generator: on the CPU; needed when temperature > 0. bf16: the model is asked in bfloat16, the rest is float32.
+    """
+    completed, expected = indices.clone(), codebook[indices.masked_fill(mask, 0)]
+    confidence = torch.ones_like(expected[..., 0])
+    waiting = mask.clone()
+    for step in range(filling.passes):
+        if not waiting.any():
+            break
+        with torch.autocast(indices.device.type, torch.bfloat16, enabled=bf16):
+            logits = guided_logits(model, completed, waiting, labels, filling.guidance_scale)  # (M, K)
+        chosen = choose_codes(logits, filling, generator)
+        probabilities = logits.softmax(1)
+        sure = torch.full_like(confidence, -1)
+        sure[waiting] = probabilities.gather(1, chosen.unsqueeze(1)).squeeze(1)
+        candidates = completed.masked_scatter(waiting, chosen)
+        now = waiting & _take_now(waiting, mask, sure, step, filling)
+        rows = now[waiting]
+        completed = torch.where(now, candidates, completed)
+        expected[now] = probabilities[rows] @ codebook
+        confidence[now] = sure[now]
+        waiting = waiting & ~now
+    return Completed(completed, expected, confidence)
+
+
+def _take_now(waiting: Tensor, mask: Tensor, sure: Tensor, step: int, filling: Filling) -> Tensor:
+    """(B, N) bool: the tokens to fill in this pass. After pass s of S, cos(pi/2 * s/S) of the masked still wait."""
+    total = mask.sum(1)
+    share = math.cos(math.pi / 2 * (step + 1) / filling.passes) if step + 1 < filling.passes else 0.0
+    count = (waiting.sum(1) - (total * share).floor().long()).clamp(min=1)
+    if filling.order == "halton":
+        side = math.isqrt(waiting.shape[1])
+        early = halton_order(side, waiting.shape[1] // side).to(sure.device).expand_as(waiting).float()
+        preference = -early
+    else:
+        preference = sure
+    preference = preference.masked_fill(~waiting, -math.inf)
+    ranks = preference.argsort(dim=1, descending=True, stable=True).argsort(dim=1, stable=True)
+    return ranks < count.unsqueeze(1)

@@ -1,0 +1,97 @@
+"""Orders of keeping: one token after the other, judged by what would be painted."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.metrics import to_unit
+from recall.memory import Memory
+
+
+def painted_order(
+    memory: Memory, tokens: Tensor, step: int, look_ahead: int = 0, candidates: int = 1, code_share: float = 0.0
+) -> Tensor:
+    """Keep the tokens whose pixels would be painted most wrong, given what is kept.
+
+    For the first `look_ahead` tokens each of the `candidates` worst is tried, and the one is kept that leaves the least
+    error in the whole picture: what one token tells about the others counts while few are kept. code_share: weight of
+    the distortion of the code vectors beside the painted error, each as a share of what it is when nothing is kept;
+    squared pixels alone say little about what a classifier sees.
+    """
+    judge = Judge(memory, tokens, code_share)
+    keeper = Keeper(tokens)
+    rows, errors = torch.arange(len(tokens), device=tokens.device), judge.first
+    while keeper.left:
+        if memory.tokens - keeper.left < look_ahead:
+            tried = keeper.best(errors, candidates)  # (B, m)
+            m = tried.shape[1]
+            kept = keeper.kept.unsqueeze(1).repeat(1, m, 1).scatter_(2, tried.unsqueeze(2), True)
+            after = judge.errors(rows.repeat_interleave(m), kept.flatten(0, 1)).view(len(tokens), m, -1)
+            winner = after.sum(2).argmin(1)
+            keeper.keep(tried[rows, winner].unsqueeze(1))
+            errors = after[rows, winner]
+        else:
+            keeper.keep(keeper.best(errors, step))
+            if keeper.left:
+                errors = judge.errors(rows, keeper.kept)
+    return keeper.ranks
+
+
+class Judge:
+    """How wrong each token would be painted when only some are kept and the rest is filled with the code vectors to
+    expect; shares of the error of a picture of which nothing is kept."""
+
+    def __init__(self, memory: Memory, tokens: Tensor, code_share: float) -> None:
+        self.memory, self.tokens, self.code_share = memory, tokens, code_share
+        self.whole = to_unit(memory.paint_indices(tokens))
+        rows = torch.arange(len(tokens), device=tokens.device)
+        painted, coded = self._both(rows, torch.zeros_like(tokens, dtype=torch.bool))
+        self.scales = (painted.sum(1, keepdim=True).clamp(min=1e-8), coded.sum(1, keepdim=True).clamp(min=1e-8))
+        self.first = self._mixed(rows, painted, coded)  # (B, N): errors while nothing is kept
+
+    def errors(self, rows: Tensor, kept: Tensor) -> Tensor:
+        """rows (R,): which pictures; kept (R, N) -> (R, N)."""
+        return self._mixed(rows, *self._both(rows, kept))
+
+    def _mixed(self, rows: Tensor, painted: Tensor, coded: Tensor) -> Tensor:
+        mixed = (1 - self.code_share) * painted / self.scales[0][rows]
+        return mixed + self.code_share * coded / self.scales[1][rows]
+
+    def _both(self, rows: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """(R, N) mean squared pixel error over each token's cell, and squared distance of its code vector."""
+        memory, painted, coded = self.memory, [], []
+        for part in memory.batches(len(rows)):
+            tokens, mask = self.tokens[rows[part]], ~kept[part]
+            vectors = memory.codebook[tokens]
+            expected = memory.logits(tokens, mask).softmax(1) @ memory.codebook  # (M, D)
+            distances = torch.zeros(mask.shape, device=mask.device)
+            distances[mask] = (expected - vectors[mask]).square().sum(1)
+            vectors[mask] = expected
+            with memory.autocast():
+                pictures = to_unit(memory.paint(vectors).float())
+            wrong = (pictures - self.whole[rows[part]]).square().mean(1, keepdim=True)
+            painted.append(F.avg_pool2d(wrong, memory.stride).flatten(1))
+            coded.append(distances)
+        return torch.cat(painted), torch.cat(coded)
+
+
+class Keeper:
+    """Tokens that are kept, one after the other: the first kept is the last forgotten."""
+
+    def __init__(self, tokens: Tensor) -> None:
+        self.kept = torch.zeros(tokens.shape, dtype=torch.bool, device=tokens.device)
+        self.ranks = torch.full(tokens.shape, -1, dtype=torch.long, device=tokens.device)
+        self.left = tokens.shape[1]
+
+    def best(self, scores: Tensor, count: int) -> Tensor:
+        """(B, count): the tokens of highest score that are not kept yet; equal ones in raster order."""
+        ordered = scores.masked_fill(self.kept, float("-inf")).argsort(dim=1, descending=True, stable=True)
+        return ordered[:, : min(count, self.left)]
+
+    def keep(self, chosen: Tensor) -> None:
+        """chosen: (B, count) places, the most wanted first."""
+        count = chosen.shape[1]
+        ranks = torch.arange(self.left - 1, self.left - 1 - count, -1, device=chosen.device)
+        self.ranks.scatter_(1, chosen, ranks.expand_as(chosen))
+        self.kept.scatter_(1, chosen, True)
+        self.left -= count

@@ -1,0 +1,127 @@
+"""A memory at work: the VQ-VAE, the DistilBERT and the classifier together, for all who recall pictures.
+
+Letters: B batch, C channels, N = h*w tokens, K codes, D code dimension. Pictures are float [-1, 1]. Masks are bool,
+True = masked, to be predicted.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from models.classifier import Classifier
+from models.codes import Filling
+from models.distilbert import masked_logits
+from recall.completing import Completed, blank_out, complete
+from vqvae import VQVAE
+
+if TYPE_CHECKING:
+    from transformers import DistilBertForMaskedLM
+
+ONE_PASS = Filling()  # of the likeliest codes
+
+
+@dataclass
+class Memory:
+    """All that recall needs, on one device.
+
+    `position_shares`: (N, K), how often each code stands at each position of the training grids. `bf16`: the DistilBERT
+    is asked in bfloat16, and choosing paints in it; whatever is measured is painted in float32.
+    """
+
+    vqvae: VQVAE
+    distil: "DistilBertForMaskedLM"
+    classifier: Classifier | None
+    position_shares: Tensor
+    device: torch.device
+    bf16: bool = False
+    batch_size: int = 250
+
+    def __post_init__(self) -> None:
+        self.codebook = self.vqvae.codebook_vectors().detach()  # (K, D)
+        self.blank = self.position_shares.mean(0) @ self.codebook  # (D,): the average code vector
+        self.side = self.vqvae.config.grid
+
+    @property
+    def tokens(self) -> int:
+        """N."""
+        return int(self.side**2)
+
+    @property
+    def stride(self) -> int:
+        return int(self.vqvae.config.stride)
+
+    def grid(self, tokens: Tensor) -> Tensor:
+        """(B, N) -> (B, h, w)."""
+        return tokens.view(len(tokens), self.side, self.side)
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, N) indices."""
+        return self.vqvae.encode_indices(pictures.to(self.device)).flatten(1)
+
+    def paint(self, vectors: Tensor) -> Tensor:
+        """(B, N, D) code vectors -> (B, C, H, W)."""
+        return self.vqvae.decode_codes(vectors.transpose(1, 2).unflatten(2, (self.side, self.side)))
+
+    def paint_indices(self, tokens: Tensor) -> Tensor:
+        """(B, N) -> (B, C, H, W)."""
+        return self.vqvae.decode_indices(self.grid(tokens))
+
+    def paint_blank(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """What is left without completion: the average code vector wherever a token is masked."""
+        return self.vqvae.decode_codes(blank_out(self.vqvae.embed_indices(self.grid(tokens)), mask, self.blank))
+
+    def autocast(self) -> torch.autocast:
+        """The precision in which the DistilBERT is asked."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def logits(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """(M, K) of the masked tokens, in batches, in the precision of choosing."""
+        with self.autocast():
+            parts = [masked_logits(self.distil, tokens[rows], mask[rows]) for rows in self.batches(len(tokens))]
+        return torch.cat(parts)
+
+    def complete(
+        self,
+        tokens: Tensor,
+        mask: Tensor,
+        filling: Filling = ONE_PASS,
+        draws: torch.Generator | None = None,
+        labels: Tensor | None = None,
+        distil: "DistilBertForMaskedLM | None" = None,
+    ) -> Completed:
+        """`completion.complete` in the precision of this memory, by its own DistilBERT or by another one."""
+        return complete(distil or self.distil, tokens, mask, self.codebook, filling, draws, labels, self.bf16)
+
+    def class_probabilities(self, pictures: Tensor, tokens: Tensor) -> Tensor | None:
+        """(B, classes) of painted pictures and the codes (B, N) behind them; None without a classifier."""
+        if self.classifier is None:
+            return None
+        return self.classifier(self.grid(tokens) if self.classifier.sees_codes else pictures).float().softmax(1)
+
+    def batches(self, count: int) -> Iterator[slice]:
+        for start in range(0, count, self.batch_size):
+            yield slice(start, start + self.batch_size)
+
+
+def shares_by_position(tokens: Tensor, codebook_size: int) -> Tensor:
+    """(pictures, N) training grids -> (N, K): how often each code stands at each position, rows sum to one."""
+    counts = [torch.bincount(tokens[:, n], minlength=codebook_size) for n in range(tokens.shape[1])]
+    return torch.stack(counts).float() / len(tokens)
+
+
+def baseline_probabilities(train_tokens: Tensor, codebook_size: int) -> dict[str, Tensor]:
+    """What is known without looking at the picture: (N, K) for the code and for the code of the position.
+
+    Counts over the training grids. The code gets one pseudo-count each; the position is smoothed towards the code
+    with a weight of K/8 pictures, so that rare codes do not cost infinitely much.
+    """
+    tokens = train_tokens.shape[1]
+    overall = torch.bincount(train_tokens.flatten(), minlength=codebook_size).double() + 1
+    overall = overall / overall.sum()
+    counts = torch.stack([torch.bincount(train_tokens[:, n], minlength=codebook_size) for n in range(tokens)]).double()
+    weight = codebook_size / 8
+    by_position = (counts + weight * overall) / (len(train_tokens) + weight)
+    return {"most frequent code": overall.expand(tokens, -1), "most frequent code of the position": by_position}

@@ -1,0 +1,158 @@
+"""The command line of all stages: `python STAGE.py [--config FILE ...] [--section.key VALUE ...] [--resume]`."""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic.fields import FieldInfo
+
+from settings import loading
+from settings.config import Config
+from settings.kinds import flatten
+
+COMMON_SECTIONS = ("run", "data")
+
+#: What an option without a section stands for: a dotted key, or (dotted key, how many values it takes).
+Shortcut = str | tuple[str, int]
+
+
+def stage_main(
+    stage: str,
+    run: Callable[..., float],
+    description: str,
+    shortcuts: Mapping[str, Shortcut] | None = None,
+    argv: Sequence[str] | None = None,
+    resumable: bool = True,
+) -> int:
+    """Parse, run, and turn mistakes into one line each. Returns the exit status: 0, 2 for bad settings or input, 1 for
+    a training that diverged, 130 when interrupted.
+
+    shortcuts: option without a section -> dotted key, such as {"--input": "vqvae_reconstruction.input"}, or that and
+    how many values it takes, such as {"--box": ("reconstruct_masked.own.box", 4)}.
+    """
+    parser = build_parser(stage, description, shortcuts or {}, resumable)
+    known, unknown = parser.parse_known_args(argv)
+    arguments = vars(known)
+    overlays, resume = [Path(file) for file in arguments.pop("config")], arguments.pop("resume", False)
+    fields = dict(loading.options(Config))
+    overrides = {key: _parse_given(given, fields[key]) for key, given in arguments.items() if given is not None}
+    try:
+        settings = loading.load(overlays, overrides | _unknown_settings(unknown, stage))
+    except loading.ConfigError as error:
+        print("\n".join(f"error: {problem}" for problem in error.problems), file=sys.stderr)
+        return 2
+    for key, value in loading.changed_keys(settings).items():
+        if key.split(".")[0] in (stage, *COMMON_SECTIONS):
+            print(f"{key} = {loading.as_typed(value)} (not config.yaml's)")
+    return _guarded(run, settings, resume)
+
+
+def _unknown_settings(words: list[str], stage: str) -> dict[str, Any]:
+    """Options that no key has, as settings, so that the schema names the nearest key of each.
+
+    Raises ConfigError for words that cannot be settings.
+    """
+    found: dict[str, Any] = {}
+    problems = []
+    while words:
+        option, *words = words
+        name, equals, value = option.removeprefix("--").partition("=")
+        if not equals and words and not words[0].startswith("--"):
+            value, *words = words
+        if option.startswith("--") and "." in name:
+            found[name] = _parse_value(value)
+            continue
+        keys = [key for key, _ in loading.options(Config) if key.endswith(f".{name}")]
+        keys.sort(key=lambda key: not key.startswith(f"{stage}."))
+        hint = f"did you mean --{keys[0]}?" if keys else "expected --section.key VALUE, see --help"
+        problems.append(f"{option} is not an option; {hint}")
+    if problems:
+        raise loading.ConfigError(problems)
+    return found
+
+
+def _guarded(run: Callable[..., float], settings: Config, resume: bool) -> int:
+    from pipeline.engine import TrainingDiverged
+    from pipeline.files import InputError
+
+    try:
+        run(settings, resume=resume)
+    except (InputError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except TrainingDiverged as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; type the same command with --resume to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def build_parser(
+    stage: str, description: str, shortcuts: Mapping[str, Shortcut], resumable: bool = True
+) -> argparse.ArgumentParser:
+    """One option for each key, with range, sentence and default; --help shows the stage's and the common ones."""
+    parser = argparse.ArgumentParser(
+        prog=f"python {stage}.py",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        usage=f"python {stage}.py [--config FILE ...] [--section.key VALUE ...] [--resume]",
+    )
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="overlays on config.yaml, such as presets/imagenette.yaml",
+    )
+    if resumable:
+        parser.add_argument(
+            "--resume", action="store_true", help="go on with the newest interrupted run of these settings"
+        )
+    for option, meant in shortcuts.items():
+        key, count = (meant, None) if isinstance(meant, str) else meant
+        parser.add_argument(option, dest=key, nargs=count, metavar="VALUE", default=None, help=f"short for --{key}")
+    defaults = _shipped_defaults()
+    sections = sorted(Config.model_fields, key=lambda name: (name != stage, name not in COMMON_SECTIONS))
+    for name in sections:
+        annotation: Any = Config.model_fields[name].annotation
+        shown = name in (stage, *COMMON_SECTIONS)
+        group = parser.add_argument_group(name) if shown else parser
+        for key, field in loading.options(annotation, f"{name}."):
+            default = loading.as_typed(defaults.get(key))
+            text = f"{field.description} [{loading.describe_range(field)}; default {default}]".replace("%", "%%")
+            group.add_argument(
+                f"--{key}", dest=key, metavar="VALUE", default=None, help=text if shown else argparse.SUPPRESS
+            )
+    return parser
+
+
+def _shipped_defaults() -> dict[str, Any]:
+    """The defaults that --help shows: config.yaml's; the schema's own when that file cannot be used."""
+    try:
+        return flatten(loading.load([], {}).model_dump())
+    except loading.ConfigError:
+        return flatten(Config().model_dump())
+
+
+def _parse_given(given: str | list[str], field: FieldInfo) -> Any:
+    """One value, or the values of an option that takes several. Where text is wanted, what YAML reads as something else
+    stays as it was typed: a class 01, a folder 2024."""
+    if not isinstance(given, str):
+        return [_parse_value(text) for text in given]
+    value = _parse_value(given)
+    wants_text = loading.describe_range(field) in ("text", "text or null")
+    return value if not wants_text or value is None or isinstance(value, str) else given
+
+
+def _parse_value(text: str) -> Any:
+    """A command-line value as YAML: 3, 1e-3, true, null, [10, 50], {low: 1, high: 2}."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text

@@ -1,0 +1,73 @@
+"""Sections that all stages read: run and data."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from settings.kinds import Names, PositiveInt, Real, Section, Text, Whole
+
+
+class RunSection(Section):
+    dir: str = "runs"
+    """Folder for run folders, mlflow.db and optuna.db."""
+    seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 0
+    """Seed of weights, batches, masks and tuning (the split has its own, data.seed)."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute; auto takes a GPU when there is one."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of training; auto takes bf16 where the processor has it. Evaluation is fp32 but for asking the
+    DistilBERT."""
+    threads: Annotated[Whole, Field(ge=0)] = 0
+    """CPU threads; 0 takes all cores. Another number of threads changes the last digits of results."""
+    mlflow: bool = True
+    """Also write to MLflow. The run folders are complete without it."""
+
+
+class DataSection(Section):
+    source: str = "digits_in_context"
+    """digits_in_context or five_components (embedded), imagenette (downloaded by torchvision), or a folder."""
+    classes: Annotated[Whole, Field(ge=2)] | list[str] | None = None
+    """How many class folders to take, in name order, or their names; null takes all."""
+    images_per_class: PositiveInt | None = None
+    """How many pictures of each class to take, chosen by the seed; null takes all."""
+    image_size: Annotated[Whole, Field(ge=8, le=1024)] = 32
+    """Side of the square pictures, pixels; must be divisible by train_vqvae.stride."""
+    channels: Annotated[Whole, Field(ge=1, le=64)] = 3
+    """Components of a picture: 1 for grey, 3 for RGB; others need .npy, .npz or .tiff stacks."""
+    components: Names | None = None
+    """Names of the components, in order; null: grey, or red green blue, or those in the .npz files."""
+    metadata: Text | None = None
+    """CSV file with a line per picture: its path below data.source, and columns of metadata."""
+    train: Annotated[Real, Field(gt=0, lt=1)] = 0.70
+    """Share of pictures to train on."""
+    val: Annotated[Real, Field(gt=0, lt=1)] = 0.15
+    """Share of pictures for tuning, early stopping and choosing between runs."""
+    test: Annotated[Real, Field(gt=0, lt=1)] = 0.15
+    """Share of pictures for the one final look."""
+    given_split: bool = True
+    """Keep the split of a folder that has train, val and test; false pools and splits anew."""
+    skip_broken: bool = False
+    """Go on without files that cannot be read (they are listed either way)."""
+    seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 0
+    """Seed of the split and of the embedded demo."""
+    workers: Annotated[Whole, Field(ge=0)] = 0
+    """Processes that decode pictures; 0 takes all cores."""
+    download_dir: str = "downloads"
+    """Where source imagenette is stored."""
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> "DataSection":
+        total = self.train + self.val + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train + val + test is {total:g}; expected 1")
+        return self
+
+    @model_validator(mode="after")
+    def _components_fit(self) -> "DataSection":
+        names = self.components
+        if names is not None and (len(names) != self.channels or len(set(names)) != len(names)):
+            raise ValueError(
+                f"components names {len(names)} ({', '.join(names)}); expected {self.channels} different names, "
+                "as many as data.channels"
+            )
+        return self

@@ -1,0 +1,67 @@
+"""All sections together, and what must fit between them."""
+
+from typing import Any
+
+from pydantic import model_validator
+
+from settings.common import DataSection, RunSection
+from settings.compare_priors import ComparePriorsSection
+from settings.kinds import Section, flatten
+from settings.reconstruct_masked import ReconstructMaskedSection
+from settings.sample import SampleSection
+from settings.train_classifier import TrainClassifierSection
+from settings.train_distil import TrainDistilSection
+from settings.train_prior import TrainPriorSection
+from settings.train_vqvae import TrainVQVAESection
+from settings.vqvae_reconstruction import VQVAEReconstructionSection
+
+
+class Config(Section):
+    """The whole of config.yaml."""
+
+    run: RunSection = RunSection()
+    data: DataSection = DataSection()
+    train_vqvae: TrainVQVAESection = TrainVQVAESection()
+    vqvae_reconstruction: VQVAEReconstructionSection = VQVAEReconstructionSection()
+    train_classifier: TrainClassifierSection = TrainClassifierSection()
+    train_distil: TrainDistilSection = TrainDistilSection()
+    reconstruct_masked: ReconstructMaskedSection = ReconstructMaskedSection()
+    train_prior: TrainPriorSection = TrainPriorSection()
+    sample: SampleSection = SampleSection()
+    compare_priors: ComparePriorsSection = ComparePriorsSection()
+
+    @model_validator(mode="after")
+    def _stride_divides(self) -> "Config":
+        size, stride = self.data.image_size, self.train_vqvae.stride
+        searched = self.train_vqvae.tune.space.get("stride", [])
+        for each in [stride, *(searched if isinstance(searched, list) else [])]:
+            if size % int(each):
+                raise ValueError(f"data.image_size {size} is not divisible by train_vqvae.stride {each}")
+        return self
+
+    @model_validator(mode="after")
+    def _ssim_fits(self) -> "Config":
+        size = self.data.image_size
+        asked = {
+            "train_vqvae.ssim_weight": self.train_vqvae.ssim_weight > 0 or "ssim_weight" in self.train_vqvae.tune.space,
+            "vqvae_reconstruction.brain": self.vqvae_reconstruction.brain,
+        }
+        for key, wanted in asked.items():
+            if wanted and size < 11:
+                raise ValueError(f"{key} needs data.image_size of at least 11, the window of SSIM; found {size}")
+        return self
+
+    @model_validator(mode="after")
+    def _stem_fits(self) -> "Config":
+        section = self.train_vqvae
+        told = {"condition_numbers": section.condition_numbers, "condition_classes": section.condition_classes}
+        found = " and ".join(f"train_vqvae.{key} is {names}" for key, names in told.items() if names)
+        if found and "strided" in (section.stem, *section.tune.space.get("stem", [])):
+            raise ValueError(
+                f"{found}; expected none with train_vqvae.stem strided, whose decoder can be told no metadata"
+            )
+        return self
+
+    def flat(self, *sections: str) -> dict[str, Any]:
+        """The settings of some sections, dotted key -> value; sections that do not exist are passed over."""
+        return flatten({name: values for name, values in self.model_dump().items() if name in sections})

@@ -1,0 +1,151 @@
+"""Settings as the stages get them: config.yaml, overlays and command-line values, checked all at once.
+
+The schema is in `schema.py`; whoever needs a section's class finds it here, too.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from settings.config import Config
+from settings.kinds import Section, flatten, nearest
+
+BASE_FILE = Path(__file__).resolve().parent.parent / "config.yaml"
+
+
+class ConfigError(ValueError):
+    """Settings that cannot be used. `problems` lists them all, one line each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def load(overlays: list[Path], overrides: dict[str, Any], base: Path = BASE_FILE) -> Config:
+    """config.yaml, then each overlay, then command-line values such as {"train_vqvae.epochs": 3}.
+
+    Raises ConfigError that lists every problem: missing files, misspelt keys, values out of range.
+    """
+    merged: dict[str, Any] = {}
+    for file in [base, *overlays]:
+        _merge(merged, _read_yaml(file))
+    for dotted, value in overrides.items():
+        _set(merged, dotted.split("."), value)
+    return check(merged)
+
+
+def check(values: dict[str, Any]) -> Config:
+    """Plain values -> Config. Raises ConfigError that lists every problem."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        problems = [line for entry in error.errors() for line in _explain(entry)]
+        raise ConfigError(list(dict.fromkeys(problems))) from None
+
+
+def changed_keys(config: Config, base: Path = BASE_FILE) -> dict[str, Any]:
+    """The settings that differ from config.yaml, dotted key -> value."""
+    shipped = flatten(check(_read_yaml(base)).model_dump())
+    return {key: value for key, value in flatten(config.model_dump()).items() if shipped.get(key) != value}
+
+
+def as_typed(value: Any) -> str:
+    """A value as it is written in YAML and on the command line: false, null, [1, 2]."""
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...")
+
+
+def options(section: type[Section], prefix: str = "") -> list[tuple[str, FieldInfo]]:
+    """All dotted keys of a section with their fields, for --help and for tests."""
+    found: list[tuple[str, FieldInfo]] = []
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            found += options(field.annotation, f"{prefix}{name}.")
+        else:
+            found.append((prefix + name, field))
+    return found
+
+
+def describe_range(field: FieldInfo) -> str:
+    """The values a field takes, in words: 'a | b', 'number > 0', 'whole number 1 to 64'."""
+    return _describe_type(field.annotation, list(field.metadata))
+
+
+def _describe_type(kind: Any, metadata: list[Any]) -> str:
+    arguments = get_args(kind)
+    if get_origin(kind) is Annotated:
+        nested = [m for item in arguments[1:] for m in (item.metadata if isinstance(item, FieldInfo) else [item])]
+        return _describe_type(arguments[0], metadata + nested)
+    if get_origin(kind) is Literal:
+        return " | ".join(str(choice) for choice in arguments)
+    if get_origin(kind) is list:
+        return f"list of {_describe_type(arguments[0], [])}"
+    if get_origin(kind) is dict:
+        return "mapping"
+    if arguments:
+        return " or ".join(_describe_type(choice, metadata) for choice in arguments)
+    words = {int: "whole number", float: "number", bool: "true | false", str: "text", type(None): "null"}[kind]
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "multiple of"}
+    bounds = [
+        f"{sign} {getattr(item, name)}"
+        for item in metadata
+        for name, sign in signs.items()
+        if getattr(item, name, None) is not None
+    ]
+    return f"{words} {', '.join(bounds)}" if bounds and kind in (int, float) else words
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        presets = sorted(str(p.relative_to(BASE_FILE.parent)) for p in BASE_FILE.parent.glob("presets/*.yaml"))
+        raise ConfigError([f"config file {file} does not exist; presets are: {', '.join(presets)}"])
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise ConfigError([f"{file} is not UTF-8 text"]) from None
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{file} is not YAML: {' '.join(str(error).split())}"]) from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError([f"{file} holds {type(values).__name__}; expected sections with keys"])
+    return values
+
+
+def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
+    """Deep, key by key; a search space is replaced whole."""
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict) and key != "space":
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _set(into: dict[str, Any], path: list[str], value: Any) -> None:
+    """One value at a dotted path, such as train_vqvae.tune.space.code_dim; all beside it stays."""
+    for part in path[:-1]:
+        if not isinstance(into.get(part), dict):
+            into[part] = {}
+        into = into[part]
+    into[path[-1]] = value
+
+
+def _explain(entry: Any) -> list[str]:
+    """One pydantic error as lines: key, what was found, what was expected."""
+    path = [str(part) for part in entry["loc"]]
+    dotted = ".".join(path)
+    if entry["type"] == "extra_forbidden":
+        section: Any = Config
+        for part in path[:-1]:
+            section = section.model_fields[part].annotation
+        prefix = "".join(f"{part}." for part in path[:-1])
+        return [f"{dotted} is not a setting{nearest(path[-1], list(section.model_fields), prefix)}"]
+    fields = ((name, field) for name, field in options(Config) if dotted == name or dotted.startswith(name + "."))
+    key, field = next(fields, (dotted, None))
+    if entry["type"] == "value_error" and field is None:
+        lines = entry["msg"].removeprefix("Value error, ").splitlines()
+        return [f"{dotted}: {line}" if dotted else line for line in lines]
+    expected = describe_range(field) if field else entry["msg"].removeprefix("Input should be ")
+    return [f"{key} is {entry['input']!r}; expected {expected}"]

@@ -1,0 +1,120 @@
+"""Settings of reconstruct_masked.py."""
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field
+
+from settings.kinds import PositiveInt, Real, RunName, Section, Text, Whole
+
+StrategyName = Literal[
+    "random",
+    "block",
+    "half",
+    "outpaint",
+    "direct",
+    "selective",
+    "additive",
+    "surprisal",
+    "greedy-surprisal",
+    "distortion",
+    "painted",
+    "adaptive",
+]
+DecodingName = Literal["argmax", "sample", "expected"]
+
+
+class OwnPicture(Section):
+    """A picture of yours, completed under a mask of yours."""
+
+    image: Text | None = None
+    """Complete this picture, or each of this folder, instead of measuring the test pictures (--image)."""
+    mask: Text | None = None
+    """Picture of the same size, white where pixels are missing (--mask)."""
+    box: Annotated[list[Annotated[Whole, Field(ge=0)]], Field(min_length=4, max_length=4)] | None = None
+    """Missing rectangle: x0 y0 x1 y1 in pixels, x1 and y1 not included (--box)."""
+    percent: Annotated[Real, Field(ge=0, le=100)] = 60
+    """Without mask and box: how much is forgotten (--percent)."""
+    strategy: StrategyName = "adaptive"
+    """Without mask and box: how it is chosen what to keep (--strategy)."""
+    decoding: DecodingName = "expected"
+    """expected is faithful, argmax and sample are sharp and may be wrong."""
+    samples: Annotated[Whole, Field(ge=0, le=64)] = 0
+    """Further completions, drawn at random, and a map of where they differ (--samples)."""
+    fit: Literal["resize", "tile"] = "resize"
+    """Other sizes: resize to the model's size and back, or cut into tiles of the model's size."""
+    margin: Annotated[Whole, Field(ge=0, le=64)] = 0
+    """Tokens go, too, when a missing pixel is this near to their cell (pixels at the model's size)."""
+    label: Text | None = None
+    """Tell a DistilBERT that was trained with classes this class (--class)."""
+
+
+class ReconstructMaskedSection(Section):
+    vqvae: RunName = "best"
+    """The VQ-VAE: best, a run folder, or models:/NAME@ALIAS."""
+    indices: RunName = "best"
+    """The indices: best, or a run folder of vqvae_reconstruction."""
+    distil: RunName = "best"
+    """The DistilBERT: best, a run folder, or models:/NAME@ALIAS."""
+    classifier: RunName = "best"
+    """The classifier: best, a run folder, or models:/NAME@ALIAS."""
+    strategies: Annotated[list[StrategyName], Field(min_length=1)] = list(get_args(StrategyName))
+    """How it is chosen what to keep."""
+    decodings: Annotated[list[DecodingName], Field(min_length=1)] = ["argmax", "sample", "expected"]
+    """How the filled grid is painted: likeliest codes, drawn codes, or the code vectors to expect."""
+    percentages: Annotated[list[Annotated[Whole, Field(ge=0, le=100)]], Field(min_length=1)] = [
+        10,
+        25,
+        50,
+        75,
+        85,
+        90,
+        95,
+        100,
+    ]
+    """Mask percentages to measure."""
+    pictures: PositiveInt | None = None
+    """How many test pictures to take, chosen by the seed; null takes all."""
+    part: Literal["test", "val+test"] = "test"
+    """Pictures to measure; val+test takes the validation pictures, too, on which the models were chosen."""
+    batch_size: PositiveInt = 100
+    """Pictures per step; on a CPU about 100 are fastest, they stay in its cache."""
+    seeds: Annotated[Whole, Field(ge=1, le=20)] = 3
+    """How often the strategies random and block are repeated, in the last of the decodings."""
+    choosing_passes: PositiveInt = 24
+    """Passes over the grid of the greedy strategies; each keeps tokens / passes more."""
+    look_ahead: Annotated[Real, Field(ge=0, le=1)] = 0.15
+    """Share of the tokens for which adaptive tries candidates out before it keeps one."""
+    candidates: PositiveInt = 8
+    """Candidates for each of them."""
+    code_share: Annotated[Real, Field(ge=0, le=1)] = 0.5
+    """Weight of the code vectors beside the pixels in adaptive."""
+    blocks: Annotated[Whole, Field(ge=1, le=16)] = 1
+    """Rectangles of the strategy block."""
+    passes: PositiveInt = 1
+    """Passes in which masked tokens are filled: 1 fills all at once."""
+    fill_order: Literal["confidence", "halton"] = "confidence"
+    """With more passes: the sure tokens first, or well spread ones."""
+    temperature: Annotated[Real, Field(gt=0, le=10)] = 1.0
+    """Of drawn codes: below 1 the likelier ones come more often."""
+    top_k: Annotated[Whole, Field(ge=0)] = 0
+    """Draw from the k likeliest codes only; 0 from all."""
+    top_p: Annotated[Real, Field(gt=0, le=1)] = 1.0
+    """Draw from the likeliest codes that together have this probability."""
+    tell_class: bool = False
+    """Tell a DistilBERT that was trained with classes the true class of each picture."""
+    guidance_scale: Annotated[Real, Field(ge=0, le=20)] = 1.0
+    """With the class told: 1 plain, more exaggerates it (needs label_drop above 0 in training)."""
+    rivals: bool = True
+    """Also measure simple rivals on the same random masks, JPEG, WebP and smaller codebooks."""
+    rival_distil: str | None = None
+    """A run folder of train_distil made with presets/published_study.yaml, to stand among the rivals."""
+    rival_pictures: PositiveInt = 250
+    """Pictures for the rivals, JPEG, WebP and smaller codebooks, evenly spread over those measured."""
+    slow_pictures: PositiveInt = 50
+    """Pictures for the rivals that take long (biharmonic inpainting)."""
+    bootstrap: Annotated[Whole, Field(ge=100)] = 1000
+    """Resamples of the pictures behind each 95 % interval."""
+    grid_pictures: Annotated[Whole, Field(ge=1, le=16)] = 4
+    """Pictures in the grid."""
+    own: OwnPicture = OwnPicture()
+    """A picture of yours instead of the test pictures."""

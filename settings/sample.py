@@ -1,0 +1,46 @@
+"""Settings of sample.py."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from settings.kinds import Names, PositiveInt, Real, RunName, Section, Text, Whole
+
+
+class SampleSection(Section):
+    mode: Literal["unconditional", "conditional", "inpainting"] = "unconditional"
+    """New pictures; new pictures of a class or with given numbers; or test pictures with a part filled in (--mode)."""
+    prior: Literal["pixelcnn", "gan", "distil"] = "pixelcnn"
+    """Which prior to ask (--prior)."""
+    num_samples: PositiveInt = 16
+    """How many pictures (--num-samples)."""
+    temperature: Annotated[Real, Field(gt=0, le=10)] = 1.0
+    """Of drawn codes: below 1 the likelier ones come more often; not for gan (--temperature)."""
+    top_k: Annotated[Whole, Field(ge=0)] = 0
+    """Draw from the k likeliest codes only; 0 from all; not for gan (--top-k)."""
+    guidance_scale: Annotated[Real, Field(ge=0, le=20)] = 1.0
+    """1 plain conditional, 0 as if nothing was told, more exaggerates; not for gan (--guidance-scale)."""
+    components: Names | None = None
+    """Mode inpainting: show only these components, and paint the others without a prior (--components)."""
+    label: Text | None = None
+    """Class to ask for; null takes all in turn in mode conditional (--class)."""
+    values: Names = []
+    """What to ask for, in the order of train_prior.condition_numbers, then condition_classes (--values)."""
+    passes: PositiveInt = 16
+    """Passes in which the DistilBERT fills a grid."""
+    fill_order: Literal["confidence", "halton"] = "halton"
+    """The DistilBERT's sure tokens first, or well spread ones."""
+    pool: PositiveInt = 512
+    """Grids of the GAN among which mode inpainting looks for what fits."""
+    mask: Literal["random", "block", "half"] = "block"
+    """What is missing in mode inpainting: tokens at random, a rectangle, or the lower part."""
+    percent: Annotated[Real, Field(ge=0, le=100)] = 50
+    """How much is missing in mode inpainting."""
+    vqvae: RunName = "best"
+    """The VQ-VAE: best, a run folder, or models:/NAME@ALIAS."""
+    indices: RunName = "best"
+    """The indices: best, or a run folder of vqvae_reconstruction."""
+    prior_run: RunName = "best"
+    """The prior: best of its kind, a run folder of train_prior or train_distil, or models:/NAME@ALIAS."""
+    batch_size: PositiveInt = 64
+    """Pictures that are drawn together."""

@@ -1,0 +1,29 @@
+"""Settings of train_classifier.py."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from settings.kinds import PositiveFloat, PositiveInt, Real, RunName
+from settings.training import Training
+
+
+class TrainClassifierSection(Training):
+    epochs: PositiveInt = 12
+    """Epochs of the final fit at most."""
+    learning_rate: PositiveFloat = 2e-3
+    """Peak of the learning rate: linear warm-up, then cosine to zero."""
+    vqvae: RunName = "best"
+    """The VQ-VAE: best, a run folder, or models:/NAME@ALIAS."""
+    architecture: Literal["compact", "resnet18", "resnet50", "codes"] = "compact"
+    """compact CNN, torchvision's ResNet with a stem for small pictures, or a CNN on the code grid."""
+    pretrained: bool = False
+    """ResNets start from ImageNet weights; said plainly when they cannot be had."""
+    inputs: Literal["originals", "reconstructions", "both"] = "both"
+    """Pictures to train on (architecture codes always sees codes)."""
+    augmentation: Literal["none", "shift", "shift_flip"] = "shift"
+    """Random shifts by up to an eighth of the side; also left-right flips."""
+    degrade: bool = True
+    """Blur and grey out random cells in training: recalled pictures are blurred in places, originals are not."""
+    dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.1
+    """Before the last layer."""

@@ -1,0 +1,55 @@
+"""Settings of train_distil.py."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from settings.kinds import PositiveFloat, PositiveInt, Real, RunName, Whole
+from settings.training import Training
+
+
+class TrainDistilSection(Training):
+    epochs: PositiveInt = 20
+    """Epochs of the final fit at most."""
+    batch_size: PositiveInt = 64
+    """Grids per step."""
+    learning_rate: PositiveFloat = 2e-3
+    """Peak of the learning rate: linear warm-up, then cosine to zero."""
+    weight_decay: Annotated[Real, Field(ge=0)] = 0.01
+    """Of AdamW, on matrices and kernels only."""
+    indices: RunName = "best"
+    """The indices: best, or a run folder of vqvae_reconstruction."""
+    vqvae: RunName = "best"
+    """The VQ-VAE that made them: best, a run folder, or models:/NAME@ALIAS."""
+    init: str = "scratch"
+    """scratch, or a DistilBERT to start the layers from: a folder or a hub id."""
+    dim: PositiveInt = 128
+    """Width of the transformer (with init: scratch)."""
+    layers: PositiveInt = 4
+    """Transformer layers (with init: scratch)."""
+    heads: PositiveInt = 4
+    """Attention heads; must divide dim (with init: scratch)."""
+    dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.0
+    """In every layer."""
+    mask_schedule: Literal["cosine", "uniform", "fixed"] = "cosine"
+    """How the mask ratio varies in training: cosine, uniform, or fixed."""
+    fixed_ratio: Annotated[Real, Field(gt=0, le=1)] = 0.5
+    """The mask ratio with mask_schedule: fixed."""
+    redraw_masks: bool = True
+    """New masks at each step; false draws one mask for each picture, once."""
+    mask_embedding: Literal["learned", "zero"] = "learned"
+    """MASK as a learnt vector, or as the zero vector."""
+    start_from_codebook: bool = True
+    """Codes that look alike start with embeddings that are alike (with init: scratch)."""
+    condition_on_class: bool = False
+    """Also tell the class, so that reconstruct_masked can be told it, too; needs pictures with classes."""
+    label_drop: Annotated[Real, Field(ge=0, le=1)] = 0.1
+    """With condition_on_class: how often the class is not told in training; above 0 allows guidance."""
+    percentages: Annotated[list[Annotated[Whole, Field(ge=1, le=100)]], Field(min_length=1)] = [10, 25, 50, 75, 90, 100]
+    """Mask percentages at which validation and test are measured."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "TrainDistilSection":
+        if self.dim % self.heads:
+            raise ValueError(f"heads is {self.heads}; expected a divisor of dim {self.dim}")
+        return self

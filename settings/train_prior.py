@@ -1,0 +1,66 @@
+"""Settings of train_prior.py."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from settings.kinds import Names, PositiveFloat, PositiveInt, Real, RunName, Whole
+from settings.training import Training
+
+
+class TrainPriorSection(Training):
+    epochs: PositiveInt = 30
+    """Epochs of the final fit at most."""
+    batch_size: PositiveInt = 32
+    """Grids per step."""
+    learning_rate: PositiveFloat = 2e-3
+    """Peak of the learning rate: linear warm-up, then cosine to zero."""
+    weight_decay: Annotated[Real, Field(ge=0)] = 0.01
+    """Of AdamW, on matrices and kernels only."""
+    kind: Literal["pixelcnn", "gan"] = "pixelcnn"
+    """A gated PixelCNN, code after code, or a GAN, all codes at once."""
+    indices: RunName = "best"
+    """The indices: best, or a run folder of vqvae_reconstruction."""
+    vqvae: RunName = "best"
+    """The VQ-VAE that made them: best, a run folder, or models:/NAME@ALIAS."""
+    width: Annotated[Whole, Field(ge=4)] = 64
+    """Channels at the grid."""
+    layers: PositiveInt = 6
+    """Gated layers (pixelcnn)."""
+    kernel: Literal[3, 5, 7] = 5
+    """Side of the masked convolutions (pixelcnn)."""
+    dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.1
+    """In every gated layer (pixelcnn)."""
+    noise_dim: PositiveInt = 64
+    """Numbers that a grid is made of (gan)."""
+    discriminator_learning_rate: PositiveFloat = 1e-4
+    """Of the discriminator, the same all the time (gan)."""
+    commitment_weight: Annotated[Real, Field(ge=0)] = 0.05
+    """Weight of the loss that draws made vectors to their codes (gan)."""
+    instance_noise: Annotated[Real, Field(ge=0)] = 0.5
+    """Deviation of the noise on vectors that the discriminator sees, codes having 1 (gan)."""
+    gradient_penalty: Annotated[Real, Field(ge=0)] = 100.0
+    """Weight of R1, half the squared slope of the discriminator at real grids (gan)."""
+    condition_on_class: bool = False
+    """Also tell the class, so that it can be asked for; needs pictures with classes."""
+    condition_numbers: Names = []
+    """Columns of numbers in the split's manifest.csv that are told, too; standardised on train."""
+    condition_classes: Names = []
+    """Columns of classes in the split's manifest.csv that are told, too."""
+    label_drop: Annotated[Real, Field(ge=0, le=1)] = 0.1
+    """How often nothing is told in training; above 0 allows guidance and pictures without being told."""
+    samples: Annotated[Whole, Field(ge=1, le=64)] = 16
+    """Pictures in the grids of samples."""
+    sample_every: PositiveInt = 1
+    """Epochs between grids of samples."""
+    judged_samples: Annotated[Whole, Field(ge=2)] = 500
+    """Samples that are measured at the end, beside as many test pictures at most."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "TrainPriorSection":
+        fixed = {"kind", "condition_on_class", "condition_numbers", "condition_classes"} & set(self.tune.space)
+        if fixed:
+            raise ValueError(f"tune.space has {', '.join(sorted(fixed))}; expected one kind of prior in a study")
+        if "class" in self.condition_classes:
+            raise ValueError("condition_classes has class, the picture's own; expected condition_on_class: true for it")
+        return self

@@ -1,0 +1,98 @@
+"""What all training stages share: epochs, optimizer, and the search space of Optuna."""
+
+from typing import Annotated, Any, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from settings.kinds import PositiveFloat, PositiveInt, Real, Section, Whole, nearest
+
+
+class Tune(Section):
+    """An Optuna study. `space`: key of the stage -> list of choices, or {low, high, log}."""
+
+    trials: Annotated[Whole, Field(ge=0)] = 3
+    """How many settings to try before the final fit; 0 skips tuning."""
+    epochs: PositiveInt = 3
+    """Epochs of a trial."""
+    patience: PositiveInt = 3
+    """Epochs without a better validation score after which a trial stops."""
+    startup_trials: Annotated[Whole, Field(ge=0)] = 2
+    """Trials before bad ones are pruned."""
+    study: str | None = None
+    """Name of a study in optuna.db to continue and add to; null starts one for this run."""
+    space: dict[str, list[int | float | str | bool] | dict[str, Any]] = {}
+    """What is searched: KEY: [choices] or KEY: {low: x, high: y, log: true}."""
+
+
+class Training(Section):
+    """What all training stages have."""
+
+    epochs: PositiveInt = 12
+    """Epochs of the final fit at most."""
+    batch_size: PositiveInt = 32
+    """Pictures per step."""
+    learning_rate: PositiveFloat = 1e-3
+    """Peak of the learning rate: linear warm-up, then cosine to zero."""
+    weight_decay: Annotated[Real, Field(ge=0)] = 1e-4
+    """Of AdamW, on matrices and kernels only."""
+    warmup: Annotated[Real, Field(ge=0, lt=1)] = 0.05
+    """Share of the steps over which the learning rate rises."""
+    clip_norm: PositiveFloat = 1.0
+    """Largest norm of the gradient."""
+    patience: PositiveInt = 5
+    """Epochs without a better validation score after which training stops."""
+    retrain: bool = False
+    """After the fit, train afresh on train + validation for the best number of epochs."""
+    tune: Tune = Tune()
+    """The search before the final fit."""
+
+    @model_validator(mode="after")
+    def _space_fits(self) -> Self:
+        """Every value the search may try is one that the stage takes; text such as 1e-3 becomes the number it is."""
+        checked, problems = {}, []
+        for key, values in self.tune.space.items():
+            try:
+                checked[key] = _checked_entry(self, key, values)
+            except ValueError as error:
+                problems.append(str(error))
+        if problems:
+            raise ValueError("\n".join(problems))
+        self.tune.space.update(checked)
+        return self
+
+
+MOST_CHECKED = 5000  # whole numbers of a range that are tried one by one
+
+
+def _checked_entry(section: Training, key: str, values: Any) -> Any:
+    """One entry of a search space, its values as the key itself would take them.
+
+    Raises ValueError for unknown keys, values out of range, and ranges that are none.
+    """
+    known = [name for name in type(section).model_fields if name != "tune"]
+    if key not in known:
+        raise ValueError(f"tune.space.{key} is not a key of this stage{nearest(key, known)}")
+    if isinstance(values, list):
+        if not values:
+            raise ValueError(f"tune.space.{key} is empty; expected at least one choice")
+        return [_checked_candidate(section, key, value) for value in values]
+    if set(values) - {"low", "high", "log"} or not {"low", "high"} <= set(values):
+        raise ValueError(f"tune.space.{key} is {values}; expected low, high and optionally log, or a list")
+    low, high = (_checked_candidate(section, key, values[end]) for end in ("low", "high"))
+    log = values.get("log", False)
+    if isinstance(low, bool) or not isinstance(low, int | float):
+        raise ValueError(f"tune.space.{key}: {key} takes no numbers; expected a list of choices")
+    if low > high or not isinstance(log, bool) or (log and low <= 0):
+        raise ValueError(f"tune.space.{key}: low {low}, high {high}, log {log} are not a range")
+    if isinstance(low, int):
+        for value in range(low, min(high, low + MOST_CHECKED) + 1):
+            _checked_candidate(section, key, value)
+    return {"low": low, "high": high, "log": log}
+
+
+def _checked_candidate(section: Training, key: str, value: Any) -> Any:
+    try:
+        return getattr(section.replace({key: value, "tune": Tune().model_dump()}), key)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ValueError(f"tune.space.{key}: {value!r} is not a value of {key} ({message})") from None
