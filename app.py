@@ -40,7 +40,7 @@ from pipeline.stage import say
 from recall.memory import Memory
 from settings.command import stage_main
 from settings.config import Config
-from settings.strategies import STRATEGIES
+from settings.strategies import DECODINGS, STRATEGIES
 from sources.pixels import write_png
 from sources.stacks import ORDINARY
 
@@ -50,11 +50,6 @@ MOST_SAMPLES = 8
 EXAMPLES = 8
 NOT_TOLD = -1
 SAMPLES = 4  # place of the slider among the inputs
-DECODINGS = (
-    ("expected – faithful, blurred where it is unsure", "expected"),
-    ("argmax – the likeliest codes: sharp and possibly wrong", "argmax"),
-    ("sample – drawn codes: sharp and possibly wrong", "sample"),
-)
 STYLE = """
 .pixels img { image-rendering: pixelated; }
 .pixels .image-frame img { width: 100%; height: 100%; object-fit: contain; }
@@ -272,11 +267,13 @@ def _inputs(
             label="Forgotten, % of the tokens – used when nothing is painted",
             elem_id="percent",
         )
-        strategies = [(f"{name} – {text}", name) for name, text in STRATEGIES.items()]
+        strategies = [(f"{name} – {strategy.says}", name) for name, strategy in STRATEGIES.items()]
         strategy = gr.Dropdown(
             strategies, value=start.strategy, label="What to keep – used when nothing is painted", elem_id="strategy"
         )
-    decoding = gr.Radio(list(DECODINGS), value=start.decoding, label="How forgotten tokens are painted")
+    faithful_first = sorted(DECODINGS, key=lambda name: name != "expected")
+    decodings = [(f"{name} – {DECODINGS[name].says}", name) for name in faithful_first]
+    decoding = gr.Radio(decodings, value=start.decoding, label="How forgotten tokens are painted")
     fits = [(f"resize to {size}×{size} and back", "resize"), (f"cut into tiles of {size}×{size}", "tile")]
     fit = gr.Radio(fits, value=start.fit, label="Pictures of another size")
     with gr.Row():

@@ -24,7 +24,7 @@ from pipeline.metrics import calibration_gaps, errors_and_within, picture_errors
 from pipeline.progress import progress_bar
 from recall.choosing import Choosing, choose_order
 from recall.memory import Memory
-from settings.strategies import DRAWN
+from settings.strategies import STRATEGIES
 
 CALIBRATION_BINS = 15
 ALL_FORGOTTEN = "any"  # at 100 % nothing is kept, so all strategies are the same
@@ -106,7 +106,7 @@ class Study:
 def make_orders(memory: Memory, tokens: Tensor, plan: Plan) -> dict[str, list[Tensor]]:
     """strategy -> a (P, N) order for each seed; strategies that draw nothing have one."""
     orders: dict[str, list[Tensor]] = {}
-    jobs = [(name, seed) for name in plan.strategies for seed in range(plan.seeds if name in DRAWN else 1)]
+    jobs = [(name, seed) for name in plan.strategies for seed in range(plan.seeds if STRATEGIES[name].drawn else 1)]
     for name, seed in progress_bar(jobs, desc="choosing what to keep", unit="order"):
         draws = generator(plan.seed, 201, seed)
         orders.setdefault(name, []).append(choose_order(name, memory, tokens, draws, plan.choosing).cpu())

@@ -13,7 +13,7 @@ from pipeline.machine import generator
 from pipeline.metrics import Bootstrap
 from pipeline.tables import Rows
 from recall.memory import Memory
-from settings.strategies import FIXED
+from settings.strategies import STRATEGIES
 
 CURVES_HEADER = (
     "strategy", "percent", "decoding", "bits", "measure", "mean", "low", "high", "seed_sd", "seeds", "pictures",
@@ -113,7 +113,7 @@ def context_rows(
 
 def is_fixed(strategy: str) -> bool:
     """Whether its pattern is known beforehand, so that positions cost nothing."""
-    return strategy in FIXED or strategy == ALL_FORGOTTEN
+    return strategy == ALL_FORGOTTEN or STRATEGIES[strategy].free
 
 
 def bits_of(memory: Memory) -> Callable[[str, int], float]:

@@ -5,12 +5,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from settings.kinds import PositiveInt, Real, RunName, Section, Whole
+from settings.strategies import MaskName
 
 
 class ComparePriorsSection(Section):
     pictures: PositiveInt | None = 250
     """Test pictures to fill in, evenly spread; null takes all."""
-    masks: list[Literal["random", "block", "half"]] = Field(default=["block", "random"], min_length=1)
+    masks: list[MaskName] = Field(default=["block", "random"], min_length=1)
     """What is missing: a rectangle, tokens at random, the lower part."""
     percentages: list[Annotated[Whole, Field(ge=1, le=99)]] = Field(default=[25, 50, 75], min_length=1)
     """How much is missing."""

@@ -1,26 +1,11 @@
 """Settings of reconstruct_masked.py."""
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from settings.kinds import PositiveInt, Real, RunName, Section, Text, Whole
-
-StrategyName = Literal[
-    "random",
-    "block",
-    "half",
-    "outpaint",
-    "direct",
-    "selective",
-    "additive",
-    "surprisal",
-    "greedy-surprisal",
-    "distortion",
-    "painted",
-    "adaptive",
-]
-DecodingName = Literal["argmax", "sample", "expected"]
+from settings.strategies import DECODINGS, STRATEGIES, DecodingName, StrategyName
 
 
 class OwnPicture(Section):
@@ -57,9 +42,9 @@ class ReconstructMaskedSection(Section):
     """The DistilBERT: best, a run folder, or models:/NAME@ALIAS."""
     classifier: RunName = "best"
     """The classifier: best, a run folder, or models:/NAME@ALIAS."""
-    strategies: Annotated[list[StrategyName], Field(min_length=1)] = list(get_args(StrategyName))
+    strategies: Annotated[list[StrategyName], Field(min_length=1)] = list(STRATEGIES)
     """How it is chosen what to keep."""
-    decodings: Annotated[list[DecodingName], Field(min_length=1)] = ["argmax", "sample", "expected"]
+    decodings: Annotated[list[DecodingName], Field(min_length=1)] = list(DECODINGS)
     """How the filled grid is painted: likeliest codes, drawn codes, or the code vectors to expect."""
     percentages: Annotated[list[Annotated[Whole, Field(ge=0, le=100)]], Field(min_length=1)] = [
         10,

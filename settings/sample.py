@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from settings.kinds import Names, PositiveInt, Real, RunName, Section, Text, Whole
+from settings.strategies import MaskName
 
 
 class SampleSection(Section):
@@ -32,7 +33,7 @@ class SampleSection(Section):
     """The DistilBERT's sure tokens first, or well spread ones."""
     pool: PositiveInt = 512
     """Grids of the GAN among which mode inpainting looks for what fits."""
-    mask: Literal["random", "block", "half"] = "block"
+    mask: MaskName = "block"
     """What is missing in mode inpainting: tokens at random, a rectangle, or the lower part."""
     percent: Annotated[Real, Field(ge=0, le=100)] = 50
     """How much is missing in mode inpainting."""

@@ -1,21 +1,103 @@
-"""The strategies that choose what to keep: one registry for settings, help, figures and the page."""
+"""What can be chosen when a picture is forgotten and recalled: strategies, decodings, kinds of masks.
 
-#: name -> what it does, in a few words (help, error messages, the web page)
-STRATEGIES = {
-    "random": "tokens at random",
-    "block": "rectangles that grow from random places",
-    "half": "rows from the bottom",
-    "outpaint": "from the border inwards",
-    "direct": "the surest first, ranked once",
-    "selective": "keep the least sure one by one, from the centre on",
-    "additive": "keep the least sure, a few at a time",
-    "surprisal": "keep the most surprising, ranked once",
-    "greedy-surprisal": "keep the most surprising, given what is kept",
-    "distortion": "keep what is farthest from what is expected",
-    "painted": "keep what would be painted most wrong",
-    "adaptive": "keep what helps most to paint the whole picture",
+One registry each, read by settings, help, figures, the page and the documentation. What a strategy does stands in
+`recall/choosing.py`, under the same name in ORDERS; what a decoding does in `recall/fillers.py`. No torch here.
+"""
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+
+class Strategy(NamedTuple):
+    """A way to choose what to keep. A strategy is an order in which tokens are forgotten."""
+
+    says: str  # in a few words: help, error messages, the page
+    keeps: str  # in a table of the documentation
+    asks: str  # what it looks at
+    place: int  # in figures, the most telling first; they show the first eight that were measured
+    free: bool = False  # the pattern does not depend on the picture: both sides know it, positions cost no bits
+    drawn: bool = False  # the pattern is drawn: several seeds say more
+
+
+_CONFIDENCE, _TRUTH = "the model's confidence", "the model and the true codes"
+
+STRATEGIES: dict[str, Strategy] = {
+    "random": Strategy("tokens at random", "tokens at random", "nothing", 7, free=True, drawn=True),
+    "block": Strategy(
+        "rectangles that grow from random places", "what growing rectangles leave", "nothing", 9, free=True, drawn=True
+    ),
+    "half": Strategy("rows from the bottom", "the upper rows", "nothing", 8, free=True),
+    "outpaint": Strategy("from the border inwards", "the middle", "nothing", 6, free=True),
+    "direct": Strategy(
+        "the surest first, ranked once",
+        "what the model is least sure of given (nearly) all other tokens; ranked once",
+        _CONFIDENCE,
+        10,
+    ),
+    "selective": Strategy(
+        "keep the least sure one by one, from the centre on",
+        "what the model is least sure of given what is kept; one by one, from the centre on",
+        _CONFIDENCE,
+        3,
+    ),
+    "additive": Strategy(
+        "keep the least sure, a few at a time",
+        "what the model is least sure of given what is kept; a few at a time",
+        _CONFIDENCE,
+        4,
+    ),
+    "surprisal": Strategy(
+        "keep the most surprising, ranked once",
+        "what is improbable given (nearly) all other tokens; ranked once",
+        _TRUTH,
+        5,
+    ),
+    "greedy-surprisal": Strategy(
+        "keep the most surprising, given what is kept",
+        "what is improbable given what is kept; a few at a time",
+        _TRUTH,
+        2,
+    ),
+    "distortion": Strategy(
+        "keep what is farthest from what is expected",
+        "the token whose code vector lies farthest from the one to expect",
+        _TRUTH,
+        1,
+    ),
+    "painted": Strategy(
+        "keep what would be painted most wrong", "the token whose pixels would be painted most wrong", _TRUTH, 11
+    ),
+    "adaptive": Strategy(
+        "keep what helps most to paint the whole picture",
+        "what helps most to paint the whole picture: pixels and code vectors together, looking ahead while few are kept",
+        _TRUTH,
+        0,
+    ),
 }
-#: Their pattern does not depend on the picture, so positions need not be stored.
-FIXED = ("random", "block", "half", "outpaint")
-#: Their pattern is drawn, so several seeds say more.
-DRAWN = ("random", "block")
+
+
+class Decoding(NamedTuple):
+    """A way to paint what was forgotten."""
+
+    says: str  # in a few words: help and the page
+    paints: str  # in a table of the documentation
+
+
+DECODINGS: dict[str, Decoding] = {
+    "argmax": Decoding("the likeliest codes: sharp and possibly wrong", "the likeliest code of each token"),
+    "sample": Decoding("drawn codes: sharp and possibly wrong", "a code drawn by its probability"),
+    "expected": Decoding(
+        "faithful, blurred where it is unsure", "the mean of all code vectors, each weighted by its probability"
+    ),
+}
+
+#: Masks that follow from a seed alone, of the stages that fill in test pictures.
+MASKS = ("random", "block", "half")
+
+if TYPE_CHECKING:
+    StrategyName = str
+    DecodingName = str
+    MaskName = Literal["random", "block", "half"]
+else:
+    StrategyName = Literal[tuple(STRATEGIES)]
+    DecodingName = Literal[tuple(DECODINGS)]
+    MaskName = Literal[MASKS]

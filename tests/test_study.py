@@ -26,7 +26,7 @@ from pipeline.metrics import calibration_error, mse, to_unit
 from recall.choosing import Choosing
 from recall.completing import complete
 from recall.memory import Memory
-from settings.strategies import DRAWN
+from settings.strategies import STRATEGIES
 from vqvae import VQVAE, VQVAEConfig
 
 K, SIDE, CLASSES = 8, 4, 3
@@ -347,7 +347,7 @@ def test_random_strategies_are_repeated_and_the_others_measured_once(split: Spli
     }  # fmt: skip
     assert not torch.equal(study.orders["random"][0], study.orders["random"][1])
     for (strategy, _, decoding), table in study.cells.items():
-        seeds = 3 if strategy in DRAWN and decoding in (plan.decodings[-1], "tokens") else 1
+        seeds = 3 if STRATEGIES[strategy].drawn and decoding in (plan.decodings[-1], "tokens") else 1
         assert all(values.shape == (seeds, PICTURES) for values in table.values()), (strategy, decoding)
 
 
