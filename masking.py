@@ -102,6 +102,23 @@ def mask_first(order: Tensor, counts: int | Tensor) -> Tensor:
     return order < counts.reshape(-1, 1)
 
 
+def masks_of(kind: str, percent: float, count: int, side: int, generator: torch.Generator) -> Tensor:
+    """(count, N) bool on a grid of side x side tokens: `percent` masked at random, in a block, or the lower part.
+
+    kind: random, block or half. Raises ValueError for another.
+    """
+    tokens = side * side
+    if kind == "random":
+        order = random_order(count, tokens, generator)
+    elif kind == "block":
+        order = block_order(count, side, side, generator)
+    elif kind == "half":
+        order = half_order(count, side, side)
+    else:
+        raise ValueError(f"kind of mask is {kind!r}; expected random, block or half")
+    return mask_first(order, masked_count(percent / 100, tokens))
+
+
 def random_mask(batch: int, tokens: int, ratio: float, generator: torch.Generator) -> Tensor:
     """(B, N) bool with exactly `round(ratio * N)` True in each row."""
     return mask_first(random_order(batch, tokens, generator), masked_count(ratio, tokens))
