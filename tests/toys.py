@@ -21,20 +21,20 @@ import train_classifier
 import train_distil
 import train_vqvae
 import vqvae_reconstruction
-from handoff.memory import HandedMemory
+from handoff.memory import HandedDistil, HandedMemory
 from handoff.split import Split, open_split
 from handoff.vqvae import HandedIndices, HandedVQVAE
-from measuring.study import Batch, Study, batches_of, measure
-from measuring.study import Plan as StudyPlan
+from measuring.study import Batch, Findings, Study, StudyPlan, batches_of, measure_recall
 from models.classifier import Classifier, ClassifierConfig
 from models.codes import Filling
 from models.distilbert import build_distilbert
 from pipeline import figures
-from pipeline.engine import Plan as FitPlan
+from pipeline.engine import FitPlan
 from pipeline.files import read_csv, read_json, write_json, write_text
 from pipeline.machine import Machine
 from pipeline.runs import RunFolder, read_best
 from pipeline.stage import Stage
+from pipeline.tables import Rows
 from pipeline.tracking import NullLedger
 from priors.gan import Generator, LatentGANConfig
 from priors.pixelcnn import PixelCNN, PixelCNNConfig
@@ -129,7 +129,7 @@ def balance(memory: Memory) -> None:
     assert memory.classifier is not None
     codes = memory.vqvae.config.codebook_size
     tokens = torch.randint(0, codes, (50, memory.tokens), generator=seeded(0))
-    seen = memory.grid(tokens) if memory.classifier.sees_codes else memory.paint_indices(tokens)
+    seen = memory.grid(tokens) if memory.classifier.sees_codes else memory.paint_tokens(tokens)
     memory.classifier.net.head[1].bias.sub_(memory.classifier(seen).mean(0))
 
 
@@ -166,7 +166,7 @@ def study_plan(**changes: Any) -> StudyPlan:
         decodings=("argmax", "expected"),
         seeds=1,
         seed=3,
-        choosing=Choosing(passes=4),
+        choosing=Choosing(choosing_passes=4),
         filling=Filling(),
         tell_class=False,
         batch_size=2,
@@ -209,17 +209,31 @@ def fake_indices(count: int, side: int = 4, codes: int = 8, lowest: int = 0) -> 
 
 
 def handed_vqvae(model: VQVAE, **meta: object) -> HandedVQVAE:
-    return HandedVQVAE(Path("-"), model, meta)
+    return HandedVQVAE("train_vqvae", Path("-"), model, meta)
 
 
-def handed_memory(memory: Memory, indices: HandedIndices) -> HandedMemory:
-    return HandedMemory(memory, handed_vqvae(memory.vqvae), indices, {}, None)
+def handed_memory(memory: Memory, split: Split, indices: HandedIndices) -> HandedMemory:
+    distil = HandedDistil("train_distil", Path("-"), memory.distil, {})
+    return HandedMemory(memory, split, handed_vqvae(memory.vqvae), indices, distil, None)
+
+
+def findings_of(
+    memory: Memory,
+    split: Split,
+    indices: HandedIndices,
+    plan: StudyPlan | None = None,
+    study: Study | None = None,
+    rows: Rows = (),
+) -> Findings:
+    """Of all test pictures; without a study nothing was measured."""
+    study = study or Study({}, {}, {}, split.positions("test"))
+    return Findings(handed_memory(memory, split, indices), plan or study_plan(), study, list(rows))
 
 
 def measured(plan: StudyPlan, split: Split, indices: HandedIndices, memory: Memory | None = None) -> Study:
     """The study of all test pictures."""
     memory = memory or tiny_memory(classifier="compact")
-    return measure(memory, split, indices, split.positions("test"), plan)
+    return measure_recall(memory, split, indices, split.positions("test"), plan)
 
 
 def one_batch(memory: Memory, split: Split, indices: HandedIndices) -> Batch:
@@ -484,7 +498,7 @@ class Mine(NamedTuple):
 def undrawn() -> Iterator[None]:
     """Figures are made but not drawn, which is most of the time of a tiny run."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(figures, "save", lambda figure, path: write_text(path, ""))
+        monkeypatch.setattr(figures, "save_png", lambda figure, path: write_text(path, ""))
         yield
 
 

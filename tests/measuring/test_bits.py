@@ -10,15 +10,15 @@ import torch
 
 from handoff.split import Split
 from handoff.vqvae import HandedIndices
-from measuring.bits import BITS_HEADER, Batches, format_rows, frontier, frontiers, measure_bits, reduced_rows
+from measuring.bits import BITS_HEADER, format_rows, frontier, frontiers, measure_bits, reduced_rows
 from measuring.formats import SETTINGS, compress
-from measuring.study import ALL_FORGOTTEN, batches_of, measure
+from measuring.study import ALL_FORGOTTEN
 from measuring.tables import bits_of, summarise
 from pipeline.metrics import mse
 from pipeline.tables import Rows
 from recall.memory import Memory
 from sources.pixels import from_model, to_model
-from toys import fake_indices, fake_split, study_plan, tiny_memory
+from toys import fake_indices, fake_split, findings_of, measured, one_batch, study_plan, tiny_memory
 
 K, SIDE, CLASSES = 8, 4, 3
 N = SIDE**2
@@ -37,8 +37,12 @@ def indices() -> HandedIndices:
     return fake_indices(8)
 
 
-def batches(memory: Memory, split: Split, indices: HandedIndices, batch_size: int = 2) -> Batches:
-    return lambda: batches_of(memory, split, indices, split.positions("test"), batch_size)
+def formats_of(memory: Memory, split: Split, indices: HandedIndices) -> Rows:
+    return format_rows(findings_of(memory, split, indices), split.positions("test"))
+
+
+def fewer_of(memory: Memory, split: Split, indices: HandedIndices) -> Rows:
+    return reduced_rows(findings_of(memory, split, indices), split.positions("test"))
 
 
 def where(rows: Rows, wanted: dict[str, Any]) -> Rows:
@@ -50,9 +54,10 @@ def where(rows: Rows, wanted: dict[str, Any]) -> Rows:
 
 def test_our_rows_of_bits_are_those_of_the_study(split: Split, indices: HandedIndices) -> None:
     memory = tiny_memory(classifier="compact")
-    study = measure(memory, split, indices, split.positions("test"), study_plan())
+    study = measured(study_plan(), split, indices, memory)
     rows = summarise(study, 100, study_plan().seed, bits_of(memory))
-    ours, others = measure_bits(memory, batches(memory, split, indices), rows, study_plan(), "expected")
+    findings = findings_of(memory, split, indices, study_plan(), study, rows)
+    ours, others = measure_bits(findings, split.positions("test"))
     assert [(row["method"], row["setting"]) for row in ours] == [
         ("random", "0 % forgotten"), ("random", "50 % forgotten"), ("half", "0 % forgotten"),
         ("half", "50 % forgotten"), (ALL_FORGOTTEN, "100 % forgotten"),
@@ -73,7 +78,7 @@ def test_our_rows_of_bits_are_those_of_the_study(split: Split, indices: HandedIn
 
 def test_formats_are_measured_at_every_setting_whole_and_data_only(split: Split, indices: HandedIndices) -> None:
     memory = tiny_memory(classifier="compact")
-    rows = format_rows(memory, batches(memory, split, indices))
+    rows = formats_of(memory, split, indices)
     assert len(rows) == 2 * len(SETTINGS)
     for whole, data_only in zip(rows[::2], rows[1::2], strict=True):
         assert data_only["method"] == f"{whole['method']}, data only" and data_only["bits"] < whole["bits"]
@@ -84,7 +89,7 @@ def test_formats_are_measured_at_every_setting_whole_and_data_only(split: Split,
 
 def test_a_format_is_judged_on_all_pictures_by_what_comes_back(split: Split, indices: HandedIndices) -> None:
     memory = tiny_memory(classifier="compact")
-    rows = format_rows(memory, batches(memory, split, indices))
+    rows = formats_of(memory, split, indices)
     originals = split.images[:PICTURES]
     back = compress(originals, "jpeg", 50, 2)
     (row,) = where(rows, {"method": "JPEG", "setting": "quality 50, side / 2"})
@@ -92,14 +97,14 @@ def test_a_format_is_judged_on_all_pictures_by_what_comes_back(split: Split, ind
     errors = ((back.pictures / 255.0 - originals / 255.0) ** 2).mean()
     assert row["mse_to_picture"] == pytest.approx(errors, abs=1e-6)
     predicted = memory.classifier(to_model(back.pictures)).argmax(1)
-    (batch,) = batches(memory, split, indices, PICTURES)()
+    batch = one_batch(memory, split, indices)
     assert row["classification_error"] == pytest.approx(float((predicted != batch.labels).float().mean()))
     assert row["disagreement"] == pytest.approx(float((predicted != batch.seen).float().mean()))
 
 
 def test_a_classifier_of_codes_sees_the_codes_of_what_comes_back(split: Split, indices: HandedIndices) -> None:
     memory = tiny_memory(classifier="codes")
-    rows = format_rows(memory, batches(memory, split, indices))
+    rows = formats_of(memory, split, indices)
     back = to_model(compress(split.images[:PICTURES], "webp", 95, 1).pictures)
     predicted = memory.classifier(memory.vqvae.encode_indices(back)).argmax(1)
     (row,) = where(rows, {"method": "WebP", "setting": "quality 95, side / 1"})
@@ -109,21 +114,21 @@ def test_a_classifier_of_codes_sees_the_codes_of_what_comes_back(split: Split, i
 
 def painted_split(memory: Memory, split: Split, indices: HandedIndices) -> Split:
     """Its pictures are what the VQ-VAE paints, so that the whole grid errs by rounding to uint8 only."""
-    painted = from_model(memory.paint_indices(indices.tokens(np.arange(8))))
+    painted = from_model(memory.paint_tokens(indices.tokens(np.arange(8))))
     return replace(split, images=painted)
 
 
 def test_fewer_codes_cost_fewer_bits_and_err_no_less(split: Split, indices: HandedIndices) -> None:
     """4 codes are 2 bits for each of 16 tokens, 2 codes are 1 bit."""
     memory = tiny_memory(classifier="compact")
-    rows = reduced_rows(memory, batches(memory, painted_split(memory, split, indices), indices), 0)
+    rows = fewer_of(memory, painted_split(memory, split, indices), indices)
     assert [(row["setting"], row["bits"], row["pictures"]) for row in rows] == [
         ("4 codes", 2 * N, PICTURES),
         ("2 codes", N, PICTURES),
     ]
     four, two = (row["mse_to_picture"] for row in rows)
     assert 1e-5 < four < two
-    assert rows == reduced_rows(memory, batches(memory, painted_split(memory, split, indices), indices), 0)
+    assert rows == fewer_of(memory, painted_split(memory, split, indices), indices)
 
 
 def test_merging_equal_codes_costs_nothing(split: Split, indices: HandedIndices) -> None:
@@ -131,17 +136,17 @@ def test_merging_equal_codes_costs_nothing(split: Split, indices: HandedIndices)
     memory = tiny_memory(classifier="compact")
     memory.vqvae.quantizer.codebook[4:] = memory.vqvae.quantizer.codebook[:4]
     memory = replace(memory)  # reads the codebook anew
-    measured_on = batches(memory, painted_split(memory, split, indices), indices)
-    four, two = reduced_rows(memory, measured_on, 0)
-    whole = float(torch.cat([mse(batch.whole, batch.truth) for batch in measured_on()]).mean())
+    repainted = painted_split(memory, split, indices)
+    four, two = fewer_of(memory, repainted, indices)
+    batch = one_batch(memory, repainted, indices)
+    whole = float(mse(batch.whole, batch.truth).mean())
     assert four["mse_to_picture"] == pytest.approx(whole, rel=1e-4) and four["disagreement"] == 0
     assert two["mse_to_picture"] > 2 * whole
 
 
 def test_without_a_classifier_only_pixels_are_compared(split: Split, indices: HandedIndices) -> None:
     memory = tiny_memory()
-    measured_on = batches(memory, split, indices)
-    for rows in (format_rows(memory, measured_on), reduced_rows(memory, measured_on, 0)):
+    for rows in (formats_of(memory, split, indices), fewer_of(memory, split, indices)):
         assert all(set(row) == {"method", "setting", "bits", "pictures", "mse_to_picture"} for row in rows)
 
 

@@ -100,8 +100,8 @@ def test_merged_codes_are_painted_with_their_centre(memory: Memory) -> None:
     tokens = torch.randint(0, 12, (3, 16))
     found = paint_reduced(memory, tokens, memory.codebook[[0, 6]], torch.arange(12) // 6)
     with torch.no_grad():
-        expected = memory.paint_indices(tokens // 6 * 6)
-        assert not torch.allclose(expected, memory.paint_indices(tokens), atol=1e-3), "else this shows nothing"
+        expected = memory.paint_tokens(tokens // 6 * 6)
+        assert not torch.allclose(expected, memory.paint_tokens(tokens), atol=1e-3), "else this shows nothing"
     assert found.shape == (3, memory.vqvae.config.channels, 16, 16) and not found.requires_grad
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
@@ -110,5 +110,5 @@ def test_a_codebook_of_full_size_paints_as_before(memory: Memory) -> None:
     tokens = torch.randint(0, 12, (3, 16))
     centres, assignment = reduced_codebook(memory.codebook, torch.arange(12), 12, seeded(0))
     with torch.no_grad():
-        expected = memory.paint_indices(tokens)
+        expected = memory.paint_tokens(tokens)
     torch.testing.assert_close(paint_reduced(memory, tokens, centres, assignment), expected, atol=1e-6, rtol=0)

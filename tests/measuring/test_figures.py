@@ -255,7 +255,7 @@ def memory() -> Memory:
 def batch(memory: Memory) -> Batch:
     """Two pictures; the second has the class that is seen in it whatever is forgotten, the first has another."""
     tokens = torch.randint(0, K, (2, N))
-    whole = memory.paint_indices(tokens)
+    whole = memory.paint_tokens(tokens)
     memory.classifier.net.head[1].weight.zero_()  # always the class of the largest bias
     memory.classifier.net.head[1].bias.copy_(torch.tensor([0.0, 1.0, 0.0]))
     return Batch(slice(0, 2), torch.rand(2, 3, 16, 16), to_unit(whole), tokens, torch.tensor([0, 1]), torch.ones(2))
@@ -280,7 +280,7 @@ def shown(axis: Axes) -> torch.Tensor:
 
 
 def test_a_frame_says_whether_a_picture_is_recognised(memory: Memory, batch: Batch) -> None:
-    painted = memory.paint_indices(batch.tokens)
+    painted = memory.paint_tokens(batch.tokens)
     assert recognised(memory, batch, painted, batch.tokens) == [WRONG, RIGHT]
     memory.classifier = None
     assert recognised(memory, batch, painted, batch.tokens) == [None, None]
@@ -322,7 +322,7 @@ def test_the_grid_of_strategies_has_a_line_for_each_below_the_originals(
     torch.testing.assert_close(shown(figure.axes[0]), batch.truth[0])
     torch.testing.assert_close(shown(figure.axes[1]), batch.whole[0])
     mask = mask_first(study.orders["adaptive"][0], 12)
-    recalled = memory.paint_indices(complete(memory.distil, batch.tokens, mask, memory.codebook).indices)
+    recalled = memory.paint_tokens(complete(memory.distil, batch.tokens, mask, memory.codebook).indices)
     torch.testing.assert_close(shown(figure.axes[9]), to_unit(recalled)[0])
 
 

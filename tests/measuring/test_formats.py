@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from measuring.formats import SETTINGS, Kind, compress, jpeg_payload, webp_payload
+from measuring.formats import SETTINGS, Format, compress, jpeg_payload, webp_payload
 
-KINDS: tuple[Kind, ...] = ("jpeg", "webp")
+KINDS: tuple[Format, ...] = ("jpeg", "webp")
 
 
 # Picture formats
@@ -24,7 +24,7 @@ def pictures() -> np.ndarray:
     return (slopes + across + 30 + draws.normal(0, 12, (6, 32, 32, 3))).clip(0, 255).astype(np.uint8)
 
 
-def stored(picture: np.ndarray, kind: Kind, quality: int, **options: object) -> bytes:
+def stored(picture: np.ndarray, kind: Format, quality: int, **options: object) -> bytes:
     """(H, W, C) uint8 -> the bytes of a file."""
     file = BytesIO()
     image = Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
@@ -35,7 +35,7 @@ def stored(picture: np.ndarray, kind: Kind, quality: int, **options: object) -> 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_reducing_pictures_come_back_as_pillow_decodes_them(
-    kind: Kind, channels: int, pictures: np.ndarray
+    kind: Format, channels: int, pictures: np.ndarray
 ) -> None:
     given = pictures[..., :channels]
     found = compress(given, kind, 60, 1)
@@ -49,7 +49,7 @@ def test_without_reducing_pictures_come_back_as_pillow_decodes_them(
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kind", KINDS)
-def test_better_quality_costs_more_and_errs_less(kind: Kind, channels: int, pictures: np.ndarray) -> None:
+def test_better_quality_costs_more_and_errs_less(kind: Format, channels: int, pictures: np.ndarray) -> None:
     found = [compress(pictures[..., :channels], kind, quality, 1) for quality in (5, 50, 95)]
     errors = [np.square(f.pictures.astype(float) - pictures[..., :channels]).mean() for f in found]
     assert errors[0] > errors[1] > errors[2]
@@ -124,7 +124,7 @@ def test_other_files_are_refused(pictures: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_reduced_pictures_cost_less_and_come_back_at_full_size(kind: Kind, pictures: np.ndarray) -> None:
+def test_reduced_pictures_cost_less_and_come_back_at_full_size(kind: Format, pictures: np.ndarray) -> None:
     """Of 64 pixels a side: WebP's blocks are 16x16, so reducing below that need not save anything."""
     larger_pictures = np.tile(pictures, (1, 2, 2, 1))
     found = [compress(larger_pictures, kind, 50, reduce) for reduce in (1, 2, 4)]
@@ -134,7 +134,7 @@ def test_reduced_pictures_cost_less_and_come_back_at_full_size(kind: Kind, pictu
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_plain_grey_survives_every_setting(kind: Kind) -> None:
+def test_a_plain_grey_survives_every_setting(kind: Format) -> None:
     plain = np.full((1, 32, 32, 3), 128, dtype=np.uint8)
     for reduce in (1, 2, 4):
         back = compress(plain, kind, 20, reduce).pictures

@@ -5,9 +5,10 @@ import torch
 from torch import Tensor
 
 from masking import random_mask, touched_pixels
-from measuring.priors import hidden_pixels, masks
-from measuring.study import Batch
+from measuring.priors import shared_mask
 from pipeline.machine import generator
+from recall.fillers import MaskedVQVAEFiller
+from recall.hole import dig
 from toys import notes_of, tiny_memory
 from vqvae import VQVAE, VQVAEConfig
 
@@ -15,10 +16,10 @@ from vqvae import VQVAE, VQVAEConfig
 def test_masks_are_exact_and_the_same_for_all_who_ask():
     memory = tiny_memory()
     for kind in ("random", "block", "half"):
-        found = masks(kind, 50, 5, memory, 3, 0)
+        found = shared_mask(kind, 50, 5, memory, 3, 0)
         assert found.sum(1).tolist() == [memory.tokens // 2] * 5
-        assert torch.equal(found, masks(kind, 50, 5, memory, 3, 0))
-    assert not torch.equal(masks("random", 50, 5, memory, 3, 0), masks("random", 50, 5, memory, 3, 5))
+        assert torch.equal(found, shared_mask(kind, 50, 5, memory, 3, 0))
+    assert not torch.equal(shared_mask("random", 50, 5, memory, 3, 0), shared_mask("random", 50, 5, memory, 3, 5))
 
 
 # Masked cells for a VQ-VAE with masked components
@@ -36,14 +37,13 @@ def masked_vqvae() -> VQVAE:
     return model.eval()
 
 
-def a_batch(truth: Tensor) -> Batch:
-    tokens = torch.zeros(len(truth), CELLS, dtype=torch.long)
-    return Batch(slice(0, len(truth)), truth, truth.clone(), tokens, torch.zeros(len(truth), dtype=torch.long), None)
-
-
 @torch.no_grad()
 def painted_from(model: VQVAE, truth: Tensor, mask: Tensor) -> Tensor:
-    return hidden_pixels(tiny_memory(SIDE), model)(a_batch(truth), mask, generator(0))[0]
+    """truth: (B, C, H, W) in [0, 1]."""
+    hole = dig(torch.zeros(len(truth), CELLS, dtype=torch.long), mask, pixels=truth * 2 - 1, stride=STRIDE)
+    filled = MaskedVQVAEFiller("masked", model).fill(hole, "argmax", None)
+    assert filled.pictures is not None
+    return filled.pictures
 
 
 def unlike(truth: Tensor) -> Tensor:

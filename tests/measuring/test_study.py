@@ -65,7 +65,7 @@ def test_a_batch_has_pictures_and_reconstructions_in_the_unit_range(split: Split
     second = batches[1]
     assert second.labels.tolist() == [0] and torch.equal(second.tokens, indices.tokens(np.array([6])))
     torch.testing.assert_close(second.truth, torch.from_numpy(split.images[6:7]).permute(0, 3, 1, 2) / 255)
-    painted = memory.paint_indices(second.tokens)
+    painted = memory.paint_tokens(second.tokens)
     torch.testing.assert_close(second.whole, to_unit(painted))
     assert second.seen.tolist() == memory.classifier(painted).argmax(1).tolist()
 
@@ -97,7 +97,7 @@ def test_the_measures_are_those_of_each_decoding_painted_directly(
     found = complete(memory.distil, batch.tokens, mask, memory.codebook)
     pixels = touched_pixels(mask, 16, 16, 4)
     for decoding, painted in (
-        ("argmax", memory.paint_indices(found.indices)),
+        ("argmax", memory.paint_tokens(found.indices)),
         ("expected", memory.paint(found.expected)),
     ):
         table = {name: values[0] for name, values in study.cells[strategy, 50, decoding].items()}
@@ -216,8 +216,8 @@ def test_in_several_passes_everything_is_filled_as_complete_fills_it(split: Spli
         memory.distil, batch.tokens, mask, memory.codebook, plan.filling, torch.Generator().manual_seed(3)
     ).indices
     expected = {
-        "argmax": (memory.paint_indices(likeliest.indices), likeliest.indices),
-        "sample": (memory.paint_indices(drawn), drawn),
+        "argmax": (memory.paint_tokens(likeliest.indices), likeliest.indices),
+        "sample": (memory.paint_tokens(drawn), drawn),
         "expected": (memory.paint(likeliest.expected), likeliest.indices),
     }
     assert recalled.tokens is None and len(recalled.answers[0]) == 0

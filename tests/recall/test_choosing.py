@@ -14,7 +14,7 @@ from toys import tiny_memory
 
 K, N = 8, 16
 ASKING = tuple(name for name in STRATEGIES if not STRATEGIES[name].free)
-QUICK = Choosing(passes=8, look_ahead=0.25, candidates=3)
+QUICK = Choosing(choosing_passes=8, look_ahead=0.25, candidates=3)
 
 
 def some_tokens(batch: int = 5, side: int = 4) -> Tensor:
@@ -196,7 +196,7 @@ def test_greedy_strategies_keep_a_share_in_each_pass(
 ) -> None:
     memory = tiny_memory()
     asked = masks_asked(memory, monkeypatch)
-    order_by(strategy, some_tokens(2), memory, choosing=Choosing(passes=passes))
+    order_by(strategy, some_tokens(2), memory, choosing=Choosing(choosing_passes=passes))
     counts = [mask.sum(1).tolist() for mask in asked]
     assert counts == [[count] * 2 for count in masked]
 
@@ -207,7 +207,7 @@ def test_selective_starts_with_the_centre_and_goes_on_one_by_one(
 ) -> None:
     memory, tokens = tiny_memory(side), some_tokens(3, side)
     asked = masks_asked(memory, monkeypatch)
-    order = order_by("selective", tokens, memory, choosing=Choosing(passes=1))
+    order = order_by("selective", tokens, memory, choosing=Choosing(choosing_passes=1))
     assert (order[:, centre] == side**2 - 1).all()
     assert [mask.sum(1).tolist() for mask in asked] == [[count] * 3 for count in range(side**2 - 1, 0, -1)]
 
@@ -217,7 +217,7 @@ def test_selective_starts_with_the_centre_and_goes_on_one_by_one(
 )
 def test_at_each_step_the_highest_score_given_what_is_kept_is_kept(strategy: str, score: object) -> None:
     memory, tokens = tiny_memory(), some_tokens(1)
-    sequence = order_by(strategy, tokens, choosing=Choosing(passes=99))[0].argsort(descending=True)
+    sequence = order_by(strategy, tokens, choosing=Choosing(choosing_passes=99))[0].argsort(descending=True)
     mask = torch.ones(1, N, dtype=torch.bool)
     for step, place in enumerate(sequence.tolist()):
         if step > 0 or strategy != "selective":
@@ -232,14 +232,14 @@ def test_adaptive_tries_for_its_first_tokens_only(monkeypatch: pytest.MonkeyPatc
     """N = 16: look_ahead 0.25 tries 3 candidates for each of 4 tokens, then keeps 4 a pass."""
     memory = tiny_memory()
     asked = masks_asked(memory, monkeypatch)
-    choosing = Choosing(passes=4, look_ahead=0.25, candidates=3)
+    choosing = Choosing(choosing_passes=4, look_ahead=0.25, candidates=3)
     order_by("adaptive", some_tokens(2), memory, choosing=choosing)
     counts = [(len(mask), int(mask[0].sum())) for mask in asked]
     assert counts == [(2, 16), (6, 15), (6, 14), (6, 13), (6, 12), (2, 8), (2, 4)]
 
 
 def test_adaptive_without_look_ahead_and_codes_is_painted() -> None:
-    plain = Choosing(passes=8, look_ahead=0.0, code_share=0.0)
+    plain = Choosing(choosing_passes=8, look_ahead=0.0, code_share=0.0)
     assert torch.equal(order_by("adaptive", some_tokens(), choosing=plain), order_by("painted", some_tokens()))
-    codes = Choosing(passes=8, look_ahead=0.0, code_share=1.0)
+    codes = Choosing(choosing_passes=8, look_ahead=0.0, code_share=1.0)
     assert torch.equal(order_by("adaptive", some_tokens(), choosing=codes), order_by("distortion", some_tokens()))

@@ -14,10 +14,24 @@ from models.distilbert import (
     masked_cross_entropy,
     masked_logits,
 )
-from recall.completing import blank_out, complete
+from recall.completing import Completed
+from recall.completing import complete as complete_hole
+from recall.hole import dig
 from toys import tiny_distil
 
 K, N, C = 11, 9, 3
+
+
+def complete(
+    model: DistilBertForMaskedLM,
+    grids: Tensor,
+    mask: Tensor,
+    codebook: Tensor,
+    filling: Filling = Filling(),
+    draws: torch.Generator | None = None,
+    labels: Tensor | None = None,
+) -> Completed:
+    return complete_hole(model, dig(grids, mask, labels), codebook, filling, draws)
 
 
 @pytest.fixture
@@ -93,18 +107,6 @@ def test_an_empty_mask_changes_nothing(model: DistilBertForMaskedLM, grids: Tens
     assert hits.shape == (0,)
 
 
-def test_blanking_out_replaces_the_codes_of_masked_tokens_only() -> None:
-    """Token n of a mask lies at row n // w, column n % w of the grid."""
-    codes, blank = torch.randn(2, 5, 2, 3), torch.randn(5)
-    mask = torch.zeros(2, 6, dtype=torch.bool)
-    mask[0, 4] = True
-    blanked = blank_out(codes, mask, blank)
-    assert torch.equal(blanked[0, :, 1, 1], blank)
-    expected = codes.clone()
-    expected[0, :, 1, 1] = blank
-    assert torch.equal(blanked, expected)
-
-
 # Filling in several passes
 
 
@@ -159,7 +161,7 @@ def test_however_many_passes_all_masked_tokens_are_filled_and_no_other_changes(
 def test_one_pass_of_likeliest_codes_is_one_look_at_the_model(
     model: DistilBertForMaskedLM, grids: Tensor, mask: Tensor, codebook: Tensor, order: str
 ) -> None:
-    completed = complete(model, grids, mask, codebook, Filling(order=order))
+    completed = complete(model, grids, mask, codebook, Filling(fill_order=order))
     probabilities = masked_logits(model, grids, mask).softmax(1)
     assert torch.equal(completed.indices[mask], probabilities.argmax(1))
     torch.testing.assert_close(completed.confidence[mask], probabilities.amax(1))

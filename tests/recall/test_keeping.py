@@ -43,7 +43,7 @@ def whole_error(memory: Memory, tokens: Tensor, kept: Tensor) -> tuple[float, fl
     vectors = memory.codebook[tokens].clone()
     if mask.any():
         vectors[mask] = memory.logits(tokens, mask).softmax(1) @ memory.codebook
-    wrong = to_unit(memory.paint(vectors)) - to_unit(memory.paint_indices(tokens))
+    wrong = to_unit(memory.paint(vectors)) - to_unit(memory.paint_tokens(tokens))
     return float(wrong.square().mean()), float((vectors - memory.codebook[tokens]).square().sum())
 
 

@@ -22,7 +22,7 @@ def test_painting_code_vectors_is_painting_their_indices(tokens: Tensor) -> None
     memory = tiny_memory(SIDE)
     painted = memory.paint(memory.codebook[tokens])
     assert painted.shape == (5, 3, 12, 12)
-    torch.testing.assert_close(painted, memory.paint_indices(tokens))
+    torch.testing.assert_close(painted, memory.paint_tokens(tokens))
     turned = memory.paint(memory.codebook[tokens.view(5, SIDE, SIDE).mT.reshape(5, N)])
     assert not torch.allclose(turned, painted), "rows and columns are not exchanged"
 
@@ -30,7 +30,7 @@ def test_painting_code_vectors_is_painting_their_indices(tokens: Tensor) -> None
 def test_painting_blank_where_nothing_is_masked_is_painting_the_tokens(tokens: Tensor) -> None:
     memory = tiny_memory(SIDE)
     painted = memory.paint_blank(tokens, torch.zeros(5, N, dtype=torch.bool))
-    torch.testing.assert_close(painted, memory.paint_indices(tokens))
+    torch.testing.assert_close(painted, memory.paint_tokens(tokens))
 
 
 def test_blank_is_the_average_code_of_the_training_grids(tokens: Tensor) -> None:
@@ -112,7 +112,7 @@ def test_class_probabilities_sum_to_one_and_come_from_what_the_classifier_sees(
     architecture: str, tokens: Tensor
 ) -> None:
     memory = tiny_memory(SIDE, classifier=architecture)
-    pictures, other = memory.paint_indices(tokens), memory.paint_indices((tokens + 1) % K)
+    pictures, other = memory.paint_tokens(tokens), memory.paint_tokens((tokens + 1) % K)
     found = memory.class_probabilities(pictures, tokens)
     assert found is not None and found.shape == (5, 3)
     torch.testing.assert_close(found.sum(1), torch.ones(5))
@@ -126,7 +126,7 @@ def test_class_probabilities_sum_to_one_and_come_from_what_the_classifier_sees(
 
 def test_without_a_classifier_there_are_no_class_probabilities(tokens: Tensor) -> None:
     memory = tiny_memory(SIDE)
-    assert memory.class_probabilities(memory.paint_indices(tokens), tokens) is None
+    assert memory.class_probabilities(memory.paint_tokens(tokens), tokens) is None
 
 
 def test_shares_by_position_by_hand() -> None:

@@ -1,19 +1,53 @@
 """The rivals fill the same masks: what each puts in, what none may see. 4x4 tokens of 4x4 pixels, K = 12 codes."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import DistilBertForMaskedLM
 
 from masking import touched_pixels
+from measuring.rivals import rival_ways
 from models.distilbert import masked_logits
-from recall.memory import shares_by_position
-from recall.simple_fillers import RIVALS, SLOW, Ladder, fill, most_frequent_codes, nearest_kept
+from recall.fillers import Way
+from recall.hole import Filled, dig
+from recall.memory import Memory, shares_by_position
+from recall.simple_fillers import most_frequent_codes, nearest_kept
 from toys import tiny_distil, tiny_memory
 
 K, SIDE, N, PIXELS = 12, 4, 16, 16
 PIXEL_RIVALS = ("mean picture", "biharmonic inpainting")
+RIVALS = (
+    "mean picture",
+    "not completed",
+    "most frequent code of the position",
+    "expected code of the position",
+    "nearest kept code",
+    "biharmonic inpainting",
+    "ours, argmax",
+    "ours, expected",
+    "ours, expected, kept cells' pixels",
+    "published recipe",
+)
+
+
+class Ladder(NamedTuple):
+    """What the rivals know."""
+
+    memory: Memory
+    mean_picture: Tensor
+    published: DistilBertForMaskedLM | None
+
+    def ways(self) -> dict[str, Way]:
+        return {way.shown: way for way in rival_ways(*self)}
+
+
+@torch.no_grad()
+def fill(name: str, ladder: Ladder, tokens: Tensor, mask: Tensor, whole: Tensor) -> Tensor:
+    """The pictures as the rival completes them."""
+    return ladder.memory.paint(ladder.ways()[name].fill(dig(tokens, mask, pixels=whole, stride=4)))
 
 
 def ladder_of(channels: int) -> Ladder:
@@ -44,23 +78,13 @@ def mask() -> Tensor:
 
 @torch.no_grad()
 def painted(ladder: Ladder, tokens: Tensor) -> Tensor:
-    return ladder.memory.paint_indices(tokens)
+    return ladder.memory.paint_tokens(tokens)
 
 
-def test_the_names_are_those_of_the_figures_and_the_slow_ones_are_among_them() -> None:
-    assert RIVALS == (
-        "mean picture",
-        "not completed",
-        "most frequent code of the position",
-        "expected code of the position",
-        "nearest kept code",
-        "biharmonic inpainting",
-        "ours, argmax",
-        "ours, expected",
-        "ours, expected, kept cells' pixels",
-        "published recipe",
-    )
-    assert SLOW == ("biharmonic inpainting",)
+def test_all_rivals_stand_side_by_side_and_only_simple_ones_ask_no_network(ladder: Ladder) -> None:
+    ways = ladder.ways()
+    assert tuple(ways) == RIVALS
+    assert [name for name, way in ways.items() if way.filler.passes] == [*RIVALS[6:]]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -138,7 +162,7 @@ def test_not_completed_means_the_average_code_vector(ladder: Ladder, tokens: Ten
     memory = ladder.memory
     vectors = torch.where(mask.unsqueeze(2), memory.blank, memory.codebook[tokens])
     with torch.no_grad():
-        expected = memory.paint(vectors)
+        expected = memory.paint(Filled(tokens, vectors))
     torch.testing.assert_close(fill("not completed", ladder, tokens, mask, painted(ladder, tokens)), expected)
 
 
@@ -156,7 +180,7 @@ def test_each_position_has_its_own_most_frequent_and_expected_code(ladder: Ladde
     vectors = memory.codebook[tokens]
     vectors[:, 3:9] = 0.75 * memory.codebook[often[3:9]] + 0.25 * memory.codebook[11]
     with torch.no_grad():
-        expected = memory.paint(vectors)
+        expected = memory.paint(Filled(tokens, vectors))
     found = fill("expected code of the position", ladder, tokens, mask, whole)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
@@ -238,16 +262,21 @@ def test_the_published_recipe_asks_the_other_model_once(ladder: Ladder, tokens: 
     torch.testing.assert_close(found, painted(ladder, answers["published"]), atol=1e-6, rtol=0)
 
 
-def test_without_a_published_model_only_that_rival_is_refused(ladder: Ladder, tokens: Tensor, mask: Tensor) -> None:
-    without = Ladder(ladder.memory, ladder.mean_picture, None)
-    whole = painted(ladder, tokens)
-    with pytest.raises(ValueError, match="no DistilBERT of the published recipe"):
-        fill("published recipe", without, tokens, mask, whole)
-    assert torch.equal(
-        fill("mean picture", without, tokens, mask, whole), fill("mean picture", ladder, tokens, mask, whole)
-    )
+def test_without_a_published_model_only_that_rival_is_left_out(ladder: Ladder) -> None:
+    assert tuple(ladder._replace(published=None).ways()) == RIVALS[:-1]
 
 
-def test_an_unknown_rival_is_refused_with_the_names_of_all(ladder: Ladder, tokens: Tensor, mask: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"'nearest'; expected one of: mean picture, .*, published recipe"):
-        fill("nearest", ladder, tokens, mask, painted(ladder, tokens))
+@pytest.mark.parametrize("name", RIVALS)
+def test_a_decoding_that_a_rival_does_not_have_is_refused_with_those_it_has(
+    name: str, ladder: Ladder, tokens: Tensor, mask: Tensor
+) -> None:
+    filler = ladder.ways()[name].filler
+    hole = dig(tokens, mask, pixels=painted(ladder, tokens), stride=4)
+    with pytest.raises(ValueError, match=f"'blurred'; expected one of: {', '.join(filler.decodings)}"):
+        filler.fill(hole, "blurred", None)
+
+
+@pytest.mark.parametrize("name", PIXEL_RIVALS)
+def test_a_rival_on_pixels_needs_a_picture(name: str, ladder: Ladder, tokens: Tensor, mask: Tensor) -> None:
+    with pytest.raises(ValueError, match="works on pixels, but the hole has no picture"):
+        ladder.ways()[name].fill(dig(tokens, mask))

@@ -1,13 +1,13 @@
 """Assigning sides: stratified, in the given ratios, and equal pictures on one side."""
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handoff.split import open_split
 from pipeline.files import InputError
-from priors.grids import spread
-from sources.splitting import SPLITS, assign_splits, split_counts
+from sources.splitting import SPLITS, assign_splits, split_counts, spread
 from toys import prior_settings
 
 RATIOS = (0.7, 0.15, 0.15)
@@ -77,3 +77,17 @@ def test_what_priors_are_measured_on_is_spread_over_all_classes(made):
     few = spread(test, len(split.classes))
     assert sorted(split.labels[few]) == list(range(len(split.classes)))
     assert (spread(test, 10**6) == test).all()
+
+
+@given(st.integers(1, 300), st.integers(1, 300))
+def test_spread_picks_are_distinct_in_order_and_reach_the_last_part(count, most):
+    """With fewer than twice as many pictures as wanted, too: not just the first classes."""
+    picks = spread(np.arange(count), most)
+    assert len(picks) == min(count, most) and (np.diff(picks) > 0).all()
+    assert picks[0] == 0 and count - picks[-1] <= -(-count // len(picks)), "the last gap is no larger than the others"
+    gaps = np.diff([*picks, count])
+    assert gaps.max() - gaps.min() <= 1
+
+
+def test_nothing_is_spread_over_nothing():
+    assert spread(np.arange(0), 5).tolist() == []

@@ -101,11 +101,11 @@ def test_a_cell_of_the_curves_can_be_computed_by_hand(ran, machine):
     handed = take_memory(ran.cfg, split, machine)
     memory, positions = handed.memory, split.positions("test")
     tokens = handed.indices.tokens(positions)
-    choosing = Choosing(passes=4, candidates=2)
+    choosing = Choosing(choosing_passes=4, candidates=2)
     order = choose_order("additive", memory, tokens, torch.Generator(), choosing)
     filled = complete(memory.distil, tokens, mask_first(order, 8), memory.codebook)
-    whole = memory.paint_indices(tokens)
-    painted = {"argmax": memory.paint_indices(filled.indices), "expected": memory.paint(filled.expected)}
+    whole = memory.paint_tokens(tokens)
+    painted = {"argmax": memory.paint_tokens(filled.indices), "expected": memory.paint(filled.expected)}
     curves = curves_of(ran.table("curves.csv"))
     for decoding, pictures in painted.items():
         cell = {name: float(row["mean"]) for (*at, name), row in curves.items() if at == ["additive", 50, decoding]}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.classifier import degrade
+from models.augmentation import degrade
 from settings.train_classifier import TrainClassifierSection
 from toys import classifier_config, fake_split, handed_vqvae, tiny_vqvae
 from train_classifier import ClassifierLearner, build_classifier, class_table, confusion_matrix, top_k

@@ -14,7 +14,7 @@ from pipeline.machine import Machine, generator
 from pipeline.metrics import ssim
 from settings.train_vqvae import TrainVQVAESection
 from toys import copied, fake_split, heads, notes_of, tiny
-from train_vqvae import VQVAELearner, augment, with_ssim
+from train_vqvae import VQVAELearner, with_ssim
 
 # --- what training has for it -----------------------------------------------------------------------------------------
 
@@ -29,36 +29,6 @@ def test_the_ssim_term_adds_its_weight_times_one_minus_ssim_and_has_a_gradient()
     found["loss"].backward()
     better = (painted - 0.05 * painted.grad / painted.grad.abs().max()).detach()
     assert ssim(better, truth).mean() > ssim(painted, truth).mean()
-
-
-@pytest.mark.parametrize(("kind", "ways"), [("none", 1), ("flip", 2), ("dihedral", 8)])
-def test_augmentation_shows_each_way_about_equally_often(kind, ways, draws):
-    x = torch.arange(16.0).view(1, 1, 4, 4).repeat(800, 1, 1, 1)
-    before = draws.get_state()
-    found = augment(x, kind, draws)
-    assert found.shape == x.shape and (found.sum((1, 2, 3)) == x.sum((1, 2, 3))).all()
-    _, counts = torch.unique(found.flatten(1), dim=0, return_counts=True)
-    assert len(counts) == ways and counts.min() > 0.6 * 800 / ways
-    assert (kind == "none") == torch.equal(before, draws.get_state()), "none must leave other draws as they were"
-
-
-def test_shifted_pictures_are_windows_of_the_picture_with_its_border_repeated(draws):
-    x = torch.rand(1, 2, 32, 32).repeat(400, 1, 1, 1)
-    found = augment(x, "shift", draws)
-    assert found.shape == x.shape and found.is_contiguous(memory_format=torch.channels_last)
-    most, index = 2, torch.arange(32)  # a sixteenth of the side
-    ways = {}
-    for down in range(-most, most + 1):
-        for across in range(-most, most + 1):
-            for mirrored, picture in ((False, x[0]), (True, x[0].flip(2))):
-                window = picture[:, (index + down).clamp(0, 31)][:, :, (index + across).clamp(0, 31)]
-                ways[down, across, mirrored] = int((found == window).all((1, 2, 3)).sum())
-    assert sum(ways.values()) == 400 and len(ways) == 50
-    assert min(ways.values()) > 0 and max(ways.values()) < 30, "each way about equally often"
-
-
-def test_pictures_smaller_than_sixteen_pixels_can_be_shifted(draws):
-    assert augment(torch.rand(3, 1, 8, 8), "shift", draws).shape == (3, 1, 8, 8)
 
 
 def test_retrain_saw_validation_too(ran):
