@@ -10,6 +10,7 @@ Tunes on validation; the winner is evaluated once on test, on originals and on r
 """
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch import Tensor
 from handoff.split import Split, note_data, open_split
 from handoff.vqvae import HandedVQVAE, take_vqvae
 from models.augmentation import degrade, flip, shift_reflected
-from models.classifier import Classifier, ClassifierConfig, describe_config
+from models.classifier import Classifier, ClassifierConfig
 from pipeline.configured import configured
 from pipeline.figures import confusion_figure
 from pipeline.files import InputError, write_csv
@@ -185,7 +186,7 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
         trained = train(stage, section, build, GOAL, cfg.run.seed, Path(cfg.run.dir))
         learner: ClassifierLearner = trained.learner
         meta = {**split.identity, **vqvae.identity, "classes": split.classes, "inputs": trained.section.inputs}
-        stage.model(learner.model.state_dict(), describe_config(learner.model.config), meta)
+        stage.model(learner.model.state_dict(), asdict(learner.model.config), meta)
         report(stage, learner, split)
         name = f"classifier-{Path(cfg.data.source).name}-{split.hash[:6]}"
         stage.finish(

@@ -10,6 +10,7 @@ Tunes on validation, fits with the best settings, keeps the epoch of the lowest 
 """
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ import optuna
 import torch
 from torch import Tensor
 
-import vqvae
 from handoff.split import Split, note_data, open_split
 from handoff.vqvae import vqvae_key
 from masking import all_but, component_mask, hide_components, masked_probability
@@ -187,7 +187,7 @@ def evaluate(
 
 
 @torch.no_grad()
-def samples_figure(learner: VQVAELearner, positions: Any) -> Any:
+def reconstructions_figure(learner: VQVAELearner, positions: Any) -> Any:
     """Originals over their reconstructions, ten pictures spread over the split."""
     chosen = spread(positions, 10)
     x = learner.pictures(chosen)
@@ -241,8 +241,8 @@ def report(stage: Stage, learner: VQVAELearner, split: Split) -> None:
         stage.metrics["test_mse_not_told"] = plain["mse"]
     if learner.masking.enabled:
         stage.metrics["test_kept_mse"] = evaluate(learner, split.positions("test"), keep_one=True)["mse"]
-    stage.figure("samples_val", samples_figure(learner, learner.val_positions))
-    stage.figure("samples_test", samples_figure(learner, split.positions("test")))
+    stage.figure("samples_val", reconstructions_figure(learner, learner.val_positions))
+    stage.figure("samples_test", reconstructions_figure(learner, split.positions("test")))
     size = learner.model.config.codebook_size
     ssim_text = f"SSIM {test['ssim']:.3f}, " if "ssim" in test else ""
     say(f"test: PSNR {test['psnr']:.2f} dB, {ssim_text}perplexity {test['perplexity']:.0f} of {size}")
@@ -255,7 +255,7 @@ def save(stage: Stage, learner: VQVAELearner, split: Split) -> None:
     meta["component_masking"] = learner.masking.enabled
     meta["conditions"] = learner.columns.describe() if learner.columns else None
     meta["label_drop"] = learner.label_drop if learner.columns else None
-    stage.model(model.state_dict(), vqvae.describe_config(config), meta)
+    stage.model(model.state_dict(), asdict(config), meta)
 
 
 def main() -> int:

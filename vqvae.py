@@ -7,7 +7,7 @@ Pictures are float in [-1, 1]. Nobody outside this file touches the codebook: ot
 """
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -405,11 +405,6 @@ def load_vqvae(folder: Path, device: torch.device) -> VQVAE:
     model = VQVAE(VQVAEConfig(**stored))
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model.to(device).eval()
-
-
-def describe_config(config: VQVAEConfig) -> dict[str, object]:
-    """The config as plain values, the form that `load_vqvae` reads back."""
-    return asdict(config)
 
 
 def codebook_digest(model: VQVAE) -> str:

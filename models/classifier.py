@@ -4,7 +4,7 @@ Pictures are float (B, C, H, W) in [-1, 1]; grids are long (B, h, w). All give l
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -128,11 +128,6 @@ class CodeCNN(nn.Module):
     def forward(self, indices: Tensor) -> Tensor:
         features = self.features(self.embedding(indices).permute(0, 3, 1, 2))  # (B, 128, h, w)
         return self.head(torch.cat([features.mean((2, 3)), features.amax((2, 3))], dim=1))
-
-
-def describe_config(config: ClassifierConfig) -> dict[str, object]:
-    """The config as plain values, the form that `load_classifier` reads back."""
-    return asdict(config)
 
 
 def load_classifier(folder: Path, device: torch.device) -> Classifier:

@@ -47,7 +47,7 @@ from sources.pixels import from_model, to_model
 if TYPE_CHECKING:
     from transformers import DistilBertForMaskedLM
 
-GREY = 128  # of missing pixels, where they are shown
+MID_GREY = 128  # of missing pixels, where they are shown
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def complete_picture(
     )
     return OwnResult(
         original=original,
-        masked=np.where(missing[:, :, None], np.uint8(GREY), original),
+        masked=np.where(missing[:, :, None], np.uint8(MID_GREY), original),
         completed=completed,
         samples=samples,
         diversity=diversity_of(samples, missing.shape),

@@ -132,7 +132,7 @@ def test_mask_of_another_size_names_both() -> None:
 
 def test_transparent_pixels_are_white(memory: Memory) -> None:
     clear = rgba(np.zeros((SIZE, SIZE, 3), dtype=np.uint8), alpha=0)
-    shown = app.answer(memory, CLASSES, START, {"background": clear, "layers": [layer()]}, *controls())
+    shown = app.answer(memory, CLASSES, START, {"background": clear, "layers": [layer()]}, app.Controls(*controls()))
     assert (shown.completed[8:] == 255).all()
 
 

@@ -26,7 +26,7 @@ LAYERS = (
     "own_picture", "scripts", "benchmarks",
 )  # fmt: skip
 #: The same part of each stage, under the same name.
-PARTS_OF_A_STAGE = {"main", "run", "report", "save", "announce", "evaluate", "GOAL", "FILES"}
+PARTS_OF_A_STAGE = {"main", "run", "report", "save", "announce", "evaluate", "GOAL", "FILES", "SHORTCUTS"}
 MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_PARAMETERS = 420, 60, 7
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda

@@ -1,7 +1,7 @@
 """The VQ-VAE: round trips, what each loss term moves, the codebook's life, agreement with another implementation."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
 
 from pipeline.files import write_json, write_safetensors
 from toys import CPU
-from vqvae import VQVAE, Quantizer, VQVAEConfig, describe_config, load_vqvae, rotate
+from vqvae import VQVAE, Quantizer, VQVAEConfig, load_vqvae, rotate
 
 
 def test_unknown_stems_and_starts_are_refused():
@@ -505,7 +505,7 @@ def test_a_stride_other_than_4_8_16_is_refused(stride: int) -> None:
 
 def store(model: VQVAE, folder: Path) -> None:
     write_safetensors(folder / "model.safetensors", model.state_dict())
-    write_json(folder / "config.json", describe_config(model.config))
+    write_json(folder / "config.json", asdict(model.config))
 
 
 @pytest.mark.parametrize("update", ["ema", "gradient"])

@@ -92,7 +92,7 @@ def test_the_comparison_says_what_was_compared(
     in float32."""
     split, indices = fake_split(["test"] * 6), fake_indices(6, SIDE, K)
     ours = replace(memory, bf16=bf16)
-    monkeypatch.setattr(published_loop, "take_memory", lambda cfg: (ours, split, indices, "a machine"))
+    monkeypatch.setattr(published_loop, "take_choosers", lambda cfg: (ours, split, indices, "a machine"))
     ratio = published_loop.run(Config(), pictures=2, batched=5, percentages=[25, 50])
     printed = capsys.readouterr().out
     assert ratio > 0

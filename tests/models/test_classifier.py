@@ -1,10 +1,12 @@
 """The classifiers."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from models.classifier import Classifier, ClassifierConfig, describe_config, load_classifier
+from models.classifier import Classifier, ClassifierConfig, load_classifier
 from pipeline.files import write_json, write_safetensors
 from toys import classifier_config
 
@@ -54,7 +56,7 @@ def test_pictures_are_normalised_by_the_training_mean():
 def test_saved_and_loaded_gives_the_same_logits(tmp_path):
     model = Classifier(classifier_config("compact", 4, 3, 32, 16)).eval()
     write_safetensors(tmp_path / "model.safetensors", model.state_dict())
-    write_json(tmp_path / "config.json", describe_config(model.config))
+    write_json(tmp_path / "config.json", asdict(model.config))
     x = batch("compact", 32, 3)
     assert torch.equal(load_classifier(tmp_path, torch.device("cpu"))(x), model(x))
 

@@ -1,7 +1,7 @@
 """A decoder that is told metadata, and the columns that it is told."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ import torch
 from models.conditioning import Told, columns_of, drop, fit_columns
 from pipeline.files import InputError, write_json
 from toys import CPU
-from vqvae import VQVAE, VQVAEConfig, describe_config, load_vqvae
+from vqvae import VQVAE, VQVAEConfig, load_vqvae
 
 TINY = VQVAEConfig(16, 5, 4, 16, 1, codebook_size=12, code_dim=6, data_init=False)
 TOLD = replace(TINY, condition_numbers=2, condition_classes=(3, 4))
@@ -113,11 +113,11 @@ def test_a_model_of_before_conditions_still_loads(tmp_path: Path):
     from pipeline.files import write_safetensors
 
     model = VQVAE(TINY)
-    stored = describe_config(TINY)
+    stored = asdict(TINY)
     old = {name: value for name, value in stored.items() if not name.startswith("condition")}
     write_json(tmp_path / "config.json", old)
     write_safetensors(tmp_path / "model.safetensors", model.state_dict())
     assert load_vqvae(tmp_path, CPU).config == TINY
-    write_json(tmp_path / "config.json", describe_config(TOLD))
+    write_json(tmp_path / "config.json", asdict(TOLD))
     write_safetensors(tmp_path / "model.safetensors", VQVAE(TOLD).state_dict())
     assert load_vqvae(tmp_path, CPU).config == TOLD

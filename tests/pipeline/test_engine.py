@@ -300,11 +300,24 @@ class WithCodebook(nn.Module):
         self.frozen = nn.Parameter(torch.ones(2, 2), requires_grad=False)
 
 
-def test_weight_decay_leaves_biases_norms_and_codebooks_alone(machine: Machine) -> None:
+@dataclass
+class Undecayed:
+    """A learner of which only what the optimizer needs is there."""
+
+    model: nn.Module
+    undecayed: tuple[str, ...] = ("codebook",)
+
+
+def test_a_parameter_that_is_not_there_cannot_be_left_undecayed(machine: Machine) -> None:
+    with pytest.raises(ValueError, match="undecayed names codebok, which the model does not have"):
+        build_optimizer(Undecayed(WithCodebook(), ("codebok",)), PLAN, machine)
+
+
+def test_weight_decay_leaves_biases_norms_and_what_the_learner_names_alone(machine: Machine) -> None:
     """With zero gradients only decay moves a parameter: by the factor 1 - rate * decay."""
     model = WithCodebook()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer = build_optimizer(model, replace(PLAN, learning_rate=0.1, weight_decay=0.5), machine)
+    optimizer = build_optimizer(Undecayed(model), replace(PLAN, learning_rate=0.1, weight_decay=0.5), machine)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()

@@ -1,9 +1,14 @@
 """Generators known by their numbers, and devices that are not there."""
 
+import re
+from collections.abc import Iterable
+
 import pytest
 import torch
 
-from pipeline.machine import generator, prepare_machine
+from pipeline.machine import Stream, epoch_stream, generator, prepare_machine
+from settings.common import RunSection
+from toys import ROOT
 
 
 def test_a_generator_is_known_by_all_its_numbers() -> None:
@@ -15,6 +20,32 @@ def test_a_generator_is_known_by_all_its_numbers() -> None:
     assert [first(*n) for n in numbers] == [first(*n) for n in numbers]
 
 
+def states(numbers: Iterable[tuple[int, ...]]) -> set[bytes]:
+    return {generator(*each).get_state().numpy().tobytes() for each in numbers}
+
+
+def test_no_stream_draws_what_another_stream_or_an_epoch_draws() -> None:
+    """Streams may be told apart further by numbers behind, of which 0 counts as none."""
+    streams = [(7, stream) for stream in Stream]
+    epochs = [(7, epoch_stream(epoch)) for epoch in [*range(1000), *range(1000, 100_000, 997)]]
+    assert len(states(streams)) == len(Stream), "among themselves"
+    assert len(states(epochs)) == len(epochs)
+    assert not states(streams) & states(epochs)
+
+
+def test_each_stream_is_drawn_from_somewhere_and_no_number_is_typed_where_it_is_drawn() -> None:
+    """Of the modules outside of the one that names them."""
+    files = [file for file in ROOT.rglob("*.py") if not {"tests", "runs"} & set(file.relative_to(ROOT).parts)]
+    text = "\n".join(file.read_text(encoding="utf-8") for file in files if ".venv" not in file.parts)
+    assert [stream.name for stream in Stream if f"Stream.{stream.name}" not in text] == []
+    assert re.findall(r"(?<!def )\bgenerator\([^()]*seed, *\d+", text) == []
+
+
+def test_epochs_below_a_hundred_draw_by_their_own_number() -> None:
+    """So that fits of before the streams were apart repeat bit by bit."""
+    assert [epoch_stream(epoch) for epoch in (0, 1, 99)] == [0, 1, 99]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_gpu_that_is_not_there_is_refused_with_what_is_there() -> None:
     from pipeline.files import InputError
@@ -22,7 +53,7 @@ def test_a_gpu_that_is_not_there_is_refused_with_what_is_there() -> None:
     deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
     try:
         with pytest.raises(InputError, match=r"run\.device is cuda, but this machine has: .*cpu"):
-            prepare_machine("cuda", "fp32", 1)
+            prepare_machine(RunSection(device="cuda", precision="fp32", threads=1))
     finally:
         torch.use_deterministic_algorithms(deterministic)
         torch.set_num_threads(threads)

@@ -39,7 +39,7 @@ def test_a_stage_that_ends_well_is_finished_and_in_best_json(
     tmp_path: Path, machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cfg = stage_config(tmp_path)
-    with open_stage("train_vqvae", cfg, {"data_split": "x"}, "identity", machine, resume=False) as stage:
+    with open_stage("train_vqvae", cfg, {"data_split": "x"}, machine, resume=False) as stage:
         assert status_of(stage.folder) == "running"
         stage.metrics["psnr"] = 21.0
         stage.model({"w": torch.ones(2)}, {"hidden": 8}, {"split": "abc"})
@@ -58,7 +58,7 @@ def test_a_stage_that_breaks_is_resumed_by_the_same_settings_only(
     error: BaseException, tmp_path: Path, machine: Machine
 ) -> None:
     def start(identity: str, inputs: dict[str, str], resume: bool, act: Callable[[], None]) -> tuple[RunFolder, bool]:
-        with open_stage("train_vqvae", stage_config(tmp_path), inputs, identity, machine, resume) as stage:
+        with open_stage("train_vqvae", stage_config(tmp_path), inputs, machine, resume, identity) as stage:
             act()
         return stage.folder, stage.resumed
 
@@ -78,7 +78,7 @@ def test_a_stage_that_breaks_is_resumed_by_the_same_settings_only(
 
 
 def test_a_run_that_is_not_handed_on_does_not_become_the_best(tmp_path: Path, machine: Machine) -> None:
-    with open_stage("vqvae_reconstruction", stage_config(tmp_path), {}, "", machine, resume=False) as stage:
+    with open_stage("vqvae_reconstruction", stage_config(tmp_path), {}, machine, resume=False) as stage:
         stage.finish(None)
     assert status_of(stage.folder) == "finished" and read_best(tmp_path, "vqvae_reconstruction") == {}
 
@@ -88,11 +88,11 @@ def test_a_stage_with_mlflow_leaves_the_same_numbers_there(
 ) -> None:
     """A killed stage goes on in its MLflow run; the model that wins is the champion."""
     cfg = stage_config(mlflow_runs, mlflow=True)
-    frame = open_stage("train_classifier", cfg, {"vqvae": "some run"}, "id", machine, resume=False)
+    frame = open_stage("train_classifier", cfg, {"vqvae": "some run"}, machine, resume=False)
     with pytest.raises(KeyboardInterrupt), frame as killed:
         raise KeyboardInterrupt
     assert client.get_run(killed.ledger.run_id).info.status == "KILLED"
-    with open_stage("train_classifier", cfg, {"vqvae": "some run"}, "id", machine, resume=True) as stage:
+    with open_stage("train_classifier", cfg, {"vqvae": "some run"}, machine, resume=True) as stage:
         stage.model({"w": torch.ones(2)}, {"hidden": 8}, {"split": "abc"})
         stage.metrics["accuracy"] = 0.9
         stage.finish("abc", 0.9, "accuracy", False, registered_as="classifier")

@@ -12,7 +12,9 @@ import train_vqvae
 import vqvae_reconstruction
 from handoff.split import open_split
 from handoff.vqvae import take_indices, take_vqvae
+from masking import masks_of
 from pipeline.files import InputError, read_csv, read_json, write_csv, write_json
+from pipeline.machine import Stream, generator
 from sources import pixels
 from toys import CPU, newest, pictures_in, prior_settings
 
@@ -48,7 +50,7 @@ def test_samples_are_pictures_codes_and_lines(made, asked):
     if asked.get("mode") == "inpainting":
         tokens = take_indices(cfg, "best", split, vqvae)
         at = {row["path"]: n for n, row in enumerate(split.manifest)}
-        mask = sample.missing_tokens(cfg.sample, 4, 4, 0).view(4, 4, 4).numpy()
+        mask = masks_of(cfg.sample.mask, 50, 4, 4, generator(0, Stream.SAMPLE_MASKS)).view(4, 4, 4).numpy()
         assert mask.sum() == 4 * 8
         for number, row in enumerate(rows):
             known = tokens.indices[at[row["path"]]]

@@ -45,7 +45,7 @@ def test_bits_per_code_are_those_of_the_model_that_was_kept(made):
     split = open_split(cfg)
     vqvae = take_vqvae(cfg, "best", split, CPU)
     tokens = take_indices(cfg, "best", split, vqvae).tokens(split.positions("test"))
-    handed = take_prior(cfg, "best", "pixelcnn", split, vqvae, CPU, True, 0)
+    handed = take_prior(cfg, "best", "pixelcnn", split, vqvae, True, 0)
     assert isinstance(handed.model, PixelCNN) and handed.columns.classes[0].values == ("class0", "class1", "class2")
     metrics = read_json(handed.folder / "metrics.json")
     told = handed.columns.tell(split.manifest).rows(split.positions("test"))
