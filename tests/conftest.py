@@ -50,9 +50,11 @@ settings.load_profile("same_examples_each_time")
 
 
 @pytest.fixture(autouse=True)
-def fixed_seed() -> None:
-    """Each test starts from the same global seed, so none depends on which others ran before it."""
+def fixed_start() -> None:
+    """Each test starts from the same global seed and with one thread, so none depends on which others ran before it."""
     torch.manual_seed(0)
+    if torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture

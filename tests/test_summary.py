@@ -1,10 +1,24 @@
 """The table of what the stages found, and the MLflow UI."""
 
+import os
 import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
 
 import summary
-from pipeline.files import read_json
-from toys import STAGES
+from pipeline.files import InputError, read_json
+from pipeline.tracking import database_uri
+from settings.config import Config
+from toys import ROOT, STAGES
 
 
 def test_the_summary_names_numbers_that_the_stages_write(ran, capsys):
@@ -20,3 +34,69 @@ def test_the_summary_names_numbers_that_the_stages_write(ran, capsys):
     printed = capsys.readouterr().out
     error = read_json(ran.folders["reconstruct_masked"] / "metrics.json")["adaptive_mse_to_reconstruction_at_50"]
     assert f"{error:.4f}" in printed and "not run yet" not in printed
+
+
+# --- the MLflow UI ----------------------------------------------------------------------------------------------------
+
+PORT = 5000
+
+
+def is_taken() -> bool:
+    with socket.socket() as asked:
+        return asked.connect_ex(("127.0.0.1", PORT)) == 0
+
+
+def alive(group: int) -> int:
+    """How many processes of this group have not ended."""
+    found = 0
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has just ended
+            state, _, its_group, *_ = file.read_text().rsplit(")", 1)[1].split()
+            found += int(its_group) == group and state != "Z"
+    return found
+
+
+def answer_of(url: str, seconds: float) -> int:
+    """The status with which the address answers, as soon as it does."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return answer.status
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
+
+
+@pytest.mark.skipif(is_taken(), reason=f"port {PORT} is taken on this machine")
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs /proc to see which processes are left")
+def test_the_ui_answers_on_this_machine_and_leaves_nothing_when_it_is_stopped(tmp_path: Path) -> None:
+    """As in a terminal, Ctrl-C goes to the whole group."""
+    (tmp_path / "runs").mkdir()
+    database = database_uri(tmp_path / "runs")
+    assert MlflowClient(database, database).search_experiments()
+    call = [sys.executable, str(ROOT / "summary.py"), "--ui", "--run.dir", str(tmp_path / "runs")]
+    log = tmp_path / "log.txt"
+    with log.open("w") as written:
+        process = subprocess.Popen(
+            call, cwd=tmp_path, stdout=written, stderr=written, text=True, start_new_session=True
+        )
+    try:
+        assert answer_of(f"http://127.0.0.1:{PORT}/", 120) == 200
+        assert "open http://127.0.0.1:5000 (Ctrl-C ends it)" in log.read_text()
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(timeout=30)
+        end = time.monotonic() + 15
+        while (alive(process.pid) or is_taken()) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert not alive(process.pid) and not is_taken()
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=30)
+
+
+def test_without_a_database_the_ui_says_what_to_type(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"mlflow\.db is missing; type: make demo"):
+        summary.open_ui(Config().replace({"run": {"dir": str(tmp_path)}}))

@@ -270,3 +270,32 @@ def test_a_study_that_cannot_be_made_is_one_line_and_leaves_no_run_folder(ran, t
     status, _, err = typed("reconstruct_masked", ran.runs, ran.source, *options)
     refused_in_one_line(status, err, *said)
     assert run_folders(ran.runs) == before
+
+
+# --- each number in its column ----------------------------------------------------------------------------------------
+
+
+def test_numbers_of_rivals_and_curves_stand_in_their_columns(ran):
+    """With nothing forgotten all errors are those of the plain reconstruction, of which each picture is known."""
+    known = read_csv(ran.folders["vqvae_reconstruction"] / "pictures.csv")
+    test = open_split(ran.cfg).positions("test")
+    for name in ("mse", "psnr"):
+        each = np.array([float(known[position][name]) for position in test])
+        of_rivals = [row for row in ran.table("rivals.csv") if row["rival"] != "biharmonic inpainting"]
+        rows = [row for row in of_rivals if (row["percent"], row["measure"]) == ("0", f"{name}_to_picture")]
+        assert len(rows) == len(RIVALS) - 2, "one for each rival but the slow and the published one"
+        curves = curves_of(ran.table("curves.csv"))
+        rows += [curves[strategy, 0, "argmax", f"{name}_to_picture"] for strategy in STUDIED]
+        for row in rows:
+            mean, low, high = (float(row[column]) for column in ("mean", "low", "high"))
+            assert mean == pytest.approx(each.mean(), rel=1e-4)
+            assert each.min() <= low < mean < high <= each.max() and int(row["pictures"]) == len(test)
+
+
+def test_the_spread_of_the_seeds_and_their_number_are_not_exchanged(ran):
+    for (strategy, percent, decoding, measure), row in curves_of(ran.table("curves.csv")).items():
+        if (strategy, percent, decoding, measure) == ("random", 50, "expected", "mse_to_picture"):
+            spread, width = float(row["seed_sd"]), float(row["high"]) - float(row["low"])
+            assert row["seeds"] == "2" and 0 < spread < width and row["pictures"] == str(TESTED)
+            return
+    pytest.fail("there is no such row")

@@ -17,18 +17,30 @@ from toys import STAGES, STUDIED
 # --- what the stages leave behind -------------------------------------------------------------------------------------
 
 
-def test_every_run_folder_is_complete(ran):
-    for stage, folder in ran.folders.items():
-        assert read_json(folder / "run.json")["status"] == "finished"
-        assert loading.load([], {}, folder / "config.yaml")  # the resolved settings are settings
-        assert all(np.isfinite(value) for value in read_json(folder / "metrics.json").values())
-        assert list((folder / "figures").glob("*.png")) and np.isfinite(ran.scores[stage])
-        assert read_best(ran.runs, stage)
-    for stage in ("train_vqvae", "train_classifier", "train_distil"):
-        lines = (ran.folders[stage] / "metrics.jsonl").read_text().splitlines()
-        assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
-        meta = read_json(ran.folders[stage] / "model" / "meta.json")
-        assert {"split_hash", "commit", "versions", "metrics", "grid", "codebook_size"} <= set(meta)
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_folder_is_finished_and_can_be_repeated(ran, stage):
+    folder = ran.folders[stage]
+    assert read_json(folder / "run.json")["status"] == "finished"
+    assert loading.load([], {}, folder / "config.yaml") == ran.cfg, "its settings are those that it ran with"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_leaves_finite_numbers_and_figures_and_is_handed_on(ran, stage):
+    folder = ran.folders[stage]
+    metrics = read_json(folder / "metrics.json")
+    assert metrics and all(np.isfinite(value) for value in metrics.values()) and np.isfinite(ran.scores[stage])
+    assert all(file.stat().st_size > 1000 for file in (folder / "figures").glob("*.png"))
+    assert list((folder / "figures").glob("*.png"))
+    assert folder.name in {entry["run"] for entry in read_best(ran.runs, stage).values()}
+
+
+@pytest.mark.parametrize("stage", ["train_vqvae", "train_classifier", "train_distil"])
+def test_a_training_leaves_its_history_and_a_model_that_says_what_it_fits(ran, stage):
+    lines = (ran.folders[stage] / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+    meta = read_json(ran.folders[stage] / "model" / "meta.json")
+    assert {"split_hash", "commit", "versions", "metrics", "grid", "codebook_size"} <= set(meta)
+    assert (meta["split_hash"], meta["grid"], meta["codebook_size"]) == (open_split(ran.cfg).hash, 4, 16)
 
 
 def test_history_has_every_promised_number(ran):

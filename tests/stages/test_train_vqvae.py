@@ -3,17 +3,19 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+import train_classifier
 import train_vqvae
-from handoff.split import Split
+from handoff.split import Split, open_split
 from models.conditioning import Told
 from pipeline.machine import Machine, generator
 from pipeline.metrics import ssim
 from settings.train_vqvae import TrainVQVAESection
-from toys import copied, fake_split, heads, notes_of, tiny
+from toys import STAGES, copied, fake_split, heads, newest, notes_of, tiny
 from train_vqvae import VQVAELearner, with_ssim
 
 # --- what training has for it -----------------------------------------------------------------------------------------
@@ -31,15 +33,39 @@ def test_the_ssim_term_adds_its_weight_times_one_minus_ssim_and_has_a_gradient()
     assert ssim(better, truth).mean() > ssim(painted, truth).mean()
 
 
-def test_retrain_saw_validation_too(ran):
-    """With retrain the final weights are not those of the best epoch of the fit."""
-    from safetensors.torch import load_file
+@pytest.mark.usefixtures("without_drawing")
+@pytest.mark.parametrize("stage", ["train_vqvae", "train_classifier"])
+def test_the_retrain_sees_train_and_validation_and_the_fit_sees_train_only(ran, tmp_path, monkeypatch, stage):
+    """By the pictures that each learner asks for in its steps; test pictures are in neither."""
+    runs = copied(ran.runs, tmp_path / "runs", "data_split", "train_vqvae", "vqvae_reconstruction")
+    learner = {"train_vqvae": train_vqvae.VQVAELearner, "train_classifier": train_classifier.ClassifierLearner}[stage]
+    seen: list[tuple[object, set[int]]] = []  # each learner with the positions that its steps asked for
+    stepping: list[bool] = []
+    plain_step, plain_pictures = learner.step, Split.pictures
 
-    folder = ran.folders["train_vqvae"]
-    final = load_file(folder / "model" / "model.safetensors")
-    fitted = load_file(folder / "last" / "fit.safetensors")
-    assert (folder / "last" / "retrain.safetensors").is_file()
-    assert not torch.equal(final["decoder.0.weight"], fitted["best/decoder.0.weight"])
+    def step(self, rows, generator):
+        if not seen or seen[-1][0] is not self:
+            seen.append((self, set()))
+        stepping.append(True)
+        losses = plain_step(self, rows, generator)
+        stepping.clear()
+        return losses
+
+    def pictures(self, positions):
+        if stepping:
+            seen[-1][1].update(np.asarray(positions).tolist())
+        return plain_pictures(self, positions)
+
+    monkeypatch.setattr(learner, "step", step)
+    monkeypatch.setattr(Split, "pictures", pictures)
+    section = {"epochs": 1, "batch_size": 6, "retrain": True, "tune": {"trials": 0}}
+    STAGES[stage].run(tiny(runs, ran.source, run__mlflow=False, **{stage: section}))
+    split = open_split(ran.cfg)
+    train, val = (set(split.positions(part).tolist()) for part in ("train", "val"))
+    assert train and val and not train & val
+    (_, fitted), (_, retrained) = seen
+    assert fitted == train and retrained == train | val
+    assert (newest(runs, stage) / "last" / "retrain.safetensors").is_file()
 
 
 def test_objective_of_a_trial_is_run_with_a_trial(ran):

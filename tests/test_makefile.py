@@ -1,0 +1,101 @@
+"""make: each target comes down to the commands that the README names, with CONFIG and OPTIONS passed on."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from toys import ROOT, STAGES, draw_classes, newest
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+GIVEN = "--config presets/imagenette.yaml --run.seed 3"
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Path:
+    """A virtual environment that looks installed, whose python is that of the tests."""
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    for name in ("installed", "installed-tests"):
+        (tmp_path / "venv" / name).touch()
+    return tmp_path / "venv"
+
+
+def made(target: str, environment: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    call = ["make", "-C", str(ROOT), "--no-print-directory", target, f"VENV={environment}", *words]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    return subprocess.run(call, env=inherited, capture_output=True, text=True, timeout=300, check=False)
+
+
+def commands(target: str, environment: Path, *words: str) -> str:
+    """What would be run, with the path of python shortened to `python`."""
+    done = made(target, environment, "-n", "CONFIG=presets/imagenette.yaml", "OPTIONS=--run.seed 3", *words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.replace(f"{environment}/bin/python", "python")
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("study", [f"python reconstruct_masked.py {GIVEN} --reconstruct_masked.pictures null"]),
+        ("app", [f"python app.py {GIVEN}"]),
+        ("bench", [f"python benchmarks/published_loop.py {GIVEN}"]),
+        ("ui", ["python summary.py --ui --run.seed 3"]),
+        ("test", ["python -m pytest"]),
+        ("lint", ["python -m ruff check .", "python -m ruff format --check .", "python -m mypy"]),
+    ],
+)
+def test_a_target_is_these_commands(target: str, expected: list[str], environment: Path) -> None:
+    assert commands(target, environment).splitlines() == expected
+
+
+def test_the_demo_is_all_stages_in_order_and_the_summary(environment: Path) -> None:
+    loop, table = commands("demo", environment).splitlines()
+    assert f"for stage in {' '.join(STAGES)}; do" in loop and f"python $stage.py {GIVEN} || exit $?" in loop
+    assert table == f"python summary.py {GIVEN}"
+
+
+def test_the_rivals_are_four_models_and_their_comparison(environment: Path) -> None:
+    *loop, last = commands("rivals", environment).splitlines()
+    text = "\n".join(loop)
+    pairs = re.findall(r'"(\w+) (\w+)"', text)
+    assert [stage for stage, _ in pairs] == ["train_prior", "train_prior", "train_distil", "train_vqvae"]
+    assert all((ROOT / "presets" / f"{preset}.yaml").is_file() for _, preset in pairs)
+    assert "python $1.py --config presets/imagenette.yaml presets/$2.yaml --run.seed 3 || exit $?" in text
+    told = "--compare_priors.told_distil best --compare_priors.masked_vqvae best"
+    assert last == f"python compare_priors.py {GIVEN} {told}"
+
+
+@pytest.mark.parametrize("target", ["demo", "study", "app", "rivals", "bench", "ui"])
+def test_every_named_script_is_there(target: str, environment: Path) -> None:
+    text = commands(target, environment)
+    words = re.findall(r"python (\S+)\.py", text)
+    named = [word for word in words if not word.startswith("$")] + re.findall(r'"(\w+) \w+"', text)
+    assert named and all((ROOT / f"{name}.py").is_file() for name in named)
+
+
+def test_without_config_and_options_nothing_is_added(environment: Path) -> None:
+    done = made("app", environment, "-n")
+    assert done.stdout.strip() == f"{environment}/bin/python app.py"
+
+
+def test_make_runs_a_stage_and_shows_what_it_found(environment: Path, tmp_path: Path) -> None:
+    runs, source = tmp_path / "runs", draw_classes(tmp_path / "pictures")
+    options = f"--run.dir {runs} --data.source {source} --data.image_size 16 --run.threads 1 --run.mlflow false"
+    done = made("demo", environment, "STAGES=data_split", f"OPTIONS={options}")
+    assert done.returncode == 0, done.stderr
+    assert "== data_split" in done.stdout and f"{newest(runs, 'data_split') / 'figures'}" in done.stdout
+    assert "not run yet: python train_vqvae.py" in done.stdout
+
+
+def test_a_stage_that_is_refused_ends_make(environment: Path, tmp_path: Path) -> None:
+    done = made("demo", environment, f"OPTIONS=--run.dir {tmp_path / 'runs'} --data.source {tmp_path / 'nowhere'}")
+    started = [line for line in done.stdout.splitlines() if line.startswith("== ")]
+    assert done.returncode != 0 and started == ["== data_split"], "no other stage is started"
+    assert "is not a folder" in done.stderr
