@@ -19,6 +19,9 @@ A template is text with {column}, {column:.3f} (a Python format) or {column*1000
 cell with nothing in one of its columns stays empty. `any` in the CSV (100 % forgotten is the same for all strategies)
 counts for every value that is asked for.
 
+`sentence: NAME` with filters and text="..." is one line of text; {0[mean]:.3f} is column `mean` of the first row left,
+{1[mean]:.3f} of the second.
+
 The other marks have no options: `source: NAME` says where a CSV comes from (run, commit, machine, command),
 `settings: SECTION`, `registry: strategies` and `registry: decodings` show settings/.
 
@@ -55,7 +58,8 @@ END = "<!-- end -->"
 ANY = "any"  # in a CSV: holds for every value of the column
 FACTS = ("run", "commit", "machine", "command")  # comments at the top of a CSV
 IN_FIGURES = 8  # strategies that the figures show
-WORDS = ("rows", "columns", "value", "show", "head")  # options that are no columns
+WORDS = ("rows", "columns", "value", "show", "head", "text")  # options that are no columns
+WITH_OPTIONS = ("table:", "sentence:")
 
 Row = dict[str, Any]
 
@@ -128,8 +132,8 @@ def _parsed(page: Path, text: str, where: str, start: int, stop: int) -> Mark:
         raise TableError(f"{where}: found {text.strip()!r}; expected one of {', '.join(KINDS)}, a colon and a name")
     options = dict(word.split("=", 1) for word in words[2:] if "=" in word)
     bare = [word for word in words[2:] if "=" not in word]
-    if bare or (options and words[0] != "table:"):
-        wanted = "KEY=VALUE" if words[0] == "table:" else "no options"
+    if bare or (options and words[0] not in WITH_OPTIONS):
+        wanted = "KEY=VALUE" if words[0] in WITH_OPTIONS else "no options"
         raise TableError(f"{where}: found {' '.join(bare or options)!r}; expected {wanted}")
     return Mark(page, words[0].removesuffix(":"), words[1], options, start, stop)
 
@@ -170,12 +174,7 @@ def _value(cell: str | None) -> Any:
 
 def table_lines(mark: Mark, folder: Path) -> list[str]:
     """The CSV that a mark names, as a cross table or as a list."""
-    table = read_table(mark.name, folder)
-    filters = {key: value for key, value in mark.options.items() if key not in WORDS}
-    unknown = [key for key in filters if key not in table.columns]
-    if unknown:
-        raise TableError(f"{unknown[0]} is not a column of {mark.name}.csv; it has: {', '.join(table.columns)}")
-    rows = list(chosen(table.rows, filters))
+    rows = left_rows(mark, folder)
     if "show" in mark.options:
         pairs = [part.partition("=") for part in mark.options["show"].split("|")]
         heads = [head.strip() for head, _, _ in pairs]
@@ -184,6 +183,25 @@ def table_lines(mark: Mark, folder: Path) -> list[str]:
     if lacking:
         raise TableError(f"{lacking[0]}= is missing; expected rows=, columns= and value=, or show=")
     return _cross(mark.options, rows)
+
+
+def sentence_lines(mark: Mark, folder: Path) -> list[str]:
+    """A line of text with numbers of the CSV that a mark names."""
+    rows = left_rows(mark, folder)
+    try:
+        return [mark.options["text"].format(*rows)]
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise TableError(f"text= does not fit the {len(rows)} rows that are left ({error!r})") from None
+
+
+def left_rows(mark: Mark, folder: Path) -> list[Row]:
+    """The rows of a CSV that a mark's filters leave. Raises TableError for a filter on no column."""
+    table = read_table(mark.name, folder)
+    filters = {key: value for key, value in mark.options.items() if key not in WORDS}
+    unknown = [key for key in filters if key not in table.columns]
+    if unknown:
+        raise TableError(f"{unknown[0]} is not a column of {mark.name}.csv; it has: {', '.join(table.columns)}")
+    return list(chosen(table.rows, filters))
 
 
 def chosen(rows: Sequence[Row], filters: dict[str, str]) -> Iterator[Row]:
@@ -297,7 +315,13 @@ def registry_lines(mark: Mark, folder: Path) -> list[str]:
     raise TableError(f"{mark.name} is not a registry; expected strategies or decodings")
 
 
-KINDS = {"table": table_lines, "source": source_lines, "settings": settings_lines, "registry": registry_lines}
+KINDS = {
+    "table": table_lines,
+    "sentence": sentence_lines,
+    "source": source_lines,
+    "settings": settings_lines,
+    "registry": registry_lines,
+}
 
 
 def rewritten(page: Path, folder: Path = TABLES) -> tuple[str, list[Mark]]:
