@@ -33,6 +33,7 @@ import argparse
 import csv
 import io
 import json
+import re
 import shlex
 import string
 import sys
@@ -189,7 +190,7 @@ def sentence_lines(mark: Mark, folder: Path) -> list[str]:
     """A line of text with numbers of the CSV that a mark names."""
     rows = left_rows(mark, folder)
     try:
-        return [mark.options["text"].format(*rows)]
+        return [re.sub(r"(\d)%", r"\1 %", mark.options["text"].format(*rows))]
     except (IndexError, KeyError, TypeError, ValueError) as error:
         raise TableError(f"text= does not fit the {len(rows)} rows that are left ({error!r})") from None
 
