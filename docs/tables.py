@@ -16,8 +16,8 @@ A mark is a comment on lines of its own; what stands between it and `<!-- end --
     show="HEAD = TEMPLATE | HEAD = TEMPLATE"    or a list: a line for each row of the CSV
     head=TEXT          the upper left cell of a cross table
 A template is text with {column}, {column:.3f} (a Python format) or {column*1000:.2f}. {half} is half of high - low. A
-cell with nothing in one of its columns stays empty. `any` in the CSV (100 % forgotten is the same for all strategies)
-counts for every value that is asked for.
+cell with nothing in one of its columns stays empty. Strategy `any` in the CSV (100 % forgotten is the same for all)
+counts for every strategy that is asked for.
 
 `sentence: NAME` with filters and text="..." is one line of text; {0[mean]:.3f} is column `mean` of the first row left,
 {1[mean]:.3f} of the second.
@@ -56,7 +56,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "docs" / "tables"
 SOURCES = TABLES / "sources.yaml"
 END = "<!-- end -->"
-ANY = "any"  # in a CSV: holds for every value of the column
+ANY = ("strategy", "any")  # column and value in a CSV: holds for every strategy
 FACTS = ("run", "commit", "machine", "command")  # comments at the top of a CSV
 IN_FIGURES = 8  # strategies that the figures show
 WORDS = ("rows", "columns", "value", "show", "head", "text")  # options that are no columns
@@ -213,13 +213,13 @@ def chosen(rows: Sequence[Row], filters: dict[str, str]) -> Iterator[Row]:
     asked = {column: _names(text) for column, text in filters.items()}
     for column, names in asked.items():
         found = {str(row[column]) for row in rows}
-        strange = [name for name in names if name not in found and ANY not in found]
+        strange = [name for name in names if name not in found]
         if strange:
             raise TableError(f"no row has {column}={strange[0]}; expected of: {', '.join(sorted(found))}")
     for values in product(*asked.values()):
         wanted = dict(zip(asked, values, strict=True))
         for row in rows:
-            if all(str(row[column]) in (value, ANY) for column, value in wanted.items()):
+            if all(str(row[column]) == value or (column, row[column]) == ANY for column, value in wanted.items()):
                 yield row | {column: asked[column][value] for column, value in wanted.items()}
 
 
