@@ -101,7 +101,7 @@ def test_bars_in_cells_are_escaped_and_marks_in_code_blocks_left_alone(tmp_path:
         ("<!-- table small -->", "expected one of table"),
         ("<!-- table: smal show={mean} -->", "small"),
         (f"<!-- table: small strateg=random {CROSS} -->", "strateg is not a column"),
-        (f"<!-- table: small strategy=randon percent=10 {CROSS} -->", "no row has percent=10"),
+        (f"<!-- table: small strategy=randon percent=50 {CROSS} -->", "no row has strategy=randon"),
         (f"<!-- table: small bare {CROSS} -->", "expected KEY=VALUE"),
         ('<!-- table: small rows="{strategy}" -->', "columns= is missing"),
         ('<!-- table: small rows=a columns=b value="{mean}" -->', "two rows for the cell a / b"),
