@@ -23,8 +23,9 @@ import threading
 import webbrowser
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
@@ -64,7 +65,7 @@ def load_memory(cfg: Config) -> tuple[Memory, list[str]]:
 
     Raises InputError when one is missing or was made for other data.
     """
-    machine, split = prepare_machine(cfg.run.device, cfg.run.precision, cfg.run.threads, say), open_split(cfg)
+    machine, split = prepare_machine(cfg.run, say), open_split(cfg)
     if split.meta["channels"] not in ORDINARY:
         raise InputError(f"the page takes grey and RGB pictures; these have {split.meta['channels']} components")
     return take_memory(cfg, split, machine).memory, split.classes
@@ -147,33 +148,32 @@ def describe_diversity(diversity: np.ndarray) -> str:
     return f"Brightest: a standard deviation of {largest:.3f} over the samples (0.5 is the most there can be)."
 
 
-def answer(
-    memory: Memory,
-    classes: Sequence[str],
-    start: Request,
-    editor: dict[str, Any] | None,
-    percent: float,
-    strategy: str,
-    decoding: Any,
-    samples: int,
-    fit: Any,
-    label: int,
-    seed: int,
-) -> Shown:
-    """One click. start: the settings that are not on the page; label: a class number, NOT_TOLD for none.
+class Controls(NamedTuple):
+    """What the controls of the page hold, in their order. label: a class number, NOT_TOLD for none."""
 
-    Raises InputError for what the person can mend.
-    """
+    percent: float
+    strategy: str
+    decoding: Any
+    samples: int
+    fit: Any
+    label: int
+    seed: int
+
+
+def answer(
+    memory: Memory, classes: Sequence[str], start: Request, editor: dict[str, Any] | None, controls: Controls
+) -> Shown:
+    """One click. start: the settings that are not on the page. Raises InputError for what the person can mend."""
     picture, missing = read_editor(editor)
     request = replace(
         start,
-        percent=percent,
-        strategy=strategy,
-        decoding=decoding,
-        samples=int(samples),
-        fit=fit,
-        label=None if label == NOT_TOLD else label,
-        seed=int(seed),
+        percent=controls.percent,
+        strategy=controls.strategy,
+        decoding=controls.decoding,
+        samples=int(controls.samples),
+        fit=controls.fit,
+        label=None if controls.label == NOT_TOLD else controls.label,
+        seed=int(controls.seed),
     )
     return show(complete_picture(memory, picture, missing, classes, request))
 
@@ -192,23 +192,16 @@ def build_page(memory: Memory, classes: Sequence[str], start: Request, examples:
     stay_offline()
     import gradio as gr
 
-    def click(
-        editor: dict[str, Any],
-        percent: float,
-        strategy: str,
-        decoding: str,
-        samples: int,
-        fit: str,
-        label: int,
-        seed: int,
-    ) -> tuple[Any, ...]:
+    def click(editor: dict[str, Any], *values: Any) -> tuple[Any, ...]:
         """Complete a picture: transparent mask layers with paint on them are what is missing."""
         try:
-            shown = answer(memory, classes, start, editor, percent, strategy, decoding, samples, fit, label, seed)
+            shown = answer(memory, classes, start, editor, Controls(*values))
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from None
         return tuple(vars(shown).values())
 
+    named = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in ("editor", *Controls._fields)]
+    click.__signature__ = Signature(named)  # type: ignore[attr-defined]  # names of the parameters for "Use via API"
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         gr.Markdown(f"# {TITLE}\n{introduction(memory)}")
         with gr.Row():
@@ -240,7 +233,7 @@ def introduction(memory: Memory) -> str:
 def _inputs(
     gr: Any, memory: Memory, classes: Sequence[str], start: Request, examples: Sequence[Path]
 ) -> tuple[list[Any], Any]:
-    """The controls in the order of `answer`, and the button."""
+    """The editor and the controls in the order of `Controls`, and the button."""
     size = memory.vqvae.config.image_size
     editor = gr.ImageMask(
         label="Picture – paint over what is missing",

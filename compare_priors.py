@@ -23,30 +23,31 @@ from handoff.memory import HandedMemory, take_memory
 from handoff.split import note_data, open_split
 from measuring.figures import grey_out
 from measuring.priors import (
-    FILL_STREAM,
+    EXPECTED,
     INPAINTING_HEADER,
-    ONE_PASS,
     ONLY_TIMED,
     PIXELCNN,
     SAMPLES_HEADER,
     SECONDS,
     WHOLE_GRID,
-    Filler,
-    fillers,
-    masks,
+    filling_ways,
+    hole_for,
+    inventors,
     measure_inpainting,
     measure_samples,
     middle_percent,
-    samplers,
+    one_pass_ways,
+    paint_way,
+    shared_mask,
     spread_batches,
 )
 from measuring.study import Batch
 from pipeline.figures import picture_grid
-from pipeline.files import write_csv
-from pipeline.machine import generator, prepare_machine
+from pipeline.machine import Stream, generator, prepare_machine
 from pipeline.metrics import to_unit
 from pipeline.stage import Stage, open_stage, say
-from pipeline.tables import Rows
+from pipeline.tables import Rows, write_rows
+from recall.fillers import Way
 from settings.command import stage_main
 from settings.compare_priors import ComparePriorsSection
 from settings.config import Config
@@ -57,33 +58,27 @@ SHOWN = 8  # pictures in the figure of what is filled in
 
 def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     """The whole stage; returns the MSE to the pictures of the DistilBERT in one pass, over all masks."""
-    machine = prepare_machine(cfg.run.device, cfg.run.precision, cfg.run.threads, say)
-    section, split = cfg.compare_priors, open_split(cfg)
+    machine = prepare_machine(cfg.run, say)
+    section, split, seed = cfg.compare_priors, open_split(cfg), cfg.run.seed
     handed = take_memory(cfg, split, machine)
-    priors, folders = take_priors(cfg, split, handed, machine)
-    inputs = {name: str(folder) for name, folder in (handed.folders | folders).items()}
-    memory = handed.memory
-    with open_stage(
-        "compare_priors", cfg, inputs, f"{cfg.run.seed} {section.model_dump_json()}", machine, resume
-    ) as stage:
+    priors = take_priors(cfg, handed)
+    with open_stage("compare_priors", cfg, handed.inputs | priors.inputs, machine, resume) as stage:
         note_data(stage, cfg, split)
-        ways = fillers(memory, priors, section)
-        batches = spread_batches(memory, split, handed.indices, section.pictures, section.batch_size)
-        rows = measure_inpainting(memory, ways, batches, section, cfg.run.seed)
-        write_rows(stage, "inpainting.csv", INPAINTING_HEADER, rows)
-        report_inpainting(stage, rows, section)
-        some = next(spread_batches(memory, split, handed.indices, SHOWN, SHOWN)())
-        stage.figure("inpainting", inpainting_figure(handed, ways, some, section, cfg.run.seed))
+        ways = filling_ways(handed.memory, priors, section)
+        batches = spread_batches(handed, section.pictures, section.batch_size)
+        rows = measure_inpainting(handed.memory, ways, batches, section, seed)
+        write_rows(stage.folder.path / "inpainting.csv", INPAINTING_HEADER, rows)
+        report_inpainting(stage, rows, ways, section)
+        some = next(spread_batches(handed, SHOWN, SHOWN)())
+        stage.figure("inpainting", inpainting_figure(handed, ways, some, section, seed))
         count = min(section.samples, len(split.positions("test")), len(split.positions("val")))
-        inventors = samplers(memory, priors, section, split.classes)
-        found, shown = measure_samples(
-            memory, inventors, priors, split, handed.indices, count, section.batch_size, cfg.run.seed
-        )
-        write_rows(stage, "samples.csv", SAMPLES_HEADER, found)
-        report_samples(stage, found)
+        makers = inventors(handed.memory, priors, section, split.classes)
+        found, shown = measure_samples(handed, makers, count, section.batch_size, seed)
+        write_rows(stage.folder.path / "samples.csv", SAMPLES_HEADER, found)
+        report_compared(stage, found)
         stage.figure("samples", picture_grid(list(shown.items())))
         stage.finish(handed.vqvae.key(split), extra_artifacts=FILES)
-        return float(np.mean([row["mean"] for row in rows if (row["method"], row["measure"]) == (ONE_PASS[0], MAIN)]))
+        return float(np.mean([row["mean"] for row in rows if (row["method"], row["measure"]) == (EXPECTED, MAIN)]))
 
 
 # --- reports ----------------------------------------------------------------------------------------------------------
@@ -91,7 +86,7 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
 MAIN = "mse_to_picture"
 
 
-def report_inpainting(stage: Stage, rows: Rows, section: ComparePriorsSection) -> None:
+def report_inpainting(stage: Stage, rows: Rows, ways: dict[str, Way], section: ComparePriorsSection) -> None:
     """A table of the middle percentage on the console; how many times faster the one-pass ways are in metrics.json."""
     value = {(row["method"], row["mask"], row["percent"], row["measure"]): row["mean"] for row in rows}
     percent = middle_percent(section)
@@ -104,7 +99,7 @@ def report_inpainting(stage: Stage, rows: Rows, section: ComparePriorsSection) -
             taken = 1000 * value[method, kind, percent, SECONDS]
             say(f"{method:38}{numbers[0]:8.4f} {numbers[1]:7.3f} {numbers[2]:8.3f} {taken:16.3f}")
     for slow in (PIXELCNN, WHOLE_GRID):
-        for fast in (way for way in (*ONE_PASS, f"GAN, best of {section.pool}") if way in methods):
+        for fast in one_pass_ways(ways):
             ratios = [
                 value[slow, kind, percent, SECONDS] / value[fast, kind, percent, SECONDS] for kind in section.masks
             ]
@@ -114,7 +109,7 @@ def report_inpainting(stage: Stage, rows: Rows, section: ComparePriorsSection) -
             stage.metrics[f"{kind} {percent} {method} mse".replace(",", "")] = mean
 
 
-def report_samples(stage: Stage, rows: Rows) -> None:
+def report_compared(stage: Stage, rows: Rows) -> None:
     say("samples                             Frechet distance   class accuracy   ms per picture")
     for row in rows:
         distance, accuracy, taken = (row.get(key) for key in ("frechet_distance", "class_accuracy", SECONDS))
@@ -127,33 +122,21 @@ def report_samples(stage: Stage, rows: Rows) -> None:
 
 
 def inpainting_figure(
-    handed: HandedMemory, ways: dict[str, Filler], batch: Batch, section: ComparePriorsSection, seed: int
+    handed: HandedMemory, ways: dict[str, Way], batch: Batch, section: ComparePriorsSection, seed: int
 ) -> Any:
     """Some pictures under each kind of mask: what is left, and what each way makes of it."""
-    memory, percent = handed.memory, middle_percent(section)
+    memory, percent, start = handed.memory, middle_percent(section), batch.rows.start
     rows: list[tuple[str, Tensor]] = []
     with torch.no_grad():
         for kind in section.masks:
-            mask = masks(kind, percent, len(batch.tokens), memory, seed, batch.rows.start).to(memory.device)
-            left = grey_out(batch.whole, mask, memory.stride)
-            rows.append((f"{kind}, {percent} %", left.cpu()))
-            for name, fill in ways.items():
+            mask = shared_mask(kind, percent, len(batch.tokens), memory, seed, start)
+            rows.append((f"{kind}, {percent} %", grey_out(batch.whole, mask, memory.stride).cpu()))
+            for name, way in ways.items():
                 if name not in ONLY_TIMED:
-                    painted, _ = fill(batch, mask, generator(seed, FILL_STREAM, percent, batch.rows.start))
+                    draws = generator(seed, Stream.COMPARED_FILLS, percent, start)
+                    painted, _ = paint_way(memory, way, hole_for(way, batch, mask, memory.stride), draws)
                     rows.append((name, to_unit(painted).cpu()))
     return picture_grid(rows)
-
-
-def write_rows(stage: Stage, name: str, header: tuple[str, ...], rows: Rows) -> None:
-    """Numbers to six digits; empty where a measure was not taken."""
-    write_csv(
-        stage.folder.path / name,
-        header,
-        [
-            [f"{row[key]:.6g}" if isinstance(row.get(key), float) else row.get(key, "") for key in header]
-            for row in rows
-        ],
-    )
 
 
 def main() -> int:

@@ -90,7 +90,7 @@ def _sample(pictures: list[Found], data: DataSection, number: int) -> list[Found
 
 def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     """Make the split. Returns the number of pictures in it. (`trial`: there is nothing to tune here.)"""
-    machine = prepare_machine(cfg.run.device, cfg.run.precision, cfg.run.threads, say)
+    machine = prepare_machine(cfg.run, say)
     identity, found, extra = data_key(cfg.data), [], []
     if cfg.data.source in EMBEDDED:  # what cannot be used is refused before there is a run folder
         check_embedded(cfg.data)
@@ -103,7 +103,7 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
         extra = read_metadata(Path(cfg.data.metadata), [one.path for one in found]) if cfg.data.metadata else []
         paths = [str(root / one.path) for one in found]
         stacks = survey(paths, cfg.data.channels, cfg.data.components, cfg.data.workers)
-    with open_stage("data_split", cfg, {}, identity, machine, resume) as stage:
+    with open_stage("data_split", cfg, {}, machine, resume, identity) as stage:
         items = cache_folder(stage, cfg.data, root, found, stacks, extra) if found else cache_embedded(stage, cfg.data)
         items, sides = settle(stage, items, cfg.data)
         report_patients(stage, items, sides)

@@ -3,7 +3,7 @@
 A mask is bool, **True = masked, to be predicted**. Letters: B batch, N = h*w tokens in raster order. A mask ratio r
 hides exactly `round(r * N)` tokens of each picture. An *order* is (B, N) long: the rank 0..N-1 of each token, in the
 order in which tokens are forgotten; one order gives a mask for every percentage (`mask_first`), and these are nested.
-All randomness comes from the `torch.Generator` that is passed in. Orders that ask a model are in `selection.py`.
+All randomness comes from the `torch.Generator` that is passed in. Orders that ask a model are in `recall/choosing.py`.
 """
 
 import math
@@ -100,6 +100,23 @@ def mask_first(order: Tensor, counts: int | Tensor) -> Tensor:
     """
     counts = torch.as_tensor(counts, device=order.device)
     return order < counts.reshape(-1, 1)
+
+
+def masks_of(kind: str, percent: float, count: int, side: int, generator: torch.Generator) -> Tensor:
+    """(count, N) bool on a grid of side x side tokens: `percent` masked at random, in a block, or the lower part.
+
+    kind: random, block or half. Raises ValueError for another.
+    """
+    tokens = side * side
+    if kind == "random":
+        order = random_order(count, tokens, generator)
+    elif kind == "block":
+        order = block_order(count, side, side, generator)
+    elif kind == "half":
+        order = half_order(count, side, side)
+    else:
+        raise ValueError(f"kind of mask is {kind!r}; expected random, block or half")
+    return mask_first(order, masked_count(percent / 100, tokens))
 
 
 def random_mask(batch: int, tokens: int, ratio: float, generator: torch.Generator) -> Tensor:

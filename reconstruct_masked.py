@@ -21,19 +21,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from handoff.handed import check_unseen, lacks_label_drop
 from handoff.memory import HandedMemory, take_distil, take_memory
 from handoff.split import Split, note_data, open_split
-from measuring.report import report, study_files
-from measuring.study import Plan, measure
+from measuring.report import report_study, study_files
+from measuring.study import Findings, StudyPlan, measure_recall
 from measuring.tables import CURVES_HEADER, bits_of, curve, summarise
 from models.codes import Filling
-from models.distilbert import classes_of
 from own_picture.completing import request_of
 from own_picture.reading import check_own
 from own_picture.report import complete_own
+from pipeline.configured import configured
 from pipeline.files import InputError
-from pipeline.machine import generator, prepare_machine
-from pipeline.stage import open_stage, say
+from pipeline.machine import Machine, Stream, generator, prepare_machine
+from pipeline.stage import inputs_of, open_stage, say
 from pipeline.tables import write_rows
 from recall.choosing import Choosing
 from settings.command import Shortcut, stage_main
@@ -44,38 +45,45 @@ from settings.reconstruct_masked import OwnPicture, ReconstructMaskedSection
 def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     """The whole stage; returns the mean over all percentages of the MSE to the VQ-VAE's reconstruction, for the last
     strategy and decoding named in the settings (as shipped: adaptive, expected)."""
-    machine = prepare_machine(cfg.run.device, cfg.run.precision, cfg.run.threads, say)
+    machine = prepare_machine(cfg.run, say)
     section, split = cfg.reconstruct_masked, open_split(cfg)
     check_own_options(section.own)
     handed = take_memory(cfg, split, machine)
     check_telling(section, handed)
-    inputs = {name: str(folder) for name, folder in handed.folders.items()}
-    identity = f"{cfg.run.seed} {section.model_dump_json()}"
     if section.own.image is not None:
-        check_own(section.own, split.meta["channels"])
-        request_of(section, handed.memory.distil, split.classes, cfg.run.seed)
-        with open_stage("reconstruct_masked", cfg, inputs, identity, machine, resume) as stage, torch.no_grad():
-            channels = split.meta["channels"]
-            return complete_own(stage, handed.memory, section, channels, split.classes, cfg.run.seed)
+        return complete_own_pictures(cfg, handed, machine, resume)
+    judges = [] if handed.classifier is None else [handed.classifier]
+    check_unseen([handed.vqvae, handed.distil, *judges], section.part, cfg)
     published = None
     if section.rivals and section.rival_distil:
-        rival_folder, published, _ = take_distil(cfg, section.rival_distil, split, handed.vqvae, machine.device)
-        inputs["rival_distil"] = str(rival_folder)
-    with open_stage("reconstruct_masked", cfg, inputs, identity, machine, resume) as stage:
+        published = take_distil(cfg, section.rival_distil, split, handed.vqvae, published=True)
+        check_unseen([published], section.part, cfg)
+    inputs = handed.inputs | inputs_of([], rival_distil=published)
+    with open_stage("reconstruct_masked", cfg, inputs, machine, resume) as stage:
         note_data(stage, cfg, split)
         plan = make_plan(section, cfg.run.seed)
         positions = choose_pictures(split, section.part, section.pictures, cfg.run.seed)
-        memory = handed.memory
         say(f"{len(positions)} pictures of {section.part}, {len(plan.strategies)} strategies")
-        study = measure(memory, split, handed.indices, positions, plan)
-        rows = summarise(study, section.bootstrap, cfg.run.seed, bits_of(memory))
-        write_rows(stage, "curves.csv", CURVES_HEADER, rows)
-        report(stage, rows, plan)
+        study = measure_recall(handed.memory, split, handed.indices, positions, plan)
+        rows = summarise(study, section.bootstrap, cfg.run.seed, bits_of(handed.memory))
+        write_rows(stage.folder.path / "curves.csv", CURVES_HEADER, rows)
+        report_study(stage, rows, plan)
         with torch.no_grad():
-            study_files(stage, handed, split, study, rows, plan, section, published)
+            findings = Findings(handed, plan, study, rows)
+            study_files(stage, findings, section, None if published is None else published.model)
         stage.finish(handed.vqvae.key(split), extra_artifacts=FILES)
         best = curve(rows, plan.strategies[-1], plan.decodings[-1], "mse_to_reconstruction")
         return float(np.mean(best.means))
+
+
+def complete_own_pictures(cfg: Config, handed: HandedMemory, machine: Machine, resume: bool) -> float:
+    """Pictures of one's own instead of the test pictures; what cannot be used is refused before there is a run folder.
+    Returns the share of missing pixels."""
+    section, split = cfg.reconstruct_masked, handed.split
+    check_own(section.own, split.meta["channels"])
+    request = request_of(section, handed.memory.distil, split.classes, cfg.run.seed)
+    with open_stage("reconstruct_masked", cfg, handed.inputs, machine, resume) as stage, torch.no_grad():
+        return complete_own(stage, handed.memory, section.own, request, split.classes)
 
 
 FILES = ("curves.csv", "equal_bits.csv", "rivals.csv", "error_split.csv", "context.csv")
@@ -91,43 +99,30 @@ def check_own_options(own: OwnPicture) -> None:
 def check_telling(section: ReconstructMaskedSection, handed: HandedMemory) -> None:
     """Classes can be told only to a DistilBERT that knows them, and guidance needs one that also does without."""
     told = section.tell_class if section.own.image is None else section.own.label is not None
-    if told and not classes_of(handed.memory.distil):
-        raise InputError(
-            f"{handed.folders['train_distil']} was trained without classes, so none can be told; type: "
-            "python train_distil.py --train_distil.condition_on_class true"
-        )
+    retrain = "type: python train_distil.py --train_distil.condition_on_class true"
+    if told and not handed.distil.tells_class:
+        raise InputError(f"{handed.distil.folder} was trained without classes, so none can be told; {retrain}")
     if section.guidance_scale != 1 and not told:
         raise InputError(
             f"reconstruct_masked.guidance_scale is {section.guidance_scale:g}, but no class is told; "
             "type --reconstruct_masked.tell_class true, or --class NAME with --image"
         )
-    if section.guidance_scale != 1 and not handed.label_drop:
-        raise InputError(
-            f"{handed.folders['train_distil']} was trained without label dropping, so guidance_scale must be 1; type: "
-            "python train_distil.py --train_distil.condition_on_class true --train_distil.label_drop 0.1"
-        )
+    if section.guidance_scale != 1 and not handed.distil.label_drop:
+        remedy = f"{retrain} --train_distil.label_drop 0.1"
+        raise lacks_label_drop(handed.distil.folder, "guidance_scale must be 1", remedy)
 
 
-def make_plan(section: ReconstructMaskedSection, seed: int) -> Plan:
-    return Plan(
+def make_plan(section: ReconstructMaskedSection, seed: int) -> StudyPlan:
+    """The settings as a plan; names and percentages that are given twice count once."""
+    return configured(
+        StudyPlan,
+        section,
         strategies=tuple(dict.fromkeys(section.strategies)),
         percentages=tuple(sorted(set(section.percentages))),
         decodings=tuple(dict.fromkeys(section.decodings)),
-        seeds=section.seeds,
         seed=seed,
-        choosing=Choosing(
-            section.choosing_passes, section.look_ahead, section.candidates, section.code_share, section.blocks
-        ),
-        filling=Filling(
-            section.passes,
-            section.fill_order,
-            section.temperature,
-            section.top_k,
-            section.top_p,
-            section.guidance_scale,
-        ),
-        tell_class=section.tell_class,
-        batch_size=section.batch_size,
+        choosing=configured(Choosing, section),
+        filling=configured(Filling, section),
     )
 
 
@@ -136,7 +131,9 @@ def choose_pictures(split: Split, part: str, count: int | None, seed: int) -> np
     positions = split.positions(*part.split("+"))
     if count is None or count >= len(positions):
         return positions
-    return np.sort(positions[torch.randperm(len(positions), generator=generator(seed, 204))[:count].numpy()])
+    return np.sort(
+        positions[torch.randperm(len(positions), generator=generator(seed, Stream.PICTURES))[:count].numpy()]
+    )
 
 
 SHORTCUTS: dict[str, Shortcut] = {

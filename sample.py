@@ -18,27 +18,28 @@ import sys
 import time
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from handoff.asking import Asked, check_request, take_drawer
-from handoff.split import Split, mask_of, mend, note_data, open_split
-from handoff.vqvae import HandedIndices, HandedVQVAE, take_indices, take_vqvae
-from masking import block_order, half_order, mask_first, masked_count, random_order
+from handoff.asking import Asked, check_request, take_asked
+from handoff.memory import train_shares
+from handoff.split import Split, mask_of, note_data, open_split
+from handoff.vqvae import HandedIndices, HandedVQVAE, take_indices, take_masked_vqvae, take_vqvae
+from masking import masks_of
 from measuring.components import Painter, component_errors, write_picture
 from measuring.nearest import nearest_training
 from pipeline.figures import component_rows, picture_grid
-from pipeline.files import InputError, write_array, write_csv
-from pipeline.machine import Machine, generator, prepare_machine
+from pipeline.files import write_array, write_csv
+from pipeline.machine import Machine, Stream, generator, prepare_machine
 from pipeline.metrics import picture_errors, to_unit
-from pipeline.stage import Stage, open_stage, say
-from recall.completing import blank_out
-from recall.fillers import Drawer
+from pipeline.stage import Stage, inputs_of, open_stage, say
+from recall.hole import Hole, dig, nothing_known
+from recall.memory import average_code, paint
+from recall.simple_fillers import NotCompleted
 from settings.command import Shortcut, stage_main
 from settings.config import Config
-from settings.sample import SampleSection
 from sources.pixels import from_model
+from sources.splitting import spread
 
 SHORTCUTS: dict[str, Shortcut] = {
     "--mode": "sample.mode",
@@ -52,32 +53,25 @@ SHORTCUTS: dict[str, Shortcut] = {
     "--values": "sample.values",
     "--seed": "run.seed",
 }
-DRAW_STREAM, MASK_STREAM = 401, 402
 
 
 def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     """The whole stage; returns seconds per picture for drawing the codes."""
-    machine = prepare_machine(cfg.run.device, cfg.run.precision, cfg.run.threads, say)
+    machine = prepare_machine(cfg.run, say)
     section, split = cfg.sample, open_split(cfg)
     check_request(section, split)
     if section.components is not None:
         return paint_components(cfg, split, machine, resume)
     vqvae = take_vqvae(cfg, section.vqvae, split, machine.device)
     indices = take_indices(cfg, section.indices, split, vqvae)
-    drawer, asked = take_drawer(cfg, split, vqvae, machine)
-    inputs = {
-        "data_split": str(split.folder),
-        "train_vqvae": str(vqvae.folder),
-        "vqvae_reconstruction": str(indices.folder),
-        "prior": str(drawer.folder),
-    }
-    identity = f"{cfg.run.seed} {section.model_dump_json()}"
-    with open_stage("sample", cfg, inputs, identity, machine, resume) as stage, torch.no_grad():
+    asked = take_asked(cfg, split, vqvae, machine.bf16)
+    inputs = inputs_of([split, vqvae, indices], prior=asked.prior)
+    with open_stage("sample", cfg, inputs, machine, resume) as stage, torch.no_grad():
         note_data(stage, cfg, split)
         if section.mode == "inpainting":
-            inpaint(stage, section, drawer, asked, split, indices, vqvae, cfg.run.seed)
+            inpaint(stage, cfg, asked, split, indices, vqvae)
         else:
-            invent(stage, section, drawer, asked, split, vqvae, cfg.run.seed)
+            invent(stage, cfg, asked, split, vqvae)
         stage.finish(None, extra_artifacts=("pictures", "indices.npy", "samples.csv"))
         return stage.metrics["seconds_per_picture"]
 
@@ -85,29 +79,26 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
 # --- drawing ----------------------------------------------------------------------------------------------------------
 
 
-def draw_all(
-    stage: Stage, drawer: Drawer, asked: Asked, tokens: Tensor, mask: Tensor, batch_size: int, seed: int
-) -> Tensor:
-    """(B, N) -> (B, N) on the CPU, in batches; notes the seconds per picture."""
-    device, parts = stage.machine.device, []
+def draw_all(stage: Stage, asked: Asked, hole: Hole, batch_size: int, seed: int) -> Tensor:
+    """The hole (B pictures, on the CPU) filled in batches: (B, N) on the CPU; notes the seconds per picture."""
+    device, count, parts = stage.machine.device, len(hole.tokens), []
     started = time.perf_counter()
-    for start in range(0, len(tokens), batch_size):
+    for start in range(0, count, batch_size):
         rows = slice(start, start + batch_size)
-        told = None if asked.told is None else asked.told[: len(tokens)][rows]
-        draws = generator(seed, DRAW_STREAM, start)
-        parts.append(drawer.fill(tokens[rows].to(device), mask[rows].to(device), told, draws).cpu())
-    stage.metrics["seconds_per_picture"] = (time.perf_counter() - started) / len(tokens)
-    stage.metrics["batch_size"] = min(batch_size, len(tokens))
+        told = None if asked.told is None else asked.told[:count][rows]
+        some = Hole(hole.tokens[rows].to(device), hole.mask[rows].to(device), told)
+        parts.append(asked.filler.fill(some, "sample", generator(seed, Stream.SAMPLE_CODES, start)).tokens.cpu())
+    stage.metrics["seconds_per_picture"] = (time.perf_counter() - started) / count
+    stage.metrics["batch_size"] = min(batch_size, count)
     say(f"{1000 * stage.metrics['seconds_per_picture']:.3g} ms per picture in batches of {batch_size}")
     return torch.cat(parts)
 
 
-def invent(
-    stage: Stage, section: SampleSection, drawer: Drawer, asked: Asked, split: Split, vqvae: HandedVQVAE, seed: int
-) -> None:
+def invent(stage: Stage, cfg: Config, asked: Asked, split: Split, vqvae: HandedVQVAE) -> None:
     """New pictures, and the training picture that is nearest to each."""
-    blank = torch.zeros(section.num_samples, vqvae.model.config.tokens, dtype=torch.long)
-    tokens = draw_all(stage, drawer, asked, blank, torch.ones_like(blank, dtype=torch.bool), section.batch_size, seed)
+    section = cfg.sample
+    blank = nothing_known(section.num_samples, vqvae.model.config.tokens, torch.device("cpu"))
+    tokens = draw_all(stage, asked, blank, section.batch_size, cfg.run.seed)
     painted = vqvae.paint(tokens, section.batch_size)
     nearest = nearest_training(painted, split)
     names = write_pictures(stage, painted, split)
@@ -127,46 +118,41 @@ def invent(
     stage.figure("grid", picture_grid(component_rows(grid, split.components)))
 
 
-def inpaint(
-    stage: Stage, section: SampleSection, drawer: Drawer, asked: Asked, split: Split, indices: HandedIndices,
-    vqvae: HandedVQVAE, seed: int,
-) -> None:  # fmt: skip
+def inpaint(stage: Stage, cfg: Config, asked: Asked, split: Split, indices: HandedIndices, vqvae: HandedVQVAE) -> None:
     """Test pictures with a part of their tokens drawn again, given the others."""
-    test, device = split.positions("test"), stage.machine.device
-    count = min(section.num_samples, len(test))
-    positions = test[np.arange(count) * len(test) // count]
-    tokens, side = indices.tokens(positions), vqvae.model.config.grid
-    mask = missing_tokens(section, count, side, seed)
-    drawn = draw_all(stage, drawer, asked, tokens, mask, section.batch_size, seed)
-    painted = vqvae.paint(drawn, section.batch_size)
-    pictures, whole = split.pictures(positions), vqvae.paint(tokens, section.batch_size)
+    section, seed = cfg.sample, cfg.run.seed
+    positions = spread(split.positions("test"), section.num_samples)
+    count, tokens = len(positions), indices.tokens(positions)
+    mask = masks_of(section.mask, section.percent, count, vqvae.model.config.grid, generator(seed, Stream.SAMPLE_MASKS))
+    hole = dig(tokens, mask)
+    drawn = draw_all(stage, asked, hole, section.batch_size, seed)
+    painted, whole = vqvae.paint(drawn, section.batch_size), vqvae.paint(tokens, section.batch_size)
+    pictures = split.pictures(positions)
     errors = picture_errors(to_unit(painted), to_unit(pictures)) | {
         f"{name}_to_reconstruction": values for name, values in picture_errors(to_unit(painted), to_unit(whole)).items()
     }
     names = write_pictures(stage, painted, split)
     write_grids(stage, drawn)
     right = ((drawn == tokens) & mask).sum(1) / mask.sum(1).clamp(min=1)
+    shares = {"right_codes": right} | errors
     rows = [
-        [
-            number,
-            names[number],
-            split.manifest[position]["path"],
-            int(mask[number].sum()),
-            f"{float(right[number]):.6g}",
-        ]
-        + [f"{float(values[number]):.6g}" for values in errors.values()]
+        [number, names[number], split.manifest[position]["path"], int(mask[number].sum())]
+        + [f"{float(values[number]):.6g}" for values in shares.values()]
         for number, position in enumerate(positions)
     ]
-    header = ("sample", "file", "path", "missing_tokens", "right_codes", *errors)
-    write_csv(stage.folder.path / "samples.csv", header, rows)
-    stage.metrics |= {name: float(values.mean()) for name, values in errors.items()}
-    stage.metrics["right_codes"] = float(right.mean())
+    write_csv(stage.folder.path / "samples.csv", ("sample", "file", "path", "missing_tokens", *shares), rows)
+    stage.metrics |= {name: float(values.mean()) for name, values in (errors | {"right_codes": right}).items()}
     say(f"{count} test pictures: MSE {stage.metrics['mse']:.4f}, right codes {stage.metrics['right_codes']:.1%}")
-    codebook = vqvae.model.codebook_vectors()
-    codes = vqvae.model.embed_indices(tokens[:8].view(-1, side, side).to(device))
-    left = vqvae.model.decode_codes(blank_out(codes, mask[:8].to(device), codebook.mean(0)))
+    left = what_is_left(Hole(hole.tokens[:8], mask[:8]), vqvae, train_shares(split, indices, vqvae))
     grid = [("original", to_unit(pictures[:8])), ("what is left", to_unit(left)), ("filled in", to_unit(painted[:8]))]
     stage.figure("grid", picture_grid(component_rows(grid, split.components)))
+
+
+def what_is_left(hole: Hole, vqvae: HandedVQVAE, shares: Tensor) -> Tensor:
+    """(B, C, H, W) in [-1, 1]: painted with the average code of the training grids in the hole. shares: (N, K)."""
+    codebook = vqvae.model.codebook_vectors()
+    known = Hole(hole.tokens.to(vqvae.device), hole.mask.to(vqvae.device))
+    return paint(vqvae.model, NotCompleted(codebook, average_code(shares, codebook)).fill(known, "expected", None))
 
 
 @torch.no_grad()
@@ -175,19 +161,12 @@ def paint_components(cfg: Config, split: Split, machine: Machine, resume: bool) 
     per picture."""
     section, names = cfg.sample, split.components
     mask = mask_of(names, section.components or [])
-    vqvae = take_vqvae(cfg, section.vqvae, split, machine.device, masked=True)
-    if not vqvae.component_masking:
-        raise InputError(
-            f"{vqvae.folder} was trained without component masking; type: "
-            f"{mend('train_vqvae', cfg)} --train_vqvae.component_masking.enabled true"
-        )
+    vqvae = take_masked_vqvae(cfg, section.vqvae, split, machine.device)
     say("the VQ-VAE paints the other components by itself; no prior is asked")
-    inputs = {"data_split": str(split.folder), "train_vqvae": str(vqvae.folder)}
-    with open_stage("sample", cfg, inputs, f"{cfg.run.seed} {section.model_dump_json()}", machine, resume) as stage:
+    with open_stage("sample", cfg, inputs_of([split, vqvae]), machine, resume) as stage:
         note_data(stage, cfg, split)
-        test = split.positions("test")
-        count = min(section.num_samples, len(test))
-        positions = test[np.arange(count) * len(test) // count]
+        positions = spread(split.positions("test"), section.num_samples)
+        count = len(positions)
         painter, parts, started = Painter(vqvae.folder.name, vqvae.model), [], time.perf_counter()
         for start in range(0, count, section.batch_size):
             chosen = positions[start : start + section.batch_size]
@@ -209,16 +188,6 @@ def paint_components(cfg: Config, split: Split, machine: Machine, resume: bool) 
         stage.figure("grid", picture_grid(component_rows(rows_shown, names)))
         stage.finish(None, extra_artifacts=("pictures", "samples.csv"))
         return stage.metrics["seconds_per_picture"]
-
-
-def missing_tokens(section: SampleSection, count: int, side: int, seed: int) -> Tensor:
-    """(count, N) bool, True = missing: the same for every prior."""
-    draws = generator(seed, MASK_STREAM)
-    if section.mask == "random":
-        order = random_order(count, side * side, draws)
-    else:
-        order = block_order(count, side, side, draws) if section.mask == "block" else half_order(count, side, side)
-    return mask_first(order, masked_count(section.percent / 100, side * side))
 
 
 def write_pictures(stage: Stage, painted: Tensor, split: Split) -> list[str]:

@@ -47,15 +47,13 @@ MAIN_NUMBERS = (
 def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     """Print the table. Returns how many stages have a finished run of this split."""
     from handoff.split import open_split
-    from handoff.vqvae import told_columns, vqvae_key
+    from handoff.vqvae import vqvae_key
     from pipeline.files import read_json
     from pipeline.runs import read_best
 
     runs, split = Path(cfg.run.dir), open_split(cfg)
     folders = {"data_split": split.folder}
-    vqvae = read_best(runs, "train_vqvae").get(
-        vqvae_key(split, cfg.train_vqvae.component_masking.enabled, told_columns(cfg.train_vqvae))
-    )
+    vqvae = read_best(runs, "train_vqvae").get(vqvae_key(split, cfg.train_vqvae))
     if vqvae:
         folders["train_vqvae"] = runs / "train_vqvae" / vqvae["run"]
         codebook = read_json(folders["train_vqvae"] / "model" / "meta.json")["codebook"]

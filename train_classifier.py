@@ -21,12 +21,13 @@ from torch import Tensor
 
 from handoff.split import Split, note_data, open_split
 from handoff.vqvae import HandedVQVAE, take_vqvae
-from models import classifier
-from models.classifier import Classifier, ClassifierConfig
+from models.augmentation import degrade, flip, shift_reflected
+from models.classifier import Classifier, ClassifierConfig, describe_config
+from pipeline.configured import configured
 from pipeline.figures import confusion_figure
 from pipeline.files import InputError, write_csv
-from pipeline.machine import Machine, generator, prepare_machine
-from pipeline.stage import Stage, open_stage, say
+from pipeline.machine import Machine, Stream, generator, prepare_machine
+from pipeline.stage import Stage, inputs_of, open_stage, say
 from pipeline.training import Goal, run_trial, train
 from pipeline.tuning import suggest
 from settings.command import stage_main
@@ -53,13 +54,13 @@ class ClassifierLearner:
         self.seed = seed
         self.train_positions = split.positions("train", "val") if with_val else split.positions("train")
         self.labels = torch.from_numpy(split.labels)
-        config = ClassifierConfig(
-            architecture=section.architecture,
+        config = configured(
+            ClassifierConfig,
+            section,
             classes=len(split.classes),
             channels=split.meta["channels"],
             image_size=split.meta["image_size"],
             codebook_size=vqvae.model.config.codebook_size,
-            dropout=section.dropout,
             mean=tuple(split.meta["mean"]),
             std=tuple(split.meta["std"]),
         )
@@ -73,13 +74,13 @@ class ClassifierLearner:
         positions = self.train_positions[rows.numpy()]
         x = self.split.pictures(positions).to(self.machine.device)
         if self.section.augmentation == "shift_flip":
-            x = classifier.flip(x, generator)
+            x = flip(x, generator)
         if self.section.augmentation in ("shift", "shift_flip"):
-            x = classifier.shift(x, self.split.meta["image_size"] // 8, generator)
+            x = shift_reflected(x, self.split.meta["image_size"] // 8, generator)
         labels = self.labels[positions].to(self.machine.device)
         seen = self._training_input(x, generator)
         if self.section.degrade and not self.model.sees_codes:
-            seen = classifier.degrade(seen, self.vqvae.config.stride, generator)
+            seen = degrade(seen, self.vqvae.config.stride, generator)
         logits = self.model(seen)
         loss = F.cross_entropy(logits.float(), labels)
         return {"loss": loss, "error": (logits.argmax(1) != labels).float().mean()}
@@ -141,7 +142,7 @@ class ClassifierLearner:
                 else:
                     seen = x if kind == "originals" else self.as_reconstruction(x)
                     if kind == "degraded":  # the same draws each time
-                        seen = classifier.degrade(seen, self.vqvae.config.stride, generator(self.seed, 301, start))
+                        seen = degrade(seen, self.vqvae.config.stride, generator(self.seed, Stream.VALIDATION, start))
                 found[kind].append(self.model(seen).float().cpu())
         return {kind: torch.cat(parts) for kind, parts in found.items()}
 
@@ -166,7 +167,7 @@ def top_k(logits: Tensor, labels: Tensor, k: int) -> float:
 
 def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) -> float:
     """The whole stage; returns the validation error. With a trial: one short fit, no run folder."""
-    machine = prepare_machine(cfg.run.device, cfg.run.precision, cfg.run.threads, say)
+    machine = prepare_machine(cfg.run, say)
     split, section = open_split(cfg), cfg.train_classifier
     if not split.classes:
         raise InputError(f"train_classifier needs classes, and {cfg.data.source} has none; skip this stage")
@@ -178,17 +179,14 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
     if trial is not None:
         chosen = section.replace(suggest(trial, section.tune.space))
         return run_trial(trial, chosen, build, GOAL, machine, cfg.run.seed)
-    inputs = {"data_split": str(split.folder), "train_vqvae": str(vqvae.folder)}
-    identity = f"{cfg.run.seed} {section.model_dump_json()}"
-    with open_stage("train_classifier", cfg, inputs, identity, machine, resume) as stage:
+    with open_stage("train_classifier", cfg, inputs_of([split, vqvae]), machine, resume) as stage:
         note_data(stage, cfg, split)
         say(f"{len(split.classes)} classes, on {machine.describe()}")
         trained = train(stage, section, build, GOAL, cfg.run.seed, Path(cfg.run.dir))
         learner: ClassifierLearner = trained.learner
-        report(stage, learner, split)
-        config = learner.model.config
         meta = {**split.identity, **vqvae.identity, "classes": split.classes, "inputs": trained.section.inputs}
-        stage.model(learner.model.state_dict(), classifier.describe_config(config), meta)
+        stage.model(learner.model.state_dict(), describe_config(learner.model.config), meta)
+        report(stage, learner, split)
         name = f"classifier-{Path(cfg.data.source).name}-{split.hash[:6]}"
         stage.finish(
             vqvae.key(split),

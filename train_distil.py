@@ -32,22 +32,25 @@ from models.distilbert import (
 )
 from pipeline.figures import BLUE, GREY, ORANGE, component_rows, curves_figure, picture_grid
 from pipeline.files import InputError, write_array, write_csv
-from pipeline.machine import Machine, generator, prepare_machine
+from pipeline.machine import Machine, Stream, generator, prepare_machine
 from pipeline.metrics import to_unit
-from pipeline.stage import Stage, open_stage, say
+from pipeline.stage import Stage, inputs_of, open_stage, say
 from pipeline.training import Goal, run_trial, train
 from pipeline.tuning import suggest
-from recall.completing import blank_out, complete
-from recall.memory import baseline_probabilities
+from recall.fillers import DistilFiller
+from recall.hole import dig
+from recall.memory import average_code, baseline_probabilities, paint, shares_by_position
+from recall.simple_fillers import NotCompleted
 from settings.command import stage_main
 from settings.config import Config
 from settings.train_distil import TrainDistilSection
+from sources.splitting import spread
 
 if TYPE_CHECKING:
     from transformers import DistilBertForMaskedLM
 
 GOAL = Goal(monitor="loss", objective="loss", lower_is_better=True)
-MASK_STREAM = {"val": 101, "test": 102}  # tells the generators of fixed masks apart from those of training
+FIXED_MASKS = {"val": Stream.DISTIL_VAL_MASKS, "test": Stream.DISTIL_TEST_MASKS}
 
 
 class DistilLearner:
@@ -66,11 +69,17 @@ class DistilLearner:
         classes = len(split.classes) if section.condition_on_class else 0
         self.model = build_model(section, vqvae.model.config.codebook_size, self.train_tokens.shape[1], classes)
         if section.init == "scratch" and section.start_from_codebook:
-            start_from_codebook(self.model, vqvae.model.codebook_vectors().cpu(), generator(seed, 104))
+            start_from_codebook(
+                self.model, vqvae.model.codebook_vectors().cpu(), generator(seed, Stream.DISTIL_EMBEDDINGS)
+            )
         if section.mask_embedding == "zero":
             blank_mask_token(self.model)
         prepare_for(self.model, machine.device)
-        self.once = None if section.redraw_masks else self._draw_masks(len(positions), generator(seed, 105))
+        self.once = (
+            None
+            if section.redraw_masks
+            else self._draw_masks(len(positions), generator(seed, Stream.DISTIL_ONLY_MASKS))
+        )
 
     @property
     def count(self) -> int:
@@ -123,7 +132,7 @@ def build_model(section: TrainDistilSection, codebook_size: int, tokens: int, cl
 def fixed_masks(part: str, tokens: Tensor, percentages: list[int], seed: int) -> dict[int, Tensor]:
     """percent -> (pictures, N) bool for tokens (pictures, N), the same for the same seed."""
     return {
-        percent: random_mask(len(tokens), tokens.shape[1], percent / 100, generator(seed, MASK_STREAM[part], percent))
+        percent: random_mask(len(tokens), tokens.shape[1], percent / 100, generator(seed, FIXED_MASKS[part], percent))
         for percent in percentages
     }
 
@@ -160,7 +169,7 @@ def judge_baseline(probabilities: Tensor, tokens: Tensor, mask: Tensor) -> tuple
 def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) -> float:
     """The whole stage; returns the validation loss in nats per masked token. With a trial: one short fit, no run
     folder."""
-    machine = prepare_machine(cfg.run.device, cfg.run.precision, cfg.run.threads, say)
+    machine = prepare_machine(cfg.run, say)
     split, section = open_split(cfg), cfg.train_distil
     vqvae = take_vqvae(cfg, section.vqvae, split, machine.device)
     indices = take_indices(cfg, section.indices, split, vqvae)
@@ -176,24 +185,19 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
     if trial is not None:
         chosen = section.replace(suggest(trial, section.tune.space))
         return run_trial(trial, chosen, build, GOAL, machine, cfg.run.seed)
-    inputs = {
-        "data_split": str(split.folder),
-        "train_vqvae": str(vqvae.folder),
-        "vqvae_reconstruction": str(indices.folder),
-    }
-    identity = f"{cfg.run.seed} {section.model_dump_json()}"
-    with open_stage("train_distil", cfg, inputs, identity, machine, resume) as stage:
+    with open_stage("train_distil", cfg, inputs_of([split, vqvae, indices]), machine, resume) as stage:
         note_data(stage, cfg, split)
         trained = train(stage, section, build, GOAL, cfg.run.seed, Path(cfg.run.dir))
         learner: DistilLearner = trained.learner
+        save(stage, learner, split, vqvae, trained.section)
         for percent, mask in learner.val_masks.items():
             write_array(stage.folder.path / "masks" / f"val_{percent}.npy", mask.numpy())
         report(stage, learner, indices.tokens(split.positions("test")), vqvae.model.config.codebook_size, cfg.run.seed)
         stage.figure("completed", completed_figure(learner, split, indices, vqvae, cfg.run.seed))
-        save(stage, learner, split, vqvae, trained.section)
-        kind = "distil-told" if section.condition_on_class else "distil"
+        told, published = section.condition_on_class, trained.section.published_recipe
+        kind = f"distil{'-told' if told else ''}{'-published' if published else ''}"
         name = f"{kind}-{Path(cfg.data.source).name}-{split.hash[:6]}"
-        key, extra = distil_key(split, vqvae, section.condition_on_class), ("masks", "baselines.csv")
+        key, extra = distil_key(split, vqvae, told, published), ("masks", "baselines.csv")
         stage.finish(key, trained.score, GOAL.objective, GOAL.lower_is_better, name, extra)
         return trained.score
 
@@ -237,19 +241,17 @@ def completed_figure(
 ) -> Any:
     """Validation pictures with 25, 50, 75 and 90 % of the tokens masked, and completed."""
     device, model = learner.machine.device, vqvae.model
-    positions = split.positions("val")
-    positions = positions[:: max(1, len(positions) // count)][:count]
+    positions = spread(split.positions("val"), count)
     tokens = indices.tokens(positions).to(device)
-    codes = model.embed_indices(tokens.view(len(tokens), model.config.grid, -1))
-    blank = model.codebook_vectors()[learner.train_tokens.to(device)].mean((0, 1))
+    codebook = model.codebook_vectors()
+    shares = shares_by_position(learner.train_tokens, len(codebook)).to(device)
+    left, distil = NotCompleted(codebook, average_code(shares, codebook)), DistilFiller("", learner.model, codebook)
     rows = [("original", to_unit(split.pictures(positions)))]
     for percent in (25, 50, 75, 90):
-        mask = random_mask(len(tokens), tokens.shape[1], percent / 100, generator(seed, 103, percent)).to(device)
-        completed = complete(learner.model, tokens, mask, model.codebook_vectors()).indices.view(
-            codes.shape[0], *codes.shape[2:]
-        )
-        rows.append((f"{percent} % gone", to_unit(model.decode_codes(blank_out(codes, mask, blank)))))
-        rows.append(("completed", to_unit(model.decode_indices(completed))))
+        draws = generator(seed, Stream.DISTIL_FIGURE_MASKS, percent)
+        hole = dig(tokens, random_mask(len(tokens), tokens.shape[1], percent / 100, draws).to(device))
+        gone, completed = left.fill(hole, "expected", None), distil.fill(hole, "argmax", None)
+        rows += [(f"{percent} % gone", to_unit(paint(model, gone))), ("completed", to_unit(paint(model, completed)))]
     return picture_grid(component_rows(rows, split.components))
 
 

@@ -29,29 +29,29 @@ from measuring.nearest import nearest_training, share_of_copies
 from models.conditioning import Columns, fit_columns
 from pipeline.figures import picture_grid
 from pipeline.files import InputError, digest, write_csv
-from pipeline.machine import generator, prepare_machine
+from pipeline.machine import Stream, generator, prepare_machine
 from pipeline.metrics import to_unit
-from pipeline.stage import Stage, open_stage, say
+from pipeline.stage import Stage, inputs_of, open_stage, say
 from pipeline.training import Goal, run_trial, train
 from pipeline.tuning import suggest
-from priors.grids import describe_grids, neighbours, shuffled, spread
+from priors.grids import describe_grids, neighbours, shuffled
 from priors.learners import GANLearner, PixelCNNLearner, PriorData, build_learner
 from recall.memory import baseline_probabilities
 from settings.command import stage_main
 from settings.config import Config
 from settings.train_prior import TrainPriorSection
+from sources.splitting import spread
 
 GOALS = {
     "pixelcnn": Goal(monitor="bits_per_code", objective="bits_per_code", lower_is_better=True),
     "gan": Goal(monitor="energy_distance", objective="energy_distance", lower_is_better=True),
 }
-SHOWN_STREAM, JUDGED_STREAM = 302, 303  # of the samples shown after some epochs, and measured at the end
 
 
 def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) -> float:
     """The whole stage; returns the validation score: bits per code (PixelCNN) or energy distance (GAN). With a trial:
     one short fit, no run folder."""
-    machine = prepare_machine(cfg.run.device, cfg.run.precision, cfg.run.threads, say)
+    machine = prepare_machine(cfg.run, say)
     split, section = open_split(cfg), cfg.train_prior
     columns = columns_told(section, split)
     told = columns.facts(columns.tell(split.manifest)) if columns else None  # (pictures, F)
@@ -65,14 +65,9 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
     if trial is not None:
         chosen = section.replace(suggest(trial, section.tune.space))
         return run_trial(trial, chosen, build, goal, machine, cfg.run.seed)
-    inputs = {
-        "data_split": str(split.folder),
-        "train_vqvae": str(vqvae.folder),
-        "vqvae_reconstruction": str(indices.folder),
-    }
-    named = digest(told.numpy().tobytes()) if told is not None else ""
-    identity = f"{cfg.run.seed} {section.model_dump_json()} {named}"
-    with open_stage("train_prior", cfg, inputs, identity, machine, resume) as stage:
+    facts = digest(told.numpy().tobytes()) if told is not None else ""
+    identity = f"{cfg.run.seed} {section.model_dump_json()} {facts}"
+    with open_stage("train_prior", cfg, inputs_of([split, vqvae, indices]), machine, resume, identity) as stage:
         note_data(stage, cfg, split)
         announce(section, columns, build(section, False))
 
@@ -84,10 +79,10 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
 
         trained = train(stage, section, build, goal, cfg.run.seed, Path(cfg.run.dir), show)
         learner: PixelCNNLearner | GANLearner = trained.learner
+        save(stage, learner, split, vqvae, columns, trained.section)
         test = split.positions("test")
         report_bits(stage, learner, indices.tokens(test), None if told is None else told[torch.from_numpy(test)])
         report_samples(stage, learner, split, indices, vqvae, cfg.run.seed)
-        save(stage, learner, split, vqvae, columns, trained.section)
         name = f"prior-{section.kind}{'-told' if columns else ''}-{Path(cfg.data.source).name}-{split.hash[:6]}"
         key = prior_key(split, vqvae, section.kind, columns.names)
         stage.finish(key, trained.score, goal.objective, goal.lower_is_better, name, ("samples.csv",))
@@ -134,7 +129,7 @@ def announce(section: TrainPriorSection, columns: Columns, learner: PixelCNNLear
 
 def samples_figure(learner: PixelCNNLearner | GANLearner, vqvae: HandedVQVAE, seed: int, count: int) -> Any:
     """`count` new pictures, told the facts of validation pictures where there are any; the same draws each time."""
-    tokens = learner.sample(count, val_facts(learner, count), generator(seed, SHOWN_STREAM))
+    tokens = learner.sample(count, val_facts(learner, count), generator(seed, Stream.PRIOR_SHOWN))
     pictures = to_unit(vqvae.paint(tokens))
     return picture_grid([("", pictures[start : start + 8]) for start in range(0, count, 8)])
 
@@ -168,9 +163,9 @@ def report_samples(
     count = min(learner.section.judged_samples, max(len(test), 2))
     train_tokens, size = indices.tokens(split.positions("train")), len(learner.data.codebook)
     known = neighbours(train_tokens, size).unique()
-    made = learner.sample(count, val_facts(learner, count), generator(seed, JUDGED_STREAM))
+    made = learner.sample(count, val_facts(learner, count), generator(seed, Stream.PRIOR_JUDGED))
     real = indices.tokens(test)
-    grids = {"samples": made, "test": real, "shuffled_test": shuffled(real, generator(seed, JUDGED_STREAM, 1))}
+    grids = {"samples": made, "test": real, "shuffled_test": shuffled(real, generator(seed, Stream.PRIOR_JUDGED, 1))}
     for name, tokens in grids.items():
         found = describe_grids(tokens, size, known)
         stage.metrics |= {f"{name}_{measure}": value for measure, value in found.items()}

@@ -15,24 +15,26 @@ from typing import Any
 
 import optuna
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import vqvae
 from handoff.split import Split, note_data, open_split
 from handoff.vqvae import vqvae_key
 from masking import all_but, component_mask, hide_components, masked_probability
+from models.augmentation import augment
 from models.conditioning import Columns, Told, drop, fit_columns
+from pipeline.configured import configured
 from pipeline.figures import component_rows, picture_grid
 from pipeline.files import InputError
 from pipeline.machine import Machine, prepare_machine
 from pipeline.metrics import mse, perplexity, picture_errors, psnr, share_used, ssim, to_unit
-from pipeline.stage import Stage, open_stage, say
+from pipeline.stage import Stage, inputs_of, open_stage, say
 from pipeline.training import Goal, run_trial, train
 from pipeline.tuning import suggest
 from settings.command import stage_main
 from settings.config import Config
 from settings.train_vqvae import TrainVQVAESection
+from sources.splitting import spread
 from vqvae import VQVAE, VQVAEConfig, codebook_digest
 
 # Fits stop and checkpoint on the total loss; settings are compared by squared error, as the total depends on beta.
@@ -61,6 +63,11 @@ class VQVAELearner:
     @property
     def count(self) -> int:
         return len(self.train_positions)
+
+    @property
+    def undecayed(self) -> tuple[str, ...]:
+        """The codebook, where it moves by its gradient: weight decay would draw all codes to zero."""
+        return ("quantizer.codebook",) if self.model.config.codebook_update == "gradient" else ()
 
     def pictures(self, positions: Any) -> Tensor:
         return self.split.pictures(positions).to(self.machine.device, memory_format=torch.channels_last)
@@ -123,33 +130,6 @@ def with_ssim(losses: dict[str, Tensor], painted: Tensor, truth: Tensor, weight:
     return losses | {"loss": losses["loss"] + weight * unlike, "ssim_loss": unlike}
 
 
-def augment(x: Tensor, kind: str, generator: torch.Generator) -> Tensor:
-    """(B, C, H, W) square: `flip` mirrors every second picture left-right; `shift` also moves each by up to a sixteenth
-    of its side, its border repeated; `dihedral` mirrors also upside down and across the diagonal, so that each of the
-    eight is equally likely. `none` draws nothing."""
-    if kind == "none":
-        return x
-    drawn = (torch.rand(3, len(x), 1, 1, 1, generator=generator) < 0.5).to(x.device)
-    x = torch.where(drawn[0], x.flip(3), x)
-    if kind == "shift":
-        x = shift(x, max(1, x.shape[-1] // 16), generator)
-    if kind == "dihedral":
-        x = torch.where(drawn[1], x.flip(2), x)
-        x = torch.where(drawn[2], x.transpose(2, 3), x)
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def shift(x: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """(B, C, H, W): each picture moved by -most to most pixels down and across; what is missing repeats the border."""
-    height, width = x.shape[-2:]
-    padded = F.pad(x, (most, most, most, most), mode="replicate")
-    starts = torch.randint(2 * most + 1, (len(x), 2), generator=generator).tolist()
-    moved = [
-        picture[:, top : top + height, left : left + width] for picture, (top, left) in zip(padded, starts, strict=True)
-    ]
-    return torch.stack(moved)
-
-
 def columns(section: TrainVQVAESection, split: Split) -> Columns:
     """The metadata that the decoder is told. Raises InputError for columns that cannot be used."""
     train = split.positions("train")
@@ -165,26 +145,13 @@ def check_masking(section: TrainVQVAESection, split: Split) -> None:
 
 
 def model_config(section: TrainVQVAESection, split: Split, told: Columns) -> VQVAEConfig:
-    return VQVAEConfig(
+    return configured(
+        VQVAEConfig,
+        section,
         image_size=split.meta["image_size"],
         channels=split.meta["channels"],
-        stride=section.stride,
-        hidden=section.hidden,
-        residual_blocks=section.residual_blocks,
-        codebook_size=section.codebook_size,
-        code_dim=section.code_dim,
-        commitment_weight=section.commitment_weight,
-        codebook_update=section.codebook_update,
-        ema_decay=section.ema_decay,
-        data_init=section.data_init,
-        restart_share=section.restart_share,
-        normalize_codes=section.normalize_codes,
-        rotation_trick=section.rotation_trick,
-        reconstruction_loss=section.reconstruction_loss,
         condition_numbers=len(told.numbers),
         condition_classes=tuple(len(column.values) for column in told.classes),
-        stem=section.stem,
-        codebook_start=section.codebook_start,
     )
 
 
@@ -222,7 +189,7 @@ def evaluate(
 @torch.no_grad()
 def samples_figure(learner: VQVAELearner, positions: Any) -> Any:
     """Originals over their reconstructions, ten pictures spread over the split."""
-    chosen = positions[:: max(1, len(positions) // 10)][:10]
+    chosen = spread(positions, 10)
     x = learner.pictures(chosen)
     painted = learner.model.eval()(x, told=learner.told(chosen)).reconstruction
     return picture_grid(
@@ -233,7 +200,7 @@ def samples_figure(learner: VQVAELearner, positions: Any) -> Any:
 def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) -> float:
     """The whole stage; returns the validation MSE in [0, 1] pixel units, with component masking that of painting from
     one component. With a trial: one short fit, no run folder."""
-    machine = prepare_machine(cfg.run.device, cfg.run.precision, cfg.run.threads, say)
+    machine = prepare_machine(cfg.run, say)
     split, section, runs = open_split(cfg), cfg.train_vqvae, Path(cfg.run.dir)
     check_masking(section, split)
     told, goal = columns(section, split), MASKING_GOAL if section.component_masking.enabled else GOAL
@@ -244,18 +211,16 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
     if trial is not None:
         chosen = section.replace(suggest(trial, section.tune.space))
         return run_trial(trial, chosen, build, goal, machine, cfg.run.seed)
-    identity = f"{cfg.run.seed} {section.model_dump_json()}"
-    with open_stage("train_vqvae", cfg, {"data_split": str(split.folder)}, identity, machine, resume) as stage:
+    with open_stage("train_vqvae", cfg, inputs_of([split]), machine, resume) as stage:
         note_data(stage, cfg, split)
         announce(split, section, told, machine)
         trained = train(stage, section, build, goal, cfg.run.seed, runs)
         learner: VQVAELearner = trained.learner
-        report(stage, learner, split)
         save(stage, learner, split)
+        report(stage, learner, split)
         kind = f"vqvae{'-masked' if section.component_masking.enabled else ''}{'-told' if told else ''}"
         name = f"{kind}-{Path(cfg.data.source).name}-{split.hash[:6]}"
-        key = vqvae_key(split, section.component_masking.enabled, told.names)
-        stage.finish(key, trained.score, goal.objective, goal.lower_is_better, registered_as=name)
+        stage.finish(vqvae_key(split, section), trained.score, goal.objective, goal.lower_is_better, registered_as=name)
         return trained.score
 
 

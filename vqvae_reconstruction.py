@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from handoff.handed import lacks_label_drop
 from handoff.split import Split, mask_of, note_data, open_split
 from handoff.vqvae import HandedVQVAE, take_vqvae
 from measuring.brain import draw_brain, mean_of, report_brain, slice_errors
@@ -29,36 +30,36 @@ from pipeline.files import InputError, read_csv, smallest_unsigned, write_array,
 from pipeline.machine import prepare_machine
 from pipeline.metrics import perplexity, picture_errors, share_used, to_unit
 from pipeline.progress import progress_bar
-from pipeline.stage import Stage, open_stage, say
+from pipeline.stage import Stage, inputs_of, open_stage, say
 from settings.command import stage_main
 from settings.config import Config
 from settings.vqvae_reconstruction import VQVAEReconstructionSection
-from sources.splitting import SPLITS
+from sources.splitting import SPLITS, spread
 
 
 def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     """The whole stage; returns the validation MSE in [0, 1] pixel units, or that of someone's own pictures."""
-    machine = prepare_machine(cfg.run.device, cfg.run.precision, cfg.run.threads, say)
+    machine = prepare_machine(cfg.run, say)
     section, split = cfg.vqvae_reconstruction, open_split(cfg)
     vqvae = take_vqvae(cfg, section.vqvae, split, machine.device, tells=section.tell_metadata)
-    inputs = {"data_split": str(split.folder), "train_vqvae": str(vqvae.folder)}
     own, config = own_data(section), vqvae.model.config
     told = told_of(section, vqvae, split, own is not None)
+    rival = None
     painters = [Painter(vqvae.folder.name, vqvae.model, told, section.guidance_scale)]
     if section.rival is not None:
-        other = take_vqvae(cfg, section.rival, split, machine.device)
-        if other.folder == vqvae.folder:
+        rival = take_vqvae(cfg, section.rival, split, machine.device)
+        if rival.folder == vqvae.folder:
             raise InputError(
-                f"vqvae_reconstruction.rival is {other.folder}, the VQ-VAE itself; name another run folder"
+                f"vqvae_reconstruction.rival is {rival.folder}, the VQ-VAE itself; name another run folder"
             )
-        painters.append(Painter(other.folder.name, other.model))
-        inputs["rival"] = str(other.folder)
+        painters.append(Painter(rival.folder.name, rival.model))
     if isinstance(own, list):  # what cannot be used is refused before there is a run folder
         mask = None if section.components is None else mask_of(split.components, section.components)
         own_pixels = load_own(own, config.image_size, config.channels, split.stacks)
     elif own is not None:
         own_indices = load_indices(own, config.grid, config.codebook_size)
-    with open_stage("vqvae_reconstruction", cfg, inputs, section.model_dump_json(), machine, resume) as stage:
+    inputs = inputs_of([split, vqvae], rival=rival)
+    with open_stage("vqvae_reconstruction", cfg, inputs, machine, resume) as stage:
         note_data(stage, cfg, split)
         if isinstance(own, list):
             return reconstruct_own(stage, split, vqvae, own, own_pixels, mask, section.batch_size)
@@ -68,7 +69,7 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
         store_indices(stage, split, vqvae, indices)
         write_pictures_csv(stage, split, errors)
         report(stage, split, vqvae, indices, errors)
-        draw(stage, split, painters[0], indices, errors, section.grid_pictures)
+        draw_figures(stage, split, painters[0], indices, errors, section.grid_pictures)
         if vqvae.component_masking or len(painters) > 1:
             report_components(stage, split, painters, section.batch_size)
         if section.brain:
@@ -100,10 +101,8 @@ def told_of(section: VQVAEReconstructionSection, vqvae: HandedVQVAE, split: Spli
             "python train_vqvae.py --train_vqvae.condition_classes class"
         )
     if scale != 1 and not vqvae.label_drop:
-        raise InputError(
-            f"{vqvae.folder} was trained without label dropping, so guidance_scale must be 1; type: "
-            "python train_vqvae.py --train_vqvae.label_drop 0.1"
-        )
+        remedy = "type: python train_vqvae.py --train_vqvae.label_drop 0.1"
+        raise lacks_label_drop(vqvae.folder, "guidance_scale must be 1", remedy)
     return vqvae.columns.tell(split.manifest)
 
 
@@ -172,7 +171,7 @@ def report(stage: Stage, split: Split, vqvae: HandedVQVAE, indices: np.ndarray, 
 
 
 @torch.no_grad()
-def draw(
+def draw_figures(
     stage: Stage, split: Split, painter: Painter, indices: np.ndarray, errors: dict[str, np.ndarray], count: int
 ) -> None:
     """Worst, median and best test pictures; index maps; how often each code is used."""
@@ -188,7 +187,7 @@ def draw(
         painted = painter.decode(torch.from_numpy(indices[chosen].astype(np.int64)).to(stage.machine.device), chosen)
         rows += [(name, to_unit(split.pictures(chosen))), ("painted", to_unit(painted))]
     stage.figure("worst_median_best", picture_grid(component_rows(rows, split.components)))
-    shown = test[:: max(1, len(test) // 5)][:5]
+    shown = spread(test, 5)
     painted = painter.decode(torch.from_numpy(indices[shown].astype(np.int64)).to(stage.machine.device), shown)
     size = painter.model.config.codebook_size
     stage.figure("index_maps", index_maps(split, split.pictures(shown), indices[shown], painted, size))

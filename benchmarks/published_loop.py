@@ -35,17 +35,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from handoff.memory import take_distil
+from handoff.memory import take_distil, train_shares
 from handoff.split import Split, open_split
 from handoff.vqvae import HandedIndices, take_indices, take_vqvae
 from masking import mask_first, masked_count
 from models.distilbert import masked_logits
-from pipeline.machine import generator, prepare_machine
+from pipeline.configured import configured
+from pipeline.machine import Stream, generator, prepare_machine
 from pipeline.progress import progress_bar
 from pipeline.stage import say
-from recall.choosing import choose_order
-from recall.memory import Memory, shares_by_position
-from reconstruct_masked import make_plan
+from recall.choosing import Choosing, choose_order
+from recall.memory import Memory
 from settings.command import stage_main
 from settings.config import Config
 
@@ -110,34 +110,32 @@ def parse_percentages(text: str) -> list[int]:
 def choose_tokens(split: Split, indices: HandedIndices, count: int, seed: int) -> Tensor:
     """(B, N) of `count` test pictures chosen by the seed, or of all when there are less."""
     test = split.positions("test")
-    drawn = torch.randperm(len(test), generator=generator(seed, 901))[:count].numpy()
+    drawn = torch.randperm(len(test), generator=generator(seed, Stream.BENCHMARK_PICTURES))[:count].numpy()
     return indices.tokens(np.sort(test[drawn]))
 
 
-def take_memory(cfg: Config) -> tuple[Memory, Split, HandedIndices, str]:
+def take_choosers(cfg: Config) -> tuple[Memory, Split, HandedIndices, str]:
     """The best models of the run folder, choosing in the precision of the machine, and what describes it."""
-    machine = prepare_machine(cfg.run.device, cfg.run.precision, cfg.run.threads, say)
+    machine = prepare_machine(cfg.run, say)
     section, split = cfg.reconstruct_masked, open_split(cfg)
     vqvae = take_vqvae(cfg, section.vqvae, split, machine.device)
     indices = take_indices(cfg, section.indices, split, vqvae)
-    _, distil, _ = take_distil(cfg, section.distil, split, vqvae, machine.device)
-    shares = shares_by_position(indices.tokens(split.positions("train")), vqvae.model.config.codebook_size)
-    memory = Memory(
-        vqvae.model, distil, None, shares.to(machine.device), machine.device, machine.bf16, section.batch_size
-    )
+    distil = take_distil(cfg, section.distil, split, vqvae).model
+    shares = train_shares(split, indices, vqvae)
+    memory = Memory(vqvae.model, distil, None, shares, machine.device, machine.bf16, section.batch_size)
     return memory, split, indices, machine.describe().split(",")[0]
 
 
 def run(cfg: Config, pictures: int, batched: int, percentages: Sequence[int], resume: bool = False) -> float:
     """Print the table; returns how many times faster "selective" is in batches. `resume`: there is nothing to."""
-    memory, split, indices, machine = take_memory(cfg)
+    memory, split, indices, machine = take_choosers(cfg)
     exact, precision = replace(memory, bf16=False), "bf16" if memory.bf16 else "float32"
     tokens = choose_tokens(split, indices, batched, cfg.run.seed).to(memory.device)
     few = tokens[:pictures]
-    choosing = make_plan(cfg.reconstruct_masked, cfg.run.seed).choosing
+    choosing = configured(Choosing, cfg.reconstruct_masked)
 
     def order(strategy: str, asked: Memory, grids: Tensor) -> Tensor:
-        return choose_order(strategy, asked, grids, generator(cfg.run.seed), choosing)
+        return choose_order(strategy, asked, grids, generator(cfg.run.seed, Stream.ORDERS), choosing)
 
     for asked in (memory, exact):  # the first calls of all are slow
         order("selective", asked, few[:1])

@@ -1,31 +1,31 @@
 """Asking priors: who is asked, what can be told, and what would be asked for in vain."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from handoff.memory import HandedMemory, take_distil
+from handoff.handed import Handed, lacks_label_drop
+from handoff.memory import HandedDistil, HandedMemory, take_distil
 from handoff.priors import HandedPrior, take_prior
 from handoff.split import Split, mask_of, mend
-from handoff.vqvae import HandedVQVAE, take_vqvae
+from handoff.vqvae import HandedVQVAE, take_masked_vqvae
 from models.codes import Filling
 from models.conditioning import Columns
-from models.distilbert import classes_of
+from pipeline.configured import configured
 from pipeline.files import InputError
-from pipeline.machine import Machine
-from pipeline.stage import say
-from priors.gan import Generator
-from recall.fillers import DistilDrawer, Drawer, GANDrawer, PixelCNNDrawer
+from pipeline.stage import inputs_of, say
+from recall.fillers import DistilFiller, GANFiller, PixelCNNFiller
 from settings.compare_priors import ComparePriorsSection
 from settings.config import Config
 from settings.sample import SampleSection
-from vqvae import VQVAE
 
-if TYPE_CHECKING:
-    from transformers import DistilBertForMaskedLM
+DISTIL_WITH_CLASSES = "--train_distil.condition_on_class true"
+UNTOLD = "it cannot fill in without being told"
+
+# --- all priors side by side ------------------------------------------------------------------------------------------
 
 
 class Priors(NamedTuple):
@@ -33,61 +33,62 @@ class Priors(NamedTuple):
 
     pixelcnn: HandedPrior
     gan: HandedPrior
-    told_distil: "DistilBertForMaskedLM | None"  # one that can be told the class
-    masked_vqvae: VQVAE | None  # trained with masked components
+    told_distil: HandedDistil | None  # one that can be told the class
+    masked_vqvae: HandedVQVAE | None  # trained with masked components
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """name -> run folder."""
+        return inputs_of([], **self._asdict())
 
 
-def take_priors(cfg: Config, split: Split, handed: HandedMemory, machine: Machine) -> tuple[Priors, dict[str, Any]]:
-    """All who take part beside the memory, and their folders. Raises InputError for those that do not fit."""
-    section, device = cfg.compare_priors, machine.device
+def take_priors(cfg: Config, handed: HandedMemory) -> Priors:
+    """All who take part beside the memory. Raises InputError for those that do not fit."""
+    section, split, vqvae = cfg.compare_priors, handed.split, handed.vqvae
     told = section.told and bool(split.classes)
     if section.told and not told:
         say("these pictures have no classes: the priors are asked for any pictures, and there is no class accuracy")
-    pixelcnn = take_prior(cfg, section.pixelcnn, "pixelcnn", split, handed.vqvae, device, told, 0)
-    gan = take_prior(cfg, section.gan, "gan", split, handed.vqvae, device, told, 0)
+    pixelcnn = take_prior(cfg, section.pixelcnn, "pixelcnn", split, vqvae, told, 0)
+    gan = take_prior(cfg, section.gan, "gan", split, vqvae, told, 0)
     for prior in (pixelcnn, gan):
-        if prior.columns.names != (["class"] if told else []):
-            raise InputError(
-                f"{prior.folder} is told {', '.join(prior.columns.names) or 'nothing'}, but "
-                f"{'the class' if told else 'nothing'} is to be told; type: {mend('train_prior', cfg)} "
-                f"--train_prior.condition_on_class {str(told).lower()}"
-            )
-        if prior.label_drop == 0:
-            raise InputError(
-                f"{prior.folder} was trained without label dropping, so it cannot fill in without being told; type: "
-                f"{mend('train_prior', cfg)} --train_prior.label_drop 0.1"
-            )
-    check_guidance(section, told, handed)
-    folders, distil, masked = {"pixelcnn": pixelcnn.folder, "gan": gan.folder}, None, None
+        check_compared(prior, told, mend("train_prior", cfg))
+    check_compared_guidance(section, told, handed)
+    distil, masked = None, None
     if section.told_distil is not None:
-        folders["told_distil"], distil, label_drop = take_distil(
-            cfg, section.told_distil, split, handed.vqvae, device, True
-        )
-        if not classes_of(distil):
-            raise InputError(
-                f"{folders['told_distil']} was trained without classes; type: "
-                f"{mend('train_distil', cfg)} --train_distil.condition_on_class true"
-            )
-        if section.guidance_scale != 1 and not label_drop:
-            raise InputError(
-                f"{folders['told_distil']} was trained without label dropping, so compare_priors.guidance_scale "
-                f"must be 1; found {section.guidance_scale:g}; type: {mend('train_distil', cfg)} "
-                "--train_distil.condition_on_class true --train_distil.label_drop 0.1"
-            )
+        distil = take_distil(cfg, section.told_distil, split, vqvae, told=True)
+        check_told_distil(distil, section, mend("train_distil", cfg))
     elif told:
         say("the DistilBERT is not asked for classes; for one that can be: --compare_priors.told_distil best")
     if section.masked_vqvae is not None:
-        other = take_vqvae(cfg, section.masked_vqvae, split, device, masked=True)
-        if not other.component_masking:
-            raise InputError(
-                f"{other.folder} was trained without component masking; type: "
-                f"{mend('train_vqvae', cfg)} --train_vqvae.component_masking.enabled true"
-            )
-        folders["masked_vqvae"], masked = other.folder, other.model
-    return Priors(pixelcnn, gan, distil, masked), folders
+        masked = take_masked_vqvae(cfg, section.masked_vqvae, split, vqvae.device)
+    return Priors(pixelcnn, gan, distil, masked)
 
 
-def check_guidance(section: ComparePriorsSection, told: bool, handed: HandedMemory) -> None:
+def check_compared(prior: HandedPrior, told: bool, command: str) -> None:
+    """It must be told the class, or nothing, and be able to do without. Raises InputError."""
+    if prior.columns.names != (["class"] if told else []):
+        raise InputError(
+            f"{prior.folder} is told {', '.join(prior.columns.names) or 'nothing'}, but "
+            f"{'the class' if told else 'nothing'} is to be told; type: {command} "
+            f"--train_prior.condition_on_class {str(told).lower()}"
+        )
+    if prior.label_drop == 0:
+        raise lacks_label_drop(prior.folder, UNTOLD, f"type: {command} --train_prior.label_drop 0.1")
+
+
+def check_told_distil(distil: HandedDistil, section: ComparePriorsSection, command: str) -> None:
+    """It must know classes, and with guidance also do without. Raises InputError."""
+    if not distil.tells_class:
+        raise InputError(f"{distil.folder} was trained without classes; type: {command} {DISTIL_WITH_CLASSES}")
+    if section.guidance_scale != 1 and not distil.label_drop:
+        raise lacks_label_drop(
+            distil.folder,
+            f"compare_priors.guidance_scale must be 1; found {section.guidance_scale:g}",
+            f"type: {command} {DISTIL_WITH_CLASSES} --train_distil.label_drop 0.1",
+        )
+
+
+def check_compared_guidance(section: ComparePriorsSection, told: bool, handed: HandedMemory) -> None:
     """What would be asked for in vain. Raises InputError."""
     if section.guidance_scale != 1 and not told:
         raise InputError(
@@ -99,22 +100,22 @@ def check_guidance(section: ComparePriorsSection, told: bool, handed: HandedMemo
             f"compare_priors.told_distil is {section.told_distil}, but the priors are told nothing; type "
             "--compare_priors.told_distil null"
         )
-    if classes_of(handed.memory.distil) and not handed.label_drop:
-        raise InputError(
-            f"{handed.folders['train_distil']} was trained without label dropping, so it cannot fill in without being "
-            "told; name another one with --reconstruct_masked.distil"
-        )
+    if handed.distil.tells_class and not handed.distil.label_drop:
+        raise lacks_label_drop(handed.distil.folder, UNTOLD, "name another one with --reconstruct_masked.distil")
+
+
+# --- one prior that is asked for pictures -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the pictures are asked to be: classes (B,) in words, empty for none, and the same as the prior takes it."""
+    """Who is asked, and what for. classes: (B,) in words, empty when none is asked for; told: the same as the filler
+    takes it, None tells nothing."""
 
+    prior: Handed[object]
+    filler: DistilFiller | PixelCNNFiller | GANFiller
     classes: list[str]
     told: Tensor | None
-
-
-# --- what is asked for ------------------------------------------------------------------------------------------------
 
 
 def check_request(section: SampleSection, split: Split) -> None:
@@ -152,39 +153,41 @@ def check_request(section: SampleSection, split: Split) -> None:
         raise InputError("the DistilBERT can be told classes only, but --values is given; type --prior pixelcnn")
 
 
-def take_drawer(cfg: Config, split: Split, vqvae: HandedVQVAE, machine: Machine) -> tuple[Drawer, Asked]:
-    """The prior that the settings name, and what to ask of it. Raises InputError when it cannot be asked that."""
+def take_asked(cfg: Config, split: Split, vqvae: HandedVQVAE, bf16: bool) -> Asked:
+    """The prior that the settings name, and what to ask of it. Raises InputError when it cannot be asked that.
+
+    bf16: the DistilBERT is asked in bfloat16.
+    """
     section = cfg.sample
-    filling = Filling(
-        passes=section.passes,
-        order=section.fill_order,
-        temperature=section.temperature,
-        top_k=section.top_k,
-        guidance_scale=section.guidance_scale,
-    )
     by_class = section.label is not None or (section.mode == "conditional" and not section.values)
     labels = class_numbers(section, split.classes) if by_class else None
-    names = [] if labels is None else [split.classes[label] for label in labels]
     if section.prior == "distil":
-        folder, distil, label_drop = take_distil(cfg, section.prior_run, split, vqvae, machine.device, by_class)
-        retrain = f"{mend('train_distil', cfg)} --train_distil.condition_on_class true --train_distil.label_drop 0.1"
-        if labels is not None and not classes_of(distil):
-            raise InputError(f"{folder} was trained without classes, so none can be told; type: {retrain}")
-        check_label_drop(f"{folder}", section, label_drop if classes_of(distil) else 1.0, labels is not None, retrain)
-        told = None if labels is None else torch.from_numpy(labels).to(machine.device)
-        codebook = vqvae.model.codebook_vectors()
-        return DistilDrawer(folder, distil, codebook, filling, machine.bf16), Asked(names, told)
-    handed = take_prior(
-        cfg, section.prior_run, section.prior, split, vqvae, machine.device, by_class, len(section.values)
-    )
+        return _asked_distil(cfg, split, vqvae, labels, bf16)
+    handed = take_prior(cfg, section.prior_run, section.prior, split, vqvae, by_class, len(section.values))
     retrain = f"{mend('train_prior', cfg)} --train_prior.kind {section.prior} --train_prior.label_drop 0.1"
     is_told = by_class or bool(section.values)
     check_knows(str(handed.folder), handed.columns, by_class, section.values, retrain)
-    check_label_drop(str(handed.folder), section, handed.label_drop if handed.columns else 1.0, is_told, retrain)
-    told = facts_asked(handed.columns, names, section).to(machine.device) if is_told else None
-    if isinstance(handed.model, Generator):
-        return GANDrawer(handed.folder, handed.model, section.pool), Asked(names, told)
-    return PixelCNNDrawer(handed.folder, handed.model, filling), Asked(names, told)
+    check_label_drop(handed, section, handed.label_drop if handed.columns else 1.0, is_told, retrain)
+    names = [] if labels is None else [split.classes[label] for label in labels]
+    told = facts_asked(handed.columns, names, section).to(vqvae.device) if is_told else None
+    if section.prior == "gan":
+        return Asked(handed, GANFiller("GAN", handed.generator, section.pool), names, told)
+    return Asked(handed, PixelCNNFiller("PixelCNN", handed.pixelcnn, configured(Filling, section)), names, told)
+
+
+def _asked_distil(cfg: Config, split: Split, vqvae: HandedVQVAE, labels: np.ndarray | None, bf16: bool) -> Asked:
+    section, is_told = cfg.sample, labels is not None
+    handed = take_distil(cfg, section.prior_run, split, vqvae, is_told)
+    retrain = f"{mend('train_distil', cfg)} {DISTIL_WITH_CLASSES} --train_distil.label_drop 0.1"
+    if is_told and not handed.tells_class:
+        raise InputError(f"{handed.folder} was trained without classes, so none can be told; type: {retrain}")
+    check_label_drop(handed, section, handed.label_drop if handed.tells_class else 1.0, is_told, retrain)
+    names = [] if labels is None else [split.classes[label] for label in labels]
+    told = None if labels is None else torch.from_numpy(labels).to(vqvae.device)
+    codebook = vqvae.model.codebook_vectors()
+    return Asked(
+        handed, DistilFiller("DistilBERT", handed.model, codebook, configured(Filling, section), bf16), names, told
+    )
 
 
 def class_numbers(section: SampleSection, classes: list[str]) -> np.ndarray:
@@ -208,20 +211,18 @@ def check_knows(folder: str, columns: Columns, by_class: bool, values: list[str]
         )
 
 
-def check_label_drop(folder: str, section: SampleSection, label_drop: float | None, told: bool, command: str) -> None:
+def check_label_drop(
+    prior: Handed[object], section: SampleSection, label_drop: float | None, told: bool, command: str
+) -> None:
     """Guidance, and pictures without being told, need a prior that has learnt to do without."""
     if label_drop:
         return
     if section.guidance_scale != 1:
-        raise InputError(
-            f"{folder} was trained without label dropping, so --guidance-scale must be 1; found "
-            f"{section.guidance_scale:g}; type: {command}"
-        )
+        consequence = f"--guidance-scale must be 1; found {section.guidance_scale:g}"
+        raise lacks_label_drop(prior.folder, consequence, f"type: {command}")
     if not told:
-        raise InputError(
-            f"{folder} was trained without label dropping, so it must be told something; type --mode conditional, "
-            f"or: {command}"
-        )
+        remedy = f"type --mode conditional, or: {command}"
+        raise lacks_label_drop(prior.folder, "it must be told something", remedy)
 
 
 def facts_asked(columns: Columns, classes: list[str], section: SampleSection) -> Tensor:

@@ -4,77 +4,111 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
+from torch import Tensor
 
+from handoff.handed import Handed, checked_meta
 from handoff.split import Split, mend
-from handoff.vqvae import HandedIndices, HandedVQVAE, _checked_meta, _resolve, take_indices, take_vqvae
+from handoff.vqvae import HandedIndices, HandedVQVAE, resolve_by_codebook, take_indices, take_vqvae
 from models.classifier import Classifier, load_classifier
+from models.distilbert import classes_of
 from pipeline.machine import Machine
 from pipeline.runs import resolve_run
-from pipeline.stage import say
+from pipeline.stage import inputs_of, say
 from recall.memory import Memory, shares_by_position
 from settings.config import Config
 
 if TYPE_CHECKING:
-    from transformers import DistilBertForMaskedLM
+    from transformers import DistilBertForMaskedLM  # noqa: F401 (the name stands in quotes)
 
 
-def take_classifier(
-    cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE, device: torch.device
-) -> tuple[Path, Classifier]:
-    folder, command = _resolve(cfg, "train_classifier", asked, split, vqvae)
-    _checked_meta(folder, "train_classifier", split.identity | vqvae.identity, command)
+class HandedDistil(Handed["DistilBertForMaskedLM"]):
+    """A DistilBERT over codes."""
+
+    @property
+    def label_drop(self) -> float | None:
+        """How often the class was not told in training; None: it never was told."""
+        return self.meta.get("label_drop")
+
+    @property
+    def tells_class(self) -> bool:
+        """Whether it can be told the class."""
+        return classes_of(self.model) > 0
+
+
+def take_classifier(cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE) -> Handed[Classifier]:
+    folder, command = resolve_by_codebook(cfg, "train_classifier", asked, split, vqvae)
+    meta = checked_meta(folder, "train_classifier", split.identity | vqvae.identity, command)
     say(f"inherited: classifier {folder}")
-    return folder, load_classifier(folder / "model", device)
+    return Handed("train_classifier", folder, load_classifier(folder / "model", vqvae.device), meta)
 
 
-def distil_key(split: Split, vqvae: HandedVQVAE, told: bool) -> str:
-    """DistilBERTs that can be told the class compete among themselves."""
-    return f"{vqvae.key(split)}-told class" if told else vqvae.key(split)
+def distil_key(split: Split, vqvae: HandedVQVAE, told: bool, published: bool = False) -> str:
+    """DistilBERTs that can be told the class compete among themselves; so do those of the published recipe, which are
+    rivals."""
+    return f"{vqvae.key(split)}{'-told class' if told else ''}{'-published recipe' if published else ''}"
 
 
 def take_distil(
-    cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE, device: torch.device, told: bool = False
-) -> tuple[Path, "DistilBertForMaskedLM", float | None]:
-    """The run folder, the model, and how often the class was not told in training (None: it never was).
-
-    told: the best is that of those that can be told the class.
-    """
+    cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE, told: bool = False, published: bool = False
+) -> HandedDistil:
+    """told: the best is that of those that can be told the class; published: of those of the published recipe."""
     from models.distilbert import load_distilbert
 
     command = mend("train_distil", cfg) + (" --train_distil.condition_on_class true" if told else "")
-    wanted = vqvae.describe() + (" told the class" if told else "")
-    folder = resolve_run(Path(cfg.run.dir), "train_distil", asked, distil_key(split, vqvae, told), wanted, command)
-    meta = _checked_meta(folder, "train_distil", split.identity | vqvae.identity, command)
+    command += " --config presets/published_study.yaml" if published else ""
+    wanted = vqvae.describe() + (" told the class" if told else "") + (" by the published recipe" if published else "")
+    key = distil_key(split, vqvae, told, published)
+    folder = resolve_run(Path(cfg.run.dir), "train_distil", asked, key, wanted, command)
+    meta = checked_meta(folder, "train_distil", split.identity | vqvae.identity, command)
     say(f"inherited: DistilBERT {folder}")
-    return folder, load_distilbert(folder / "model", device), meta.get("label_drop")
+    return HandedDistil("train_distil", folder, load_distilbert(folder / "model", vqvae.device), meta)
 
 
 @dataclass(frozen=True)
 class HandedMemory:
-    """All models that recall needs, and the run folders they came from (stage -> folder)."""
+    """All models that recall needs."""
 
     memory: Memory
+    split: Split
     vqvae: HandedVQVAE
     indices: HandedIndices
-    folders: dict[str, Path]
-    label_drop: float | None  # how often the DistilBERT was not told the class in training; None: it never was told
+    distil: HandedDistil
+    classifier: Handed[Classifier] | None  # None: the data have no classes
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """stage -> run folder."""
+        judges = [] if self.classifier is None else [self.classifier]
+        return inputs_of([self.split, self.vqvae, self.indices, self.distil, *judges])
 
 
 def take_memory(cfg: Config, split: Split, machine: Machine) -> HandedMemory:
-    """The models that cfg.reconstruct_masked names. Data without classes have no classifier, which is said."""
+    """The models that cfg.reconstruct_masked names. Data without classes have no classifier, which is said.
+
+    Raises InputError for a model that would be measured on its own training pictures.
+    """
     section, classifier = cfg.reconstruct_masked, None
     vqvae = take_vqvae(cfg, section.vqvae, split, machine.device)
     indices = take_indices(cfg, section.indices, split, vqvae)
-    folders = {"data_split": split.folder, "train_vqvae": vqvae.folder, "vqvae_reconstruction": indices.folder}
     told = section.tell_class if section.own.image is None else section.own.label is not None
-    folders["train_distil"], distil, label_drop = take_distil(cfg, section.distil, split, vqvae, machine.device, told)
+    distil = take_distil(cfg, section.distil, split, vqvae, told)
     if split.classes:
-        folders["train_classifier"], classifier = take_classifier(cfg, section.classifier, split, vqvae, machine.device)
+        classifier = take_classifier(cfg, section.classifier, split, vqvae)
     else:
         say("no classes in the data: recall is measured without a classifier")
-    shares = shares_by_position(indices.tokens(split.positions("train")), vqvae.model.config.codebook_size)
     memory = Memory(
-        vqvae.model, distil, classifier, shares.to(machine.device), machine.device, machine.bf16, section.batch_size
+        vqvae=vqvae.model,
+        distil=distil.model,
+        classifier=None if classifier is None else classifier.model,
+        position_shares=train_shares(split, indices, vqvae),
+        device=machine.device,
+        bf16=machine.bf16,
+        batch_size=section.batch_size,
     )
-    return HandedMemory(memory, vqvae, indices, folders, label_drop)
+    return HandedMemory(memory, split, vqvae, indices, distil, classifier)
+
+
+def train_shares(split: Split, indices: HandedIndices, vqvae: HandedVQVAE) -> Tensor:
+    """(N, K) on the device: how often each code stands at each position of the training grids."""
+    tokens = indices.tokens(split.positions("train"))
+    return shares_by_position(tokens, vqvae.model.config.codebook_size).to(vqvae.device)

@@ -1,12 +1,10 @@
 """Priors over grids, as they are handed on."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
+from handoff.handed import Handed, checked_meta
 from handoff.split import Split, mend
-from handoff.vqvae import HandedVQVAE, _checked_meta
+from handoff.vqvae import HandedVQVAE
 from models.conditioning import Columns, columns_of
 from pipeline.files import InputError, read_json
 from pipeline.runs import read_best, resolve_run
@@ -16,14 +14,32 @@ from priors.pixelcnn import PixelCNN, PixelCNNConfig
 from settings.config import Config
 
 
-@dataclass(frozen=True)
-class HandedPrior:
-    """A prior over grids, where it came from, what it can be told, and how often nothing was told in training."""
+class HandedPrior(Handed[PixelCNN | Generator]):
+    """A prior over grids."""
 
-    folder: Path
-    model: PixelCNN | Generator
-    columns: Columns
-    label_drop: float | None  # None: it can be told nothing
+    @property
+    def columns(self) -> Columns:
+        """What it can be told."""
+        return columns_of(self.meta["conditions"])
+
+    @property
+    def label_drop(self) -> float | None:
+        """How often nothing was told in training; None: it can be told nothing."""
+        return self.meta["label_drop"]
+
+    @property
+    def pixelcnn(self) -> PixelCNN:
+        """The model of a prior of that kind."""
+        if not isinstance(self.model, PixelCNN):
+            raise TypeError(f"{self.folder} holds a {type(self.model).__name__}, no PixelCNN")
+        return self.model
+
+    @property
+    def generator(self) -> Generator:
+        """The model of a prior of kind gan."""
+        if not isinstance(self.model, Generator):
+            raise TypeError(f"{self.folder} holds a {type(self.model).__name__}, no GAN's generator")
+        return self.model
 
 
 def prior_key(split: Split, vqvae: HandedVQVAE, kind: str, names: list[str]) -> str:
@@ -33,14 +49,7 @@ def prior_key(split: Split, vqvae: HandedVQVAE, kind: str, names: list[str]) -> 
 
 
 def take_prior(
-    cfg: Config,
-    asked: str,
-    kind: str,
-    split: Split,
-    vqvae: HandedVQVAE,
-    device: torch.device,
-    by_class: bool,
-    values: int,
+    cfg: Config, asked: str, kind: str, split: Split, vqvae: HandedVQVAE, by_class: bool, values: int
 ) -> HandedPrior:
     """The best prior of a kind that can be told the class (if by_class) and so many values; or the run that is named.
 
@@ -64,13 +73,13 @@ def take_prior(
     wanted = f"{kind}{' told ' + ' and '.join(told) if told else ''} on {vqvae.describe()}"
     key = fitting[0] if fitting else f"{plain} told {' and '.join(told)}"
     folder = resolve_run(Path(cfg.run.dir), "train_prior", asked, key, wanted, command)
-    meta = _checked_meta(folder, "train_prior", split.identity | vqvae.identity | {"kind": kind}, command)
+    meta = checked_meta(folder, "train_prior", split.identity | vqvae.identity | {"kind": kind}, command)
     stored, weights = read_json(folder / "model" / "config.json"), load_file(folder / "model" / "model.safetensors")
     model = Generator(LatentGANConfig(**stored)) if kind == "gan" else PixelCNN(PixelCNNConfig(**stored))
     model.load_state_dict(weights)
-    columns = columns_of(meta["conditions"])
-    say(f"inherited: {kind} {folder}{', told ' + ', '.join(columns.names) if columns else ''}")
-    return HandedPrior(folder, model.to(device).eval(), columns, meta["label_drop"])
+    handed = HandedPrior("train_prior", folder, model.to(vqvae.device).eval(), meta)
+    say(f"inherited: {kind} {folder}{', told ' + ', '.join(handed.columns.names) if handed.columns else ''}")
+    return handed
 
 
 def _tells(key: str, plain: str, by_class: bool, values: int) -> bool:

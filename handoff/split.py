@@ -44,6 +44,10 @@ class Split:
     labels: np.ndarray  # position -> class number, -1 without classes
 
     @property
+    def stage(self) -> str:
+        return "data_split"
+
+    @property
     def hash(self) -> str:
         return str(self.meta["split_hash"])
 

@@ -1,10 +1,9 @@
-"""What a stage is handed by those before it: found, loaded, and checked against each other.
+"""The VQ-VAE and its indices, as they are handed on: found, loaded, and checked against each other.
 
 A model is refused when it was made for another split, picture size, codebook or grid; the message has both values,
 the file, and the command that mends it.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from handoff.handed import Handed, checked_meta, lacks_label_drop
 from handoff.split import Split, mend
 from models.conditioning import Columns, columns_of
 from pipeline.files import InputError, read_json
@@ -23,13 +23,8 @@ from settings.train_vqvae import TrainVQVAESection
 from vqvae import VQVAE, load_vqvae
 
 
-@dataclass(frozen=True)
-class HandedVQVAE:
-    """A VQ-VAE, where it came from, and what names its codebook."""
-
-    folder: Path
-    model: VQVAE
-    meta: dict[str, Any]
+class HandedVQVAE(Handed[VQVAE]):
+    """A VQ-VAE, and what names its codebook."""
 
     @property
     def codebook(self) -> str:
@@ -55,16 +50,21 @@ class HandedVQVAE:
     def component_masking(self) -> bool:
         return bool(self.meta.get("component_masking"))
 
+    @property
+    def device(self) -> torch.device:
+        return self.model.codebook_vectors().device
+
     def key(self, split: Split) -> str:
         return f"{split.key}-codebook {self.codebook}"
 
     @torch.no_grad()
     def paint(self, tokens: Tensor, batch_size: int = 250) -> Tensor:
         """(B, N) -> (B, C, H, W) in [-1, 1], on the CPU, in batches."""
-        side, device = self.model.config.grid, self.model.codebook_vectors().device
+        side = self.model.config.grid
         grids = tokens.view(-1, side, side)
         parts = [
-            self.model.decode_indices(grids[i : i + batch_size].to(device)) for i in range(0, len(grids), batch_size)
+            self.model.decode_indices(grids[i : i + batch_size].to(self.device))
+            for i in range(0, len(grids), batch_size)
         ]
         return torch.cat(parts).cpu()
 
@@ -80,16 +80,25 @@ class HandedIndices:
     folder: Path
     indices: np.ndarray
 
+    @property
+    def stage(self) -> str:
+        return "vqvae_reconstruction"
+
     def tokens(self, positions: np.ndarray) -> Tensor:
         """(B, N) long."""
         return torch.from_numpy(self.indices[positions].astype(np.int64)).flatten(1)
 
 
-def vqvae_key(split: Split, masked: bool, names: Sequence[str]) -> str:
-    """VQ-VAEs trained with component masking compete among themselves: they are worse at whole pictures. So do those
-    whose decoder is told the same columns, `names`: they are measured with these told."""
-    told = f"-told {', '.join(sorted(names))}" if names else ""
-    return f"{split.key}{'-masked components' if masked else ''}{told}"
+def vqvae_key(split: Split, section: TrainVQVAESection, masked: bool | None = None) -> str:
+    """Names what competes for being the best: VQ-VAEs on the same split that are trained for the same.
+
+    Those trained with component masking (masked; None: as the section says) are worse at whole pictures. Those whose
+    decoder is told columns are measured with these told. The plain recipe of 2017 (stem: strided) is a rival.
+    """
+    masked = section.component_masking.enabled if masked is None else masked
+    told = f"-told {', '.join(sorted(told_columns(section)))}" if told_columns(section) else ""
+    plain = "-strided" if section.stem == "strided" else ""
+    return f"{split.key}{'-masked components' if masked else ''}{told}{plain}"
 
 
 def told_columns(section: TrainVQVAESection) -> list[str]:
@@ -103,27 +112,38 @@ def take_vqvae(
     """tells: the stage tells the decoder metadata. Others need one that also paints when nothing is told.
 
     masked: the best is that of those trained with component masking; None: as cfg.train_vqvae says. What the best is
-    told is always as cfg.train_vqvae says.
+    told, and its stem, are always as cfg.train_vqvae says.
     """
     section = cfg.train_vqvae
     masked, names = section.component_masking.enabled if masked is None else masked, told_columns(section)
     command = mend("train_vqvae", cfg) + (" --train_vqvae.component_masking.enabled true" if masked else "")
+    command += " --train_vqvae.stem strided" if section.stem == "strided" else ""
     wanted = f"split {split.hash}{' with component masking' if masked else ''}"
     wanted += f" told {', '.join(names)}" if names else ""
-    folder = resolve_run(Path(cfg.run.dir), "train_vqvae", asked, vqvae_key(split, masked, names), wanted, command)
-    meta = _checked_meta(folder, "train_vqvae", split.identity, mend("train_vqvae", cfg))
-    handed = HandedVQVAE(folder, load_vqvae(folder / "model", device), meta)
+    key = vqvae_key(split, section, masked)
+    folder = resolve_run(Path(cfg.run.dir), "train_vqvae", asked, key, wanted, command)
+    meta = checked_meta(folder, "train_vqvae", split.identity, mend("train_vqvae", cfg))
+    handed = HandedVQVAE("train_vqvae", folder, load_vqvae(folder / "model", device), meta)
     if not tells and not handed.label_drop:
-        raise InputError(
-            f"{folder} was trained without label dropping, so it cannot paint without being told; type: "
-            f"{mend('train_vqvae', cfg)} --train_vqvae.label_drop 0.1"
-        )
+        remedy = f"type: {mend('train_vqvae', cfg)} --train_vqvae.label_drop 0.1"
+        raise lacks_label_drop(folder, "it cannot paint without being told", remedy)
     say(f"inherited: {handed.describe()}")
     return handed
 
 
+def take_masked_vqvae(cfg: Config, asked: str, split: Split, device: torch.device) -> HandedVQVAE:
+    """One that was trained with component masking. Raises InputError for another."""
+    handed = take_vqvae(cfg, asked, split, device, masked=True)
+    if not handed.component_masking:
+        raise InputError(
+            f"{handed.folder} was trained without component masking; type: "
+            f"{mend('train_vqvae', cfg)} --train_vqvae.component_masking.enabled true"
+        )
+    return handed
+
+
 def take_indices(cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE) -> HandedIndices:
-    folder, command = _resolve(cfg, "vqvae_reconstruction", asked, split, vqvae)
+    folder, command = resolve_by_codebook(cfg, "vqvae_reconstruction", asked, split, vqvae)
     file = folder / "indices" / "meta.json"
     if not file.is_file():
         raise InputError(f"{folder} has no stored indices ({file} is missing); type: {command}")
@@ -137,16 +157,7 @@ def take_indices(cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE) -> H
     return HandedIndices(folder, indices)
 
 
-def _resolve(cfg: Config, stage: str, asked: str, split: Split, vqvae: HandedVQVAE) -> tuple[Path, str]:
+def resolve_by_codebook(cfg: Config, stage: str, asked: str, split: Split, vqvae: HandedVQVAE) -> tuple[Path, str]:
     """The run folder of a stage that depends on the codebook, and the command that makes another."""
     command = mend(stage, cfg)
     return resolve_run(Path(cfg.run.dir), stage, asked, vqvae.key(split), vqvae.describe(), command), command
-
-
-def _checked_meta(folder: Path, stage: str, expected: dict[str, Any], command: str) -> dict[str, Any]:
-    file = folder / "model" / "meta.json"
-    if not file.is_file():
-        raise InputError(f"{folder} has no model ({file} is missing); type: {command}")
-    meta: dict[str, Any] = read_json(file)
-    check_handed(file, meta, {"stage": stage, **expected}, command)
-    return meta

@@ -1,16 +1,17 @@
 """Error against bits: our strategies, picture formats, and smaller codebooks."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 import masking
 from measuring import fewer_codes, formats
-from measuring.study import ALL_FORGOTTEN, Batch, Plan
-from pipeline.machine import generator
+from measuring.study import ALL_FORGOTTEN, Batch, Findings
+from pipeline.machine import Stream, generator
 from pipeline.metrics import to_unit
 from pipeline.progress import progress_bar
 from pipeline.stage import say
@@ -37,13 +38,12 @@ def frontier(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]
     return found
 
 
-#: Makes the pictures of the study anew, batch by batch: all at once may not fit into memory.
-Batches = Callable[[], Iterator[Batch]]
 BITS_HEADER = ("method", "setting", "bits", "mse_to_picture", "classification_error", "disagreement", "pictures")
 
 
-def measure_bits(memory: Memory, batches: Batches, rows: Rows, plan: Plan, decoding: str) -> tuple[Rows, Rows]:
-    """Error against bits: our strategies; and JPEG, WebP and the VQ-VAE with fewer codes."""
+def measure_bits(findings: Findings, positions: np.ndarray) -> tuple[Rows, Rows]:
+    """Error against bits: our strategies; and of the pictures `positions` JPEG, WebP, the VQ-VAE with fewer codes."""
+    memory, plan, rows, decoding = findings.memory, findings.plan, findings.rows, findings.decoding
     found: Rows = []
     for strategy in (*plan.strategies, ALL_FORGOTTEN):
         for percent in plan.percentages:
@@ -58,14 +58,15 @@ def measure_bits(memory: Memory, batches: Batches, rows: Rows, plan: Plan, decod
                 found.append(row | {key: chosen["mse_to_picture"][key] for key in ("bits", "pictures")})
     if memory.vqvae.config.channels not in ORDINARY:
         say(f"no JPEG and WebP of pictures with {memory.vqvae.config.channels} components")
-        return found, reduced_rows(memory, batches, plan.seed)
-    return found, format_rows(memory, batches) + reduced_rows(memory, batches, plan.seed)
+        return found, reduced_rows(findings, positions)
+    return found, format_rows(findings, positions) + reduced_rows(findings, positions)
 
 
-def format_rows(memory: Memory, batches: Batches) -> Rows:
+def format_rows(findings: Findings, positions: np.ndarray) -> Rows:
     """JPEG and WebP at all settings, whole files and data only."""
+    memory = findings.memory
     found: dict[tuple[str, str], Means] = {}
-    for batch in progress_bar(batches(), desc="JPEG and WebP", unit="batch"):
+    for batch in progress_bar(findings.batches(positions), desc="JPEG and WebP", unit="batch"):
         pixels = from_model(batch.truth.cpu() * 2 - 1)
         for setting in formats.SETTINGS:
             back = formats.compress(pixels, setting.kind, setting.quality, setting.reduce)
@@ -78,18 +79,19 @@ def format_rows(memory: Memory, batches: Batches) -> Rows:
     return [{"method": method, "setting": described, **means.row()} for (method, described), means in found.items()]
 
 
-def reduced_rows(memory: Memory, batches: Batches, seed: int) -> Rows:
+def reduced_rows(findings: Findings, positions: np.ndarray) -> Rows:
     """The VQ-VAE with its codes merged to fewer; all tokens kept."""
+    memory = findings.memory
     shares = memory.position_shares.sum(0).cpu()
     found: dict[int, Means] = {}
     reduced: dict[int, tuple[Tensor, Tensor]] = {}
     size = len(memory.codebook) // 2
     while size >= 2:
-        draws = generator(seed, 205)
+        draws = generator(findings.plan.seed, Stream.FEWER_CODES)
         centres, assignment = fewer_codes.reduced_codebook(memory.codebook.cpu(), shares, size, draws)
         reduced[size] = (centres.to(memory.device), assignment.to(memory.device))
         size //= 2
-    for batch in batches():
+    for batch in findings.batches(positions):
         for size, (centres, assignment) in reduced.items():
             painted = fewer_codes.paint_reduced(memory, batch.tokens, centres, assignment)
             bits = masking.stored_bits(memory.tokens, memory.tokens, size, fixed=True)

@@ -24,14 +24,14 @@ from handoff.split import Split
 from measuring.components import Painter
 from pipeline.figures import show_picture
 from pipeline.files import replacing, write_csv
-from pipeline.machine import generator
+from pipeline.machine import Stream, generator
 from pipeline.metrics import bootstrap_interval, errors_within, mse, psnr, ssim, to_unit
 from pipeline.stage import Stage, say
-from sources.splitting import SPLITS
+from sources.splitting import SPLITS, spread
 
 WRONG_RANGE = 2.0  # of SSIM on [0, 1]: what a program assumes for float pictures, meant for [-1, 1]
 WAYS = ("vqvae", "copy")
-MEASURES = ("mse", "psnr", "ssim", "ssim_brain", "ssim_wrong_range")
+SLICE_MEASURES = ("mse", "psnr", "ssim", "ssim_brain", "ssim_wrong_range")
 COLOURS = "nipy_spectral"
 
 
@@ -97,7 +97,7 @@ def write_mri_csv(
     rows = []
     for part, positions in parts.items():
         for way in WAYS:
-            for measure in MEASURES:
+            for measure in SLICE_MEASURES:
                 values = errors[measure if way == "vqvae" else f"copy_{measure}"][positions]
                 values = values[~np.isnan(values)]
                 if len(values):
@@ -157,7 +157,7 @@ def mean_of(values: np.ndarray) -> float:
 def report_brain(stage: Stage, split: Split, errors: dict[str, np.ndarray], seed: int) -> None:
     """mri.csv, and the test numbers side by side. Metrics without any picture are dropped."""
     parts = {part: split.positions(part) for part in SPLITS}
-    write_mri_csv(stage.folder.path / "mri.csv", errors, parts, BOOTSTRAP, generator(seed, 0))
+    write_mri_csv(stage.folder.path / "mri.csv", errors, parts, BOOTSTRAP, generator(seed, Stream.BRAIN_BOOTSTRAP))
     without = int(np.isnan(errors["ssim_brain"][parts["test"]]).sum())
     if without:
         say(f"{without} of {len(parts['test'])} test pictures have no brain (one value); left out of brain only")
@@ -176,10 +176,10 @@ def report_brain(stage: Stage, split: Split, errors: dict[str, np.ndarray], seed
 def draw_brain(stage: Stage, split: Split, painter: Painter, indices: np.ndarray) -> None:
     """brain.png: five test pictures; brain.gif: up to 24, input | codes | output."""
     test, size = split.positions("test"), painter.model.config.codebook_size
-    shown = test[:: max(1, len(test) // 24)][:24]
+    shown = spread(test, 24)
     painted = to_unit(painter.decode(torch.from_numpy(indices[shown].astype(np.int64)).to(stage.machine.device), shown))
     painted = painted.cpu()
     pictures = to_unit(split.pictures(shown))
     write_gif(stage.folder.path / "figures" / "brain.gif", pictures, indices[shown], painted, size)
-    few = slice(None, None, max(1, len(shown) // 5))
-    stage.figure("brain", brain_figure(pictures[few][:5], indices[shown][few][:5], painted[few][:5], size))
+    few = spread(np.arange(len(shown)), 5)
+    stage.figure("brain", brain_figure(pictures[few], indices[shown][few], painted[few], size))

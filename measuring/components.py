@@ -20,10 +20,11 @@ from handoff.split import Split, mask_of
 from masking import hide_components
 from models.conditioning import Told
 from pipeline.figures import BLUE, component_error_figure, index_map_figure, is_shown_plain, picture_grid, strips
-from pipeline.files import replacing, write_csv
+from pipeline.files import replacing
 from pipeline.metrics import SSIM_WINDOW, mse, ssim, to_unit
 from pipeline.stage import Stage, say
-from pipeline.tables import _shortened
+from pipeline.tables import write_rows
+from sources.splitting import spread
 from sources.stacks import write_stack
 from vqvae import VQVAE
 
@@ -62,7 +63,7 @@ def component_errors(painted: Tensor, truth: Tensor) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def measure(
+def measure_components(
     painter: Painter, split: Split, positions: np.ndarray, device: torch.device, batch_size: int
 ) -> list[dict[str, Any]]:
     """Rows of components.csv: every component painted from each single one, and from all of them."""
@@ -175,10 +176,10 @@ def report_components(stage: Stage, split: Split, painters: list[Painter], batch
     test, device = split.positions("test"), stage.machine.device
     rows = measure_mean(split, test, batch_size)
     for number, painter in enumerate(painters):
-        rows += measure(painter, split, test, device, batch_size)
+        rows += measure_components(painter, split, test, device, batch_size)
         prefix = "rival_" if number else ""
         stage.figure(f"{prefix}component_errors", errors_figure(rows, painter.name, split.components))
-        shown = test[:: max(1, len(test) // 3)][:3]
+        shown = spread(test, 3)
         stage.figure(f"{prefix}components", pictures_figure(painter, split, shown, device))
         for measured in ("mse", "ssim"):
             value = mean_of_others(rows, painter.name, measured)
@@ -189,8 +190,7 @@ def report_components(stage: Stage, split: Split, painters: list[Painter], batch
         error = stage.metrics.get(f"{prefix}test_inpainting_mse")
         others = "" if error is None else f"other components from one, MSE {error:.4f}, "
         say(f"{painter.name}: {others}{seconds * 1000:.2f} ms per picture")
-    table = [[_shortened(row.get(name, "")) for name in HEADER] for row in rows]
-    write_csv(stage.folder.path / "components.csv", HEADER, table)
+    write_rows(stage.folder.path / "components.csv", HEADER, rows)
 
 
 def index_maps(split: Split, pictures: Tensor, grids: np.ndarray, painted: Tensor, codes: int) -> Any:

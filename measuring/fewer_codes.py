@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from recall.hole import Filled
 from recall.memory import Memory
 
 LLOYD_ROUNDS = 100
@@ -63,4 +64,4 @@ def paint_reduced(memory: Memory, tokens: Tensor, centres: Tensor, assignment: T
     It costs N * log2(size) bits. This is the trained decoder with codes merged afterwards, not a VQ-VAE trained with a
     codebook of that size; what that one could do is not measured here.
     """
-    return memory.paint(centres[assignment[tokens]])
+    return memory.paint(Filled(tokens, centres[assignment[tokens]]))

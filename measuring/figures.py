@@ -2,6 +2,7 @@
 marker, so that they can be told apart in print and by colour-blind readers."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -9,30 +10,24 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from masking import mask_first, masked_count, touched_pixels
-from measuring.study import ALL_FORGOTTEN, Batch, Plan, Study, recall_batch
+from measuring.study import ALL_FORGOTTEN, Batch, Findings, StudyPlan, recall_batch
 from measuring.tables import Curve, curve
 from pipeline.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, component_rows, new_figure, picture_grid
 from pipeline.metrics import to_unit
+from pipeline.tables import Rows
 from recall.memory import Memory
+from settings.strategies import DECODINGS, STRATEGIES
 
 RED, SKY, YELLOW, BLACK = "#D55E00", "#56B4E9", "#B8A800", "#000000"
 RIGHT, WRONG = GREEN, RED  # frames of recognised and unrecognised pictures
 
-#: strategy -> colour, line style, marker; the most telling first, figures show the first eight that were measured
-LOOKS = {
-    "adaptive": (RED, "-", "o"),
-    "distortion": (ORANGE, "--", "s"),
-    "greedy-surprisal": (PURPLE, "-.", "^"),
-    "selective": (BLUE, "-", "D"),
-    "additive": (SKY, "--", "v"),
-    "surprisal": (YELLOW, ":", "P"),
-    "outpaint": (GREEN, "-.", "X"),
-    "random": (BLACK, "-", "."),
-    "half": (GREY, ":", "<"),
-    "block": (GREY, "--", ">"),
-    "direct": (GREY, "-.", "1"),
-    "painted": (GREY, "-", "2"),
-}
+#: colour, line style, marker of the strategies, the most telling first; the first eight that were measured are shown
+PALETTE = (
+    (RED, "-", "o"), (ORANGE, "--", "s"), (PURPLE, "-.", "^"), (BLUE, "-", "D"), (SKY, "--", "v"), (YELLOW, ":", "P"),
+    (GREEN, "-.", "X"), (BLACK, "-", "."), (GREY, ":", "<"), (GREY, "--", ">"), (GREY, "-.", "1"), (GREY, "-", "2"),
+)  # fmt: skip
+LOOKS = dict(zip(sorted(STRATEGIES, key=lambda name: STRATEGIES[name].place), cycle(PALETTE), strict=False))
+DECODING_LOOKS = dict(zip(DECODINGS, ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, "-.", "^")), strict=True))
 MOST_CURVES = 8
 FEWEST_WRONG = 10  # wrong recalls below which their share says nothing
 LABELS = {
@@ -47,11 +42,11 @@ LABELS = {
 }
 
 
-def shown_strategies(plan: Plan) -> list[str]:
+def shown_strategies(plan: StudyPlan) -> list[str]:
     return [name for name in LOOKS if name in plan.strategies][:MOST_CURVES]
 
 
-def strategies_figure(rows: list[dict[str, Any]], plan: Plan, decoding: str, measure: str, pictures: int) -> Figure:
+def strategies_figure(rows: Rows, plan: StudyPlan, decoding: str, measure: str, pictures: int) -> Figure:
     """One measure against the percentage forgotten, a curve for each strategy."""
     figure, axes = new_figure(6.0, 4.2)
     axis = axes[0, 0]
@@ -81,9 +76,8 @@ def _finish(axis: Any, xlabel: str, ylabel: str, title: str, legend: bool = True
         axis.legend(fontsize=7, frameon=False)
 
 
-def decodings_figure(rows: list[dict[str, Any]], plan: Plan, strategies: Sequence[str]) -> Figure:
+def decodings_figure(rows: Rows, plan: StudyPlan, strategies: Sequence[str]) -> Figure:
     """MSE and classification error for each decoding: what is faithful is not always what is recognised."""
-    looks = {"argmax": (BLUE, "-", "o"), "sample": (ORANGE, "--", "s"), "expected": (GREEN, "-.", "^")}
     measures = [
         name
         for name in ("mse_to_reconstruction", "classification_error")
@@ -95,12 +89,12 @@ def decodings_figure(rows: list[dict[str, Any]], plan: Plan, strategies: Sequenc
             for decoding in plan.decodings:
                 found = curve(rows, strategy, decoding, measure)
                 if found.percentages:
-                    _plot(axis, found, decoding, *looks[decoding])
+                    _plot(axis, found, decoding, *DECODING_LOOKS[decoding])
             _finish(axis, "tokens forgotten (%)", LABELS[measure], strategy, legend=axis is line[0])
     return figure
 
 
-def rivals_figure(rival_rows: list[dict[str, Any]]) -> Figure:
+def rivals_figure(rival_rows: Rows) -> Figure:
     """The same random masks, filled in by others. rival_rows: rival, percent, measure, mean, low, high, pictures."""
     measures = [
         m for m in ("mse_to_reconstruction", "classification_error") if any(r["measure"] == m for r in rival_rows)
@@ -123,7 +117,7 @@ def rivals_figure(rival_rows: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def bits_figure(rows: list[dict[str, Any]], plan: Plan, others: list[dict[str, Any]], decoding: str) -> Figure:
+def bits_figure(rows: Rows, plan: StudyPlan, others: Rows, decoding: str) -> Figure:
     """Error against bits stored per picture, up to twice the bits of the whole grid; what needs more is only in
     equal_bits.csv. others: method, bits, and the two measures."""
     most_bits = 2 * max(row["bits"] for row in rows)
@@ -148,10 +142,10 @@ def bits_figure(rows: list[dict[str, Any]], plan: Plan, others: list[dict[str, A
     return figure
 
 
-def context_figure(context: list[list[Any]], plan: Plan) -> Figure:
+def context_figure(context: list[list[Any]], plan: StudyPlan) -> Figure:
     """Congruent against incongruent pictures; and how often a wrong recall is what the context suggests.
 
-    context: rows of study.context_rows."""
+    context: rows of tables.context_rows."""
     telling = ("random", "selective", "adaptive")
     names = [name for name in plan.strategies if name in telling] or list(plan.strategies[:1])
     figure, axes = new_figure(8.8, 3.6, 1, 2)
@@ -181,7 +175,7 @@ def context_figure(context: list[list[Any]], plan: Plan) -> Figure:
 
 
 def split_figure(split_rows: list[list[Any]], names: Sequence[str]) -> Figure:
-    """What quantisation costs and what completion costs. split_rows: rows of study.error_split."""
+    """What quantisation costs and what completion costs. split_rows: rows of tables.error_split."""
     figure, axes = new_figure(3.4 * len(names), 3.2, 1, len(names))
     for axis, name in zip(axes[0], names, strict=True):
         chosen = sorted((row for row in split_rows if row[0] in (name, ALL_FORGOTTEN)), key=lambda row: row[1])
@@ -197,14 +191,13 @@ def split_figure(split_rows: list[list[Any]], names: Sequence[str]) -> Figure:
 
 
 @torch.no_grad()
-def recall_grid(
-    memory: Memory, study: Study, batch: Batch, plan: Plan, strategy: str, decoding: str, components: Sequence[str]
-) -> Figure:
+def recall_grid(findings: Findings, batch: Batch, strategy: str, components: Sequence[str]) -> Figure:
     """One row per percentage: what is left (grey: forgotten) and what is recalled, for a few pictures; a green or red
-    frame says whether it is recognised."""
+    frame says whether it is recognised. batch: the pictures of the findings' orders."""
+    memory, plan, decoding = findings.memory, findings.plan, findings.decoding
     rows, frames = [], []
     for percent in plan.percentages:
-        mask = mask_first(study.orders[strategy][0][batch.rows], masked_count(percent / 100, memory.tokens))
+        mask = mask_first(findings.study.orders[strategy][0][batch.rows], masked_count(percent / 100, memory.tokens))
         mask = mask.to(memory.device)
         painted, grids = recall_batch(memory, batch, mask, plan, (decoding,), _no_draws()).painted[decoding]
         left = grey_out(batch.whole, mask, memory.stride)
@@ -216,14 +209,13 @@ def recall_grid(
 
 
 @torch.no_grad()
-def strategies_grid(
-    memory: Memory, study: Study, batch: Batch, plan: Plan, percent: int, decoding: str, components: Sequence[str]
-) -> Figure:
+def strategies_grid(findings: Findings, batch: Batch, percent: int, components: Sequence[str]) -> Figure:
     """One row per strategy at one percentage: kept and recalled, framed by whether it is recognised."""
+    memory, plan, decoding = findings.memory, findings.plan, findings.decoding
     rows = [("original", torch.stack([batch.truth, batch.whole], dim=1).flatten(0, 1).cpu())]
     frames: list[list[str | None]] = [[None] * (2 * len(batch.tokens))]
     for name in plan.strategies:
-        mask = mask_first(study.orders[name][0][batch.rows], masked_count(percent / 100, memory.tokens))
+        mask = mask_first(findings.study.orders[name][0][batch.rows], masked_count(percent / 100, memory.tokens))
         mask = mask.to(memory.device)
         painted, grids = recall_batch(memory, batch, mask, plan, (decoding,), _no_draws()).painted[decoding]
         left = grey_out(batch.whole, mask, memory.stride)

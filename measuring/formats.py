@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from PIL import Image
 
-Kind = Literal["jpeg", "webp"]
+Format = Literal["jpeg", "webp"]
 
 
 # --- picture formats --------------------------------------------------------------------------------------------------
@@ -24,12 +24,15 @@ Kind = Literal["jpeg", "webp"]
 class Setting(NamedTuple):
     """One way to use a format. reduce: the side is divided by it before, and multiplied after."""
 
-    kind: Kind
+    kind: Format
     quality: int
     reduce: int
 
 
-QUALITIES: dict[Kind, tuple[int, ...]] = {"jpeg": (1, 5, 10, 20, 35, 50, 70, 85, 95), "webp": (1, 10, 25, 50, 75, 95)}
+QUALITIES: dict[Format, tuple[int, ...]] = {
+    "jpeg": (1, 5, 10, 20, 35, 50, 70, 85, 95),
+    "webp": (1, 10, 25, 50, 75, 95),
+}
 #: Reduced ones, too: on small pictures at few bits they err less than the coarsest of full size.
 SETTINGS = tuple(
     Setting(kind, quality, reduce) for kind in QUALITIES for reduce in (4, 2, 1) for quality in QUALITIES[kind]
@@ -44,7 +47,7 @@ class Compressed(NamedTuple):
     payload_bits: np.ndarray  # (B,) long, without what files of this setting and size have in common
 
 
-def compress(pictures: np.ndarray, kind: Kind, quality: int, reduce: int) -> Compressed:
+def compress(pictures: np.ndarray, kind: Format, quality: int, reduce: int) -> Compressed:
     """(B, H, W, C) uint8 with C 1 or 3 -> what comes back, and what it cost.
 
     Pictures are made smaller by `reduce` (Lanczos) before, and larger (bicubic) after. JPEG: baseline, standard Huffman
@@ -67,8 +70,8 @@ def compress(pictures: np.ndarray, kind: Kind, quality: int, reduce: int) -> Com
 def _check(pictures: np.ndarray, kind: str, quality: int, reduce: int) -> None:
     if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[3] not in (1, 3):
         raise ValueError(f"pictures are {pictures.dtype} {pictures.shape}; expected uint8 (B, H, W, 1 or 3)")
-    if kind not in get_args(Kind):
-        raise ValueError(f"kind is {kind!r}; expected one of {get_args(Kind)}")
+    if kind not in get_args(Format):
+        raise ValueError(f"kind is {kind!r}; expected one of {get_args(Format)}")
     if not 1 <= quality <= 100:
         raise ValueError(f"quality is {quality}; expected 1 to 100")
     height, width = pictures.shape[1:3]
@@ -83,7 +86,7 @@ def _resize(image: Image.Image, width: int, filter: Image.Resampling) -> Image.I
     return image.resize((width, image.height * width // image.width), filter)
 
 
-def _encode(image: Image.Image, kind: Kind, quality: int) -> bytes:
+def _encode(image: Image.Image, kind: Format, quality: int) -> bytes:
     file = BytesIO()
     if kind == "jpeg":
         image.save(file, format="JPEG", quality=quality, optimize=False, progressive=False)

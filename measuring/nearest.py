@@ -10,7 +10,7 @@ from handoff.split import Split
 from pipeline.metrics import to_unit
 
 
-class Nearest(NamedTuple):
+class NearestTraining(NamedTuple):
     """For each picture the training picture that is most like it."""
 
     positions: np.ndarray  # (B,), in the manifest
@@ -18,7 +18,7 @@ class Nearest(NamedTuple):
 
 
 @torch.no_grad()
-def nearest_training(pictures: Tensor, split: Split, batch_size: int = 500) -> Nearest:
+def nearest_training(pictures: Tensor, split: Split, batch_size: int = 500) -> NearestTraining:
     """pictures: (B, C, H, W) in [-1, 1], on the CPU. Looks at every training picture of the split, in batches."""
     found = to_unit(pictures).flatten(1)
     positions = split.positions("train")
@@ -35,7 +35,7 @@ def nearest_training(pictures: Tensor, split: Split, batch_size: int = 500) -> N
         (found[i : i + batch_size] - to_unit(split.pictures(chosen[i : i + batch_size])).flatten(1)).square().mean(1)
         for i in starts
     ]
-    return Nearest(chosen, torch.cat(exact))
+    return NearestTraining(chosen, torch.cat(exact))
 
 
 def share_of_copies(tokens: Tensor, train_tokens: Tensor) -> float:

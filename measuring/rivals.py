@@ -1,116 +1,127 @@
-"""The study beside others: rivals on the same masks, and other ways to spend the same bits.
+"""The study beside others: rivals on the same masks. Rows are dicts with the keys of RIVALS_HEADER.
 
-Rows are dicts with the keys of RIVALS_HEADER and BITS_HEADER. Pictures are float [-1, 1] in models, [0, 1] in measures.
+Pictures are float [-1, 1] in models, [0, 1] in measures. No rival sees what a masked token was. Those that work on
+pixels take the pixels of kept cells from the painting of the whole grid; there the decoder knew the neighbours, too,
+which is a slight advantage for these.
 """
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from handoff.memory import HandedMemory
 from handoff.split import Split
 from masking import mask_first, masked_count
-from measuring.study import ALL_FORGOTTEN, Plan, Study, batches_of, judge, measure
+from measuring.study import ALL_FORGOTTEN, Findings, judge, measure_recall
 from measuring.tables import bits_of, summarise
 from models.codes import Filling
-from pipeline.machine import generator
-from pipeline.metrics import bootstrap_interval
+from pipeline.machine import Stream, generator
+from pipeline.metrics import Bootstrap
 from pipeline.progress import progress_bar
-from pipeline.tables import Rows
-from recall import simple_fillers
+from pipeline.tables import Rows, mean_row
+from recall.fillers import Way, distil_filler
+from recall.hole import Filler, dig
 from recall.memory import Memory
+from recall.simple_fillers import (
+    Biharmonic,
+    ExpectedCode,
+    KeepingPixels,
+    MeanPicture,
+    MostFrequentCode,
+    NearestKept,
+    NotCompleted,
+)
 from sources.splitting import spread
 
 if TYPE_CHECKING:
     from transformers import DistilBertForMaskedLM
 
-
 RIVALS_HEADER = ("rival", "percent", "measure", "mean", "low", "high", "pictures")
 
 
-def measure_rivals(
-    handed: HandedMemory,
-    split: Split,
-    study: Study,
-    plan: Plan,
-    published: "DistilBertForMaskedLM | None",
-    most_pictures: int,
-    slow_pictures: int,
-    resamples: int,
-) -> Rows:
-    """The random masks of the study filled in by others and by ours; the published recipe also with its own way to
-    choose what to keep. The study must have the strategy random."""
-    order = study.orders["random"][0]
-    ladder = simple_fillers.Ladder(handed.memory, mean_picture(split), published)
-    names = [name for name in simple_fillers.RIVALS if name != "published recipe" or published is not None]
-    found: Rows = []
-    for name in progress_bar(names, desc="rivals", unit="rival"):
-        picks = spread(len(order), slow_pictures if name in simple_fillers.SLOW else most_pictures)
-        found += rival_rows(name, ladder, handed, split, study.positions[picks], order[picks], plan, resamples)
+@dataclass(frozen=True)
+class RivalCounts:
+    """pictures: for each rival; slow_pictures: for those that take long; resamples: behind each interval."""
+
+    pictures: int
+    slow_pictures: int
+    resamples: int
+
+
+def rival_ways(memory: Memory, mean: Tensor, published: "DistilBertForMaskedLM | None") -> list[Way]:
+    """All who fill in the random masks. mean: the mean training picture (C, H, W); published: a DistilBERT of the
+    published recipe, None when there is none."""
+    simple: list[Filler] = [
+        MeanPicture(mean, memory.stride),
+        NotCompleted(memory.codebook, memory.blank),
+        MostFrequentCode(memory),
+        ExpectedCode(memory),
+        NearestKept(memory),
+        Biharmonic(MeanPicture(mean, memory.stride)),
+    ]
+    ours = distil_filler(memory, name="ours, expected")
+    found = [Way(filler, filler.decodings[0], filler.name) for filler in simple]
+    found += [Way(ours, "argmax", "ours, argmax"), Way(ours, "expected", ours.name)]
+    kept = KeepingPixels(ours, memory)
+    found += [Way(kept, "expected", kept.name)]
     if published is not None:
-        positions = study.positions[spread(len(order), most_pictures)]
-        found += published_selection(handed, split, positions, plan, resamples, published)
+        found += [Way(distil_filler(memory, model=published, name="published recipe"), "argmax", "published recipe")]
     return found
 
 
-def rival_rows(
-    name: str,
-    ladder: simple_fillers.Ladder,
-    handed: HandedMemory,
-    split: Split,
-    positions: np.ndarray,
-    order: Tensor,
-    plan: Plan,
-    resamples: int,
-) -> Rows:
-    """One rival at all percentages: rows of rivals.csv."""
-    memory = ladder.memory
+def measure_rivals(findings: Findings, published: "DistilBertForMaskedLM | None", counts: RivalCounts) -> Rows:
+    """The random masks of the study filled in by others and by ours; the published recipe also with its own way to
+    choose what to keep. The study must have the strategy random."""
+    study, split = findings.study, findings.handed.split
+    everything = np.arange(len(study.positions))
+    found: Rows = []
+    ways = rival_ways(findings.memory, mean_picture(split), published)
+    for way in progress_bar(ways, desc="rivals", unit="rival"):
+        slow = isinstance(way.filler, Biharmonic)
+        picks = spread(everything, counts.slow_pictures if slow else counts.pictures)
+        found += rival_rows(way, findings, picks, counts.resamples)
+    if published is not None:
+        positions = study.positions[spread(everything, counts.pictures)]
+        found += published_selection(findings, positions, published, counts.resamples)
+    return found
+
+
+def rival_rows(way: Way, findings: Findings, picks: np.ndarray, resamples: int) -> Rows:
+    """One rival at all percentages: rows of rivals.csv. picks: which of the study's pictures."""
+    memory, plan = findings.memory, findings.plan
+    order = findings.study.orders["random"][0][picks]
     values: dict[tuple[int, str], list[Tensor]] = {}
-    for batch in batches_of(memory, split, handed.indices, positions, plan.batch_size):
+    for batch in findings.batches(findings.study.positions[picks]):
         for percent in plan.percentages:
-            mask = mask_first(order[batch.rows], masked_count(percent / 100, memory.tokens))
-            mask = mask.to(memory.device)
-            painted = simple_fillers.fill(name, ladder, batch.tokens, mask, batch.whole * 2 - 1)
-            grids = memory.encode(painted) if memory.classifier and memory.classifier.sees_codes else batch.tokens
-            for key, value in judge(memory, batch, mask, painted, grids).items():
+            mask = mask_first(order[batch.rows], masked_count(percent / 100, memory.tokens)).to(memory.device)
+            hole = dig(batch.tokens, mask, pixels=batch.whole * 2 - 1, stride=memory.stride)
+            filled = way.fill(hole)
+            painted = memory.paint(filled)
+            for key, value in judge(memory, batch, mask, painted, memory.grids_behind(filled, painted)).items():
                 values.setdefault((percent, key), []).append(value.float().cpu())
+    bootstrap = Bootstrap(resamples, lambda: generator(plan.seed, Stream.BOOTSTRAP))
     return [
-        _mean_row({"rival": name, "percent": percent, "measure": key}, torch.cat(parts), resamples, plan.seed)
+        mean_row({"rival": way.shown, "percent": percent, "measure": key}, torch.cat(parts), bootstrap)
         for (percent, key), parts in values.items()
         if key != "predicted"
     ]
 
 
-def _mean_row(start: dict[str, Any], values: Tensor, resamples: int, seed: int) -> dict[str, Any]:
-    values = values[~values.isnan()]
-    if not len(values):
-        return {**start, "mean": float("nan"), "low": float("nan"), "high": float("nan"), "pictures": 0}
-    low, high = bootstrap_interval(values, resamples, generator(seed, 203))
-    return {**start, "mean": float(values.mean()), "low": low, "high": high, "pictures": len(values)}
-
-
 def published_selection(
-    handed: HandedMemory,
-    split: Split,
-    positions: np.ndarray,
-    plan: Plan,
-    resamples: int,
-    published: "DistilBertForMaskedLM",
+    findings: Findings, positions: np.ndarray, published: "DistilBertForMaskedLM", resamples: int
 ) -> Rows:
     """The published study as a whole: its model, its selection, the likeliest codes in one pass."""
-    ours = handed.memory
-    theirs = Memory(
-        ours.vqvae, published, ours.classifier, ours.position_shares, ours.device, ours.bf16, ours.batch_size
-    )
+    plan, handed = findings.plan, findings.handed
+    theirs = replace(findings.memory, distil=published)
     strategies = tuple(name for name in ("selective", "additive") if name in plan.strategies)
     if not strategies:
         return []
-    their_plan = Plan(
-        strategies, plan.percentages, ("argmax",), 1, plan.seed, plan.choosing, Filling(), False, plan.batch_size
+    their_plan = replace(
+        plan, strategies=strategies, decodings=("argmax",), seeds=1, filling=Filling(), tell_class=False
     )
-    found = measure(theirs, split, handed.indices, positions, their_plan)
+    found = measure_recall(theirs, handed.split, handed.indices, positions, their_plan)
     rows = summarise(found, resamples, plan.seed, bits_of(theirs))
     return [
         {"rival": f"published recipe, {row['strategy']}", **{key: row[key] for key in RIVALS_HEADER[1:]}}
@@ -119,7 +130,7 @@ def published_selection(
     ]
 
 
-def mean_picture(split: Split, most: int = 2000) -> Tensor:
-    """(C, H, W) in [-1, 1]: the mean of the training pictures, of `most` evenly spread ones when there are more."""
+def mean_picture(split: Split, enough: int = 2000) -> Tensor:
+    """(C, H, W) in [-1, 1]: the mean of the training pictures; of every n-th from n times `enough` pictures on."""
     train = split.positions("train")
-    return split.pictures(train[:: max(1, len(train) // most)]).mean(0)
+    return split.pictures(train[:: max(1, len(train) // enough)]).mean(0)

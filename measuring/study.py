@@ -14,15 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from handoff.memory import HandedMemory
 from handoff.split import Split
 from handoff.vqvae import HandedIndices
 from masking import mask_first, masked_count, touched_pixels
-from models.codes import Filling, choose_codes
-from models.distilbert import guided_logits
-from pipeline.machine import generator
+from models.codes import Filling
+from pipeline.machine import Stream, generator
 from pipeline.metrics import calibration_gaps, errors_and_within, picture_errors, to_unit
 from pipeline.progress import progress_bar
+from pipeline.tables import Rows
 from recall.choosing import Choosing, choose_order
+from recall.fillers import Prediction, distil_filler
+from recall.hole import Filled, dig
 from recall.memory import Memory
 from settings.strategies import STRATEGIES
 
@@ -31,8 +34,8 @@ ALL_FORGOTTEN = "any"  # at 100 % nothing is kept, so all strategies are the sam
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What to measure. `filling`: passes, order, temperature and truncation of drawn codes, guidance."""
+class StudyPlan:
+    """What to measure. `filling`: passes, fill order, temperature and truncation of drawn codes, guidance."""
 
     strategies: tuple[str, ...]
     percentages: tuple[int, ...]
@@ -103,18 +106,47 @@ class Study:
     positions: np.ndarray
 
 
-def make_orders(memory: Memory, tokens: Tensor, plan: Plan) -> dict[str, list[Tensor]]:
+@dataclass(frozen=True)
+class Findings:
+    """A study with all that it was made from; rows: those of curves.csv."""
+
+    handed: HandedMemory
+    plan: StudyPlan
+    study: Study
+    rows: Rows
+
+    @property
+    def memory(self) -> Memory:
+        return self.handed.memory
+
+    @property
+    def decoding(self) -> str:
+        """The one that figures and metrics show: the last of the plan."""
+        return self.plan.decodings[-1]
+
+    def has(self, measure: str) -> bool:
+        """Whether it was measured; without a classifier some are not."""
+        return any(row["measure"] == measure for row in self.rows)
+
+    def batches(self, positions: np.ndarray) -> Iterator[Batch]:
+        """Those pictures with all that they are compared with, made anew: all at once may not fit into memory."""
+        return batches_of(self.memory, self.handed.split, self.handed.indices, positions, self.plan.batch_size)
+
+
+def make_orders(memory: Memory, tokens: Tensor, plan: StudyPlan) -> dict[str, list[Tensor]]:
     """strategy -> a (P, N) order for each seed; strategies that draw nothing have one."""
     orders: dict[str, list[Tensor]] = {}
     jobs = [(name, seed) for name in plan.strategies for seed in range(plan.seeds if STRATEGIES[name].drawn else 1)]
     for name, seed in progress_bar(jobs, desc="choosing what to keep", unit="order"):
-        draws = generator(plan.seed, 201, seed)
+        draws = generator(plan.seed, Stream.ORDERS, seed)
         orders.setdefault(name, []).append(choose_order(name, memory, tokens, draws, plan.choosing).cpu())
     return orders
 
 
 @torch.no_grad()
-def measure(memory: Memory, split: Split, indices: HandedIndices, positions: np.ndarray, plan: Plan) -> Study:
+def measure_recall(
+    memory: Memory, split: Split, indices: HandedIndices, positions: np.ndarray, plan: StudyPlan
+) -> Study:
     """Choose, forget, complete, paint and judge. positions: (P,) the pictures."""
     with torch.autocast(memory.device.type, enabled=False):  # around all: weights are cast to bfloat16 once
         orders = make_orders(memory, indices.tokens(positions).to(memory.device), plan)
@@ -126,7 +158,7 @@ def _recall_all(
     split: Split,
     indices: HandedIndices,
     positions: np.ndarray,
-    plan: Plan,
+    plan: StudyPlan,
     orders: dict[str, list[Tensor]],
 ) -> Study:
     """orders: see `make_orders`."""
@@ -140,7 +172,7 @@ def _recall_all(
                 count = masked_count(percent / 100, memory.tokens)
                 order = orders[plan.strategies[0] if name == ALL_FORGOTTEN else name]
                 mask = mask_first(order[seed][batch.rows], count).to(memory.device)
-                draws = generator(plan.seed, 202, percent, seed, batch.rows.start)
+                draws = generator(plan.seed, Stream.DRAWN_CODES, percent, seed, batch.rows.start)
                 wanted = plan.decodings if seed == 0 else plan.decodings[-1:]
                 seeds = 1 if name == ALL_FORGOTTEN else len(order)
                 recalled = recall_batch(memory, batch, mask, plan, wanted, draws)
@@ -157,7 +189,7 @@ def _recall_all(
     return Study({key: cell.table for key, cell in cells.items()}, orders, errors, positions)
 
 
-def _jobs(orders: dict[str, list[Tensor]], plan: Plan) -> Iterator[tuple[str, int, int]]:
+def _jobs(orders: dict[str, list[Tensor]], plan: StudyPlan) -> Iterator[tuple[str, int, int]]:
     """(strategy, percent, number of the seed); 100 % only once."""
     for percent in plan.percentages:
         if percent == 100:
@@ -174,7 +206,7 @@ def batches_of(
     for start in range(0, len(positions), batch_size):
         chosen = positions[start : start + batch_size]
         tokens = indices.tokens(chosen).to(memory.device)
-        whole = memory.paint_indices(tokens)
+        whole = memory.paint_tokens(tokens)
         seen = memory.class_probabilities(whole, tokens)
         yield Batch(
             rows=slice(start, start + batch_size),
@@ -198,73 +230,39 @@ class Recalled:
 
 
 def recall_batch(
-    memory: Memory, batch: Batch, mask: Tensor, plan: Plan, decodings: tuple[str, ...], draws: torch.Generator
+    memory: Memory, batch: Batch, mask: Tensor, plan: StudyPlan, decodings: tuple[str, ...], draws: torch.Generator
 ) -> Recalled:
     """Complete one batch under one mask, all decodings from the same predictions when one pass fills everything."""
-    labels = batch.labels if plan.tell_class else None
-    empty = torch.zeros(0, device=memory.device)
+    tokens, answers = None, (torch.zeros(0), torch.zeros(0, dtype=torch.bool))
     if not mask.any():
-        whole = memory.paint_indices(batch.tokens)
-        return Recalled(dict.fromkeys(decodings, (whole, batch.tokens)), None, (empty, empty.bool()))
-    if plan.filling.passes > 1:
-        return Recalled(_in_passes(memory, batch, mask, plan, decodings, draws, labels), None, (empty, empty.bool()))
-    with memory.autocast():
-        logits = guided_logits(memory.distil, batch.tokens, mask, labels, plan.filling.guidance_scale)  # (M, K)
-    probabilities = logits.softmax(1)
-    confidence, likeliest = probabilities.max(1)
-    filled = batch.tokens.masked_scatter(mask, likeliest)
-    painted: dict[str, tuple[Tensor, Tensor]] = {}
-    for decoding in decodings:
-        if decoding == "expected":
-            vectors = memory.codebook[batch.tokens]
-            vectors[mask] = probabilities @ memory.codebook
-            painted[decoding] = (memory.paint(vectors), filled)
+        filled = dict.fromkeys(decodings, Filled(batch.tokens))
+    else:
+        filler = distil_filler(memory, plan.filling)
+        hole = dig(batch.tokens, mask, batch.labels if plan.tell_class else None)
+        if filler.passes > 1:
+            filled = filler.fill_all(hole, decodings, draws)
         else:
-            codes = likeliest if decoding == "argmax" else choose_codes(logits, plan.filling, draws)
-            grids = batch.tokens.masked_scatter(mask, codes)
-            painted[decoding] = (memory.paint_indices(grids), grids)
-    true = batch.tokens[mask]
-    right = likeliest == true
-    per_picture = mask.sum(1)
+            prediction = filler.predict(hole)
+            filled = {decoding: prediction.decode(decoding, draws) for decoding in decodings}
+            tokens, answers = judge_prediction(prediction, batch.tokens)
+    painted = {decoding: (memory.paint(answer), answer.tokens) for decoding, answer in filled.items()}
+    return Recalled(painted, tokens, answers)
+
+
+def judge_prediction(prediction: Prediction, true: Tensor) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
+    """true: (B, N) codes -> cross-entropy in nats and accuracy, means over the masked tokens of each picture (B,); and
+    of each masked token the confidence and whether its likeliest code is right, (M,) each."""
+    mask = prediction.hole.mask
+    targets = true[mask]
+    confidence, likeliest = prediction.probabilities.max(1)
+    right = likeliest == targets
 
     def mean_per_picture(values: Tensor) -> Tensor:
         spread = torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, values.float())
-        return spread.sum(1) / per_picture
+        return spread.sum(1) / mask.sum(1)
 
-    tokens = {
-        "cross_entropy": mean_per_picture(F.cross_entropy(logits, true, reduction="none")),
-        "accuracy": mean_per_picture(right),
-    }
-    return Recalled(painted, tokens, (confidence, right))
-
-
-def _in_passes(
-    memory: Memory,
-    batch: Batch,
-    mask: Tensor,
-    plan: Plan,
-    decodings: tuple[str, ...],
-    draws: torch.Generator,
-    labels: Tensor | None,
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Filled in several passes: argmax and expected from one filling, drawn codes from another."""
-    likeliest = memory.complete(batch.tokens, mask, _undrawn(plan.filling), labels=labels)
-    painted = {
-        "argmax": lambda: (memory.paint_indices(likeliest.indices), likeliest.indices),
-        "expected": lambda: (memory.paint(likeliest.expected), likeliest.indices),
-    }
-    found = {}
-    for decoding in decodings:
-        if decoding == "sample":
-            drawn = memory.complete(batch.tokens, mask, plan.filling, draws, labels).indices
-            found[decoding] = (memory.paint_indices(drawn), drawn)
-        else:
-            found[decoding] = painted[decoding]()
-    return found
-
-
-def _undrawn(filling: Filling) -> Filling:
-    return Filling(filling.passes, filling.order, 0.0, guidance_scale=filling.guidance_scale)
+    losses = F.cross_entropy(prediction.logits, targets, reduction="none")
+    return {"cross_entropy": mean_per_picture(losses), "accuracy": mean_per_picture(right)}, (confidence, right)
 
 
 def judge(memory: Memory, batch: Batch, mask: Tensor, painted: Tensor, grids: Tensor) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import numpy as np
 from handoff.split import Split
 from masking import masked_count, stored_bits
 from measuring.study import ALL_FORGOTTEN, Study
-from pipeline.machine import generator
+from pipeline.machine import Stream, generator
 from pipeline.metrics import Bootstrap
 from pipeline.tables import Rows
 from recall.memory import Memory
@@ -25,7 +25,7 @@ def summarise(study: Study, resamples: int, seed: int, bits: Callable[[str, int]
     """Rows of curves.csv: mean over seeds and pictures, its 95 % bootstrap interval over pictures (the same resamples
     everywhere), and the standard deviation of the mean over seeds. PSNR is that of each picture, averaged. SSIM within
     the mask is over the pictures that have a window there."""
-    rows, bootstrap = [], Bootstrap(resamples, lambda: generator(seed, 203))
+    rows, bootstrap = [], Bootstrap(resamples, lambda: generator(seed, Stream.BOOTSTRAP))
     for (strategy, percent, decoding), table in study.cells.items():
         for name, values in table.items():
             if name in NOT_A_MEASURE:

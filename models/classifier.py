@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 Architecture = Literal["compact", "resnet18", "resnet50", "codes"]
@@ -129,51 +128,6 @@ class CodeCNN(nn.Module):
     def forward(self, indices: Tensor) -> Tensor:
         features = self.features(self.embedding(indices).permute(0, 3, 1, 2))  # (B, 128, h, w)
         return self.head(torch.cat([features.mean((2, 3)), features.amax((2, 3))], dim=1))
-
-
-def shift(pictures: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Each picture of (B, C, H, W) moved by up to `most` pixels along each axis; edges are reflected in."""
-    if most == 0:
-        return pictures
-    b, _, height, width = pictures.shape
-    padded = F.pad(pictures, (most, most, most, most), mode="reflect")
-    tops, lefts = torch.randint(0, 2 * most + 1, (2, b), generator=generator).to(pictures.device)
-    rows = tops[:, None] + torch.arange(height, device=pictures.device)  # (B, H)
-    columns = lefts[:, None] + torch.arange(width, device=pictures.device)  # (B, W)
-    batch = torch.arange(b, device=pictures.device)
-    moved = padded.permute(0, 2, 3, 1)[batch[:, None, None], rows[:, :, None], columns[:, None, :]]  # (B, H, W, C)
-    return moved.permute(0, 3, 1, 2)
-
-
-def flip(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Each picture left-right with probability one half, by its own coin."""
-    coins = (torch.rand(len(pictures), generator=generator) < 0.5).to(pictures.device)
-    return torch.where(coins[:, None, None, None], pictures.flip(3), pictures)
-
-
-def degrade(pictures: Tensor, cell: int, generator: torch.Generator) -> Tensor:
-    """(B, C, H, W) in [-1, 1] with random cells of `cell` x `cell` pixels blurred, and in half of the pictures others
-    in mid grey. A recalled picture is blurred where the memory is unsure; who judges it must have seen such pictures.
-
-    Each picture has its own share of blurred cells (0 to 1), strength (0 to 1) and share of grey cells (0 to 3/4); one
-    in four stays as it is.
-    """
-    from torchvision.transforms.v2.functional import gaussian_blur
-
-    b, _, height, width = pictures.shape
-    size = 2 * (5 * cell // 4) + 1
-    with torch.autocast(pictures.device.type, enabled=False):
-        blurred = gaussian_blur(pictures, [min(size, 2 * height - 1), min(size, 2 * width - 1)], [0.6 * cell] * 2)
-    shares, strengths, grey_shares, coins = torch.rand(4, b, 1, 1, 1, generator=generator).to(pictures.device)
-
-    def cells(share: Tensor) -> Tensor:
-        noise = torch.rand(b, 1, -(-height // cell), -(-width // cell), generator=generator).to(pictures.device)
-        chosen = (noise < share).repeat_interleave(cell, 2).repeat_interleave(cell, 3)
-        return chosen[:, :, :height, :width].to(pictures.dtype)
-
-    strengths = strengths * (coins < 0.75)
-    mixed = torch.lerp(pictures, blurred, cells(shares) * strengths)
-    return mixed * (1 - cells(0.75 * grey_shares * (coins < 0.5)))
 
 
 def describe_config(config: ClassifierConfig) -> dict[str, object]:

@@ -19,7 +19,7 @@ class Filling:
     """
 
     passes: int = 1
-    order: FillOrder = "confidence"
+    fill_order: FillOrder = "confidence"
     temperature: float = 0.0
     top_k: int = 0  # draw from the k likeliest codes; 0: from all
     top_p: float = 1.0  # draw from the likeliest codes that together have this probability

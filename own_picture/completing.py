@@ -10,7 +10,7 @@ mask of pixels the memory stores the picture and forgets tokens of it; with one 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,7 +22,7 @@ from masking import mask_first, masked_count, touched_pixels, touched_tokens
 from models.codes import Filling
 from models.distilbert import classes_of
 from own_picture.fitting import (
-    _assemble,
+    assemble,
     cut,
     diversity_of,
     mask_from_tiles,
@@ -32,11 +32,14 @@ from own_picture.fitting import (
     resize,
     to_tiles,
 )
-from own_picture.reading import _check_size, upright_pixels
+from own_picture.reading import check_size, upright_pixels
+from pipeline.configured import configured
 from pipeline.files import InputError
-from pipeline.machine import generator
+from pipeline.machine import Stream, generator
 from pipeline.progress import progress_bar
 from recall.choosing import Choosing, choose_order
+from recall.fillers import distil_filler
+from recall.hole import dig
 from recall.memory import Memory
 from settings.reconstruct_masked import ReconstructMaskedSection
 from sources.pixels import from_model, to_model
@@ -45,7 +48,6 @@ if TYPE_CHECKING:
     from transformers import DistilBertForMaskedLM
 
 GREY = 128  # of missing pixels, where they are shown
-ORDER_DRAWS = 211  # number of the generator of strategies; 0 and up are those of drawn codes
 
 
 @dataclass(frozen=True)
@@ -102,14 +104,14 @@ def complete_picture(
         missing = mask_from_tiles(forgotten, request.fit, height, width)
         near = nearest_known(missing)
     else:
-        _check_size("the mask", missing.shape[::-1], (width, height))
+        check_size("the mask", missing.shape[::-1], (width, height))
         near = nearest_known(missing)
         tiles = to_tiles(original[near.rows, near.columns], request.fit, side)
         mask, paintings = _complete_tiles(memory, tiles, tokens_to_predict(missing, request, config), request)
     painted = mask.any(1).numpy()
     cell = config.stride if request.fit == "tile" else config.stride * math.sqrt(height * width) / side
     completed, *samples = (
-        paste(original, _assemble(part, painted, request.fit, height, width), missing, near, cell) for part in paintings
+        paste(original, assemble(part, painted, request.fit, height, width), missing, near, cell) for part in paintings
     )
     return OwnResult(
         original=original,
@@ -158,30 +160,21 @@ def _complete_tiles(
     chosen = torch.zeros(len(tiles), memory.tokens, dtype=torch.bool) if mask is None else mask
     paintings = np.zeros((1 + request.samples, *tiles.shape), dtype=np.uint8)
     todo = torch.arange(len(tiles)) if mask is None else mask.any(1).nonzero()[:, 0]
-    order_draws = generator(request.seed, ORDER_DRAWS)
-    draws = [generator(request.seed, number) for number in range(1 + request.samples)]
+    order_draws = generator(request.seed, Stream.OWN_ORDERS)
+    filler = distil_filler(memory, request.filling)
+    draws = [generator(request.seed, Stream.OWN_CODES, number) for number in range(1 + request.samples)]
     for part in progress_bar(list(memory.batches(len(todo))), desc="completing", unit="batch"):
         rows = todo[part]
         tokens = memory.encode(to_model(tiles[rows.numpy()]))
         if mask is None:
             order = choose_order(request.strategy, memory, tokens, order_draws, request.choosing)
             chosen[rows] = mask_first(order, masked_count(request.percent / 100, memory.tokens)).cpu()
+        labels = None if request.label is None else torch.full((len(rows),), request.label, device=memory.device)
+        hole = dig(tokens, chosen[rows].to(memory.device), labels)
         for number, drawn in enumerate(draws):
             decoding = "sample" if number else request.decoding
-            painted = _fill_and_paint(memory, tokens, chosen[rows].to(memory.device), decoding, request, drawn)
-            paintings[number, rows.numpy()] = from_model(painted)
+            paintings[number, rows.numpy()] = from_model(memory.paint(filler.fill(hole, decoding, drawn)))
     return chosen, paintings
-
-
-def _fill_and_paint(
-    memory: Memory, tokens: Tensor, mask: Tensor, decoding: str, request: Request, draws: torch.Generator
-) -> Tensor:
-    """(B, N) indices and mask -> (B, C, S, S) in [-1, 1]."""
-    temperature = (request.filling.temperature or 1.0) if decoding == "sample" else 0.0
-    filling = replace(request.filling, temperature=temperature)
-    labels = None if request.label is None else torch.full((len(tokens),), request.label, device=tokens.device)
-    filled = memory.complete(tokens, mask, filling, draws, labels)
-    return memory.paint(filled.expected) if decoding == "expected" else memory.paint_indices(filled.indices)
 
 
 def _classify(memory: Memory, pixels: np.ndarray, classes: Sequence[str]) -> list[tuple[str, float]]:
@@ -212,31 +205,13 @@ def request_of(
     section: ReconstructMaskedSection, distil: "DistilBertForMaskedLM", classes: Sequence[str], seed: int
 ) -> Request:
     """The settings as a request. Raises InputError for a class that is unknown or cannot be told."""
-    own = section.own
-    return Request(
-        percent=own.percent,
-        strategy=own.strategy,
-        decoding=own.decoding,
-        samples=own.samples,
-        fit=own.fit,
-        margin=own.margin,
-        label=class_number(own.label, distil, classes),
+    return configured(
+        Request,
+        section.own,
+        label=class_number(section.own.label, distil, classes),
         seed=seed,
-        choosing=Choosing(
-            passes=section.choosing_passes,
-            look_ahead=section.look_ahead,
-            candidates=section.candidates,
-            code_share=section.code_share,
-            blocks=section.blocks,
-        ),
-        filling=Filling(
-            passes=section.passes,
-            order=section.fill_order,
-            temperature=section.temperature,
-            top_k=section.top_k,
-            top_p=section.top_p,
-            guidance_scale=section.guidance_scale,
-        ),
+        choosing=configured(Choosing, section),
+        filling=configured(Filling, section),
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import distance_transform_edt, uniform_filter
 
-from sources.pixels import _image
+from sources.pixels import plain_image
 
 SEAM = 4.0  # pixels over which detail at the border of a hole fades
 
@@ -50,7 +50,7 @@ def resize(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
     """(H, W, C) uint8 -> (height, width, C), antialiased (Lanczos); the same array when it has that size."""
     if pixels.shape[:2] == (height, width):
         return pixels
-    resized = _image(pixels).resize((width, height), Image.Resampling.LANCZOS)
+    resized = plain_image(pixels).resize((width, height), Image.Resampling.LANCZOS)
     return np.array(resized).reshape(height, width, pixels.shape[2])
 
 
@@ -71,7 +71,7 @@ def join(tiles: np.ndarray, height: int, width: int) -> np.ndarray:
     return padded.reshape(rows * side, columns * side, *rest)[:height, :width]
 
 
-def _assemble(tiles: np.ndarray, painted: np.ndarray, fit: str, height: int, width: int) -> np.ndarray:
+def assemble(tiles: np.ndarray, painted: np.ndarray, fit: str, height: int, width: int) -> np.ndarray:
     """(T, S, S, C) uint8, which of them are painted (T,) -> (height, width, C). Tiles that are not painted continue
     their neighbours, so that the step from painted to known is known at their borders, too."""
     if fit == "resize":
@@ -85,7 +85,7 @@ def _assemble(tiles: np.ndarray, painted: np.ndarray, fit: str, height: int, wid
 # --- pasting ----------------------------------------------------------------------------------------------------------
 
 
-class Nearest(NamedTuple):
+class NearestKnown(NamedTuple):
     """For each pixel the nearest known one: its distance in pixels, row and column, (H, W) each."""
 
     distance: np.ndarray
@@ -93,16 +93,18 @@ class Nearest(NamedTuple):
     columns: np.ndarray
 
 
-def nearest_known(missing: np.ndarray) -> Nearest:
+def nearest_known(missing: np.ndarray) -> NearestKnown:
     """Known pixels are their own nearest, at distance 0. Where none is known, each is its own at infinite distance."""
     if missing.all():
         places = np.indices(missing.shape)
-        return Nearest(np.full(missing.shape, np.inf), places[0], places[1])
+        return NearestKnown(np.full(missing.shape, np.inf), places[0], places[1])
     distance, places = distance_transform_edt(missing, return_indices=True)
-    return Nearest(distance, places[0], places[1])
+    return NearestKnown(distance, places[0], places[1])
 
 
-def paste(original: np.ndarray, painted: np.ndarray, missing: np.ndarray, near: Nearest, cell: float) -> np.ndarray:
+def paste(
+    original: np.ndarray, painted: np.ndarray, missing: np.ndarray, near: NearestKnown, cell: float
+) -> np.ndarray:
     """`original` with painted pixels where they are missing, all (H, W, C) uint8.
 
     Painted pixels are moved by what the painting lacks at the nearest known pixel, so that there is no edge and known

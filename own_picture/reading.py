@@ -11,7 +11,7 @@ from pipeline.files import InputError
 from pipeline.progress import progress_bar
 from settings.reconstruct_masked import OwnPicture
 from sources.folders import PICTURE_ENDINGS
-from sources.pixels import MAX_PIXELS, _plain
+from sources.pixels import MAX_PIXELS, plain_mode
 from sources.stacks import ORDINARY
 
 NAME_LENGTH = 60
@@ -39,7 +39,7 @@ def read_picture(path: Path, option: str = "--image") -> Image.Image:
 
 def upright_pixels(picture: Image.Image, channels: int) -> np.ndarray:
     """Any mode -> (H, W, channels) uint8; turned as its EXIF says, on white where transparent."""
-    plain = _plain(ImageOps.exif_transpose(picture), channels)
+    plain = plain_mode(ImageOps.exif_transpose(picture), channels)
     return np.array(plain).reshape(plain.height, plain.width, channels)
 
 
@@ -50,12 +50,12 @@ def read_mask(path: Path | str, size: tuple[int, int]) -> np.ndarray:
     says that nothing or everything is missing.
     """
     picture = read_picture(Path(path), "--mask")
-    _check_size(f"--mask {path}", picture.size, size)
+    check_size(f"--mask {path}", picture.size, size)
     if picture.has_transparency_data:
         layer = picture.convert("RGBA")
         picture = Image.new("RGBA", layer.size, "black")
         picture.alpha_composite(layer)
-    values = np.asarray(_plain(picture, 1))
+    values = np.asarray(plain_mode(picture, 1))
     missing = values >= 128
     if not missing.any():
         raise InputError(
@@ -88,7 +88,7 @@ def _checked_not_all(missing: np.ndarray, found: str) -> np.ndarray:
     return missing
 
 
-def _check_size(name: str, found: tuple[int, ...], expected: tuple[int, int]) -> None:
+def check_size(name: str, found: tuple[int, ...], expected: tuple[int, int]) -> None:
     if tuple(found) != tuple(expected):
         sizes = f"{'x'.join(map(str, found))}; expected {expected[0]}x{expected[1]}"
         raise InputError(f"{name} is {sizes}, the size of the picture")

@@ -9,8 +9,7 @@ from torch import Tensor
 from handoff.split import Split
 from handoff.vqvae import HandedVQVAE
 from masking import hide_components
-from measuring import components
-from measuring.components import index_maps, write_picture
+from measuring.components import component_errors, index_maps, write_picture
 from pipeline.files import InputError, smallest_unsigned, write_array, write_csv
 from pipeline.metrics import picture_errors, to_unit
 from pipeline.progress import progress_bar
@@ -19,7 +18,6 @@ from settings.vqvae_reconstruction import VQVAEReconstructionSection
 from sources.pictures import decode_all
 from sources.pixels import from_model, to_model
 from sources.stacks import Stacks
-from vqvae import VQVAE
 
 # --- someone's own pictures -------------------------------------------------------------------------------------------
 
@@ -42,14 +40,14 @@ def reconstruct_own(
     found = torch.cat(
         [vqvae.model.encode_indices(shown[i : i + batch_size].to(device)) for i in range(0, len(x), batch_size)]
     )
-    painted = paint(vqvae.model, found, batch_size)
+    painted = vqvae.paint(found.flatten(1), batch_size)
     errors = picture_errors(to_unit(painted), to_unit(x))
     folder = stage.folder.path / "own"
     for number, file in enumerate(progress_bar(files, desc="writing", unit="picture")):
         write_picture(folder / f"{number:05d}_{file.stem}", from_model(painted[number : number + 1])[0], split)
     write_array(folder / "indices.npy", found.cpu().numpy().astype(smallest_unsigned(config.codebook_size)))
     if len(split.components) > 1:  # one column for each component, too
-        each = components.component_errors(to_unit(painted), to_unit(x))
+        each = component_errors(to_unit(painted), to_unit(x))
         errors |= {
             f"{measured}_{name}": values[:, place]
             for measured, values in each.items()
@@ -74,7 +72,7 @@ def reconstruct_own(
 @torch.no_grad()
 def paint_own(stage: Stage, split: Split, vqvae: HandedVQVAE, indices: np.ndarray, batch_size: int) -> float:
     """Pictures of indices (B, h, w) to own/NNNNN.png. Returns how many there were."""
-    painted = from_model(paint(vqvae.model, torch.from_numpy(indices).to(stage.machine.device), batch_size))
+    painted = from_model(vqvae.paint(torch.from_numpy(indices).flatten(1), batch_size))
     folder = stage.folder.path / "own"
     for number, picture in enumerate(progress_bar(painted, desc="writing", unit="picture")):
         write_picture(folder / f"{number:05d}", picture, split)
@@ -84,13 +82,6 @@ def paint_own(stage: Stage, split: Split, vqvae: HandedVQVAE, indices: np.ndarra
     return float(len(painted))
 
 
-def paint(model: VQVAE, indices: Tensor, batch_size: int) -> Tensor:
-    """(B, h, w) -> (B, C, H, W) in [-1, 1], on the CPU."""
-    return torch.cat(
-        [model.decode_indices(indices[i : i + batch_size]).cpu() for i in range(0, len(indices), batch_size)]
-    )
-
-
 def own_data(section: VQVAEReconstructionSection) -> list[Path] | Path | None:
     """The files of --input, the file of --indices, or None for the split. Raises InputError for both at once."""
     if section.input is not None and section.indices is not None:
@@ -98,11 +89,11 @@ def own_data(section: VQVAEReconstructionSection) -> list[Path] | Path | None:
     if section.components is not None and section.input is None:
         raise InputError("--components needs pictures; type --input FILE_OR_FOLDER with it")
     if section.input is not None:
-        return own_files(Path(section.input))
+        return input_files(Path(section.input))
     return Path(section.indices) if section.indices is not None else None
 
 
-def own_files(source: Path) -> list[Path]:
+def input_files(source: Path) -> list[Path]:
     """A picture file, or all files in a folder. Raises InputError when there is none."""
     if source.is_file():
         return [source]

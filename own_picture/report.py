@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from own_picture.completing import OwnResult, complete_picture, request_of
+from own_picture.completing import OwnResult, Request, complete_picture
 from own_picture.reading import asked_mask, check_own, read_picture, unique_names
 from pipeline.figures import new_figure, show_picture
 from pipeline.files import write_csv
 from pipeline.progress import progress_bar
 from pipeline.stage import Stage, say
 from recall.memory import Memory
-from settings.reconstruct_masked import ReconstructMaskedSection
-from sources.pixels import _image, write_png
+from settings.reconstruct_masked import OwnPicture
+from sources.pixels import plain_image, write_png
 
 FIGURES = 8  # pictures that get a figure
 FIGURE_SAMPLES = 4
@@ -40,21 +40,18 @@ PICTURES_HEADER = (
 )
 
 
-def complete_own(
-    stage: Stage, memory: Memory, section: ReconstructMaskedSection, channels: int, classes: Sequence[str], seed: int
-) -> float:
-    """Complete the picture or folder of `section.own` into own/ of the run folder; returns the share of missing pixels.
+def complete_own(stage: Stage, memory: Memory, own: OwnPicture, request: Request, classes: Sequence[str]) -> float:
+    """Complete the picture or folder of the settings into own/ of the run folder; returns the share of missing pixels.
 
-    Raises InputError, before anything is written, for all that `check_own` and `request_of` refuse.
+    Raises InputError, before anything is written, for all that `check_own` refuses.
     """
-    request = request_of(section, memory.distil, classes, seed)
-    files = check_own(section.own, channels)
+    files = check_own(own, memory.vqvae.config.channels)
     folder = stage.folder.path / "own"
     rows, missing, pixels = [], 0, 0
     bar = progress_bar(zip(files, unique_names(files), strict=True), "own pictures", "picture", total=len(files))
     for number, (file, name) in enumerate(bar):
         picture = read_picture(file)
-        result = complete_picture(memory, picture, asked_mask(section.own, picture.size), classes, request)
+        result = complete_picture(memory, picture, asked_mask(own, picture.size), classes, request)
         write_result(folder, name, result)
         if number < FIGURES:
             stage.figure(f"own_{name}", result_figure(result))
@@ -125,6 +122,6 @@ def result_figure(result: OwnResult) -> Figure:
 
 def _smaller(pixels: np.ndarray) -> np.ndarray:
     """(H, W, C) uint8 with no side longer than FIGURE_SIDE."""
-    image = _image(pixels)
+    image = plain_image(pixels)
     image.thumbnail((FIGURE_SIDE, FIGURE_SIDE))
     return np.array(image).reshape(image.height, image.width, pixels.shape[2])

@@ -1,22 +1,23 @@
 """The one training loop: AdamW with warm-up and cosine, bf16, early stop, checkpoint each epoch, exact resume.
 
-All randomness of epoch e comes from (seed, e), so a run killed at any moment and resumed from its last whole epoch
-ends with the same weights as one that was never killed, without saving the state of any generator.
+All randomness of epoch e comes from (seed, e) (see `machine.epoch_stream`), so a run killed at any moment and resumed
+from its last whole epoch ends with the same weights as one that was never killed, without saving the state of any
+generator.
 """
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
 from pipeline.files import write_safetensors
-from pipeline.machine import Machine, generator
+from pipeline.machine import Machine, epoch_stream, generator
 from pipeline.progress import progress_bar
 
 History = list[dict[str, float]]
@@ -59,7 +60,17 @@ class KnowsEpoch(Protocol):
 
 
 @runtime_checkable
-class Keeper(Protocol):
+class HasUndecayed(Protocol):
+    """A learner whose model has matrices that weight decay would spoil, such as a codebook."""
+
+    @property
+    def undecayed(self) -> Collection[str]:
+        """Names of those parameters, as in `model.named_parameters()`."""
+        ...
+
+
+@runtime_checkable
+class HasExtraState(Protocol):
     """A learner with state beside its model, such as a second network with an optimizer of its own (a GAN's)."""
 
     def extra_state(self) -> dict[str, Tensor]:
@@ -72,7 +83,7 @@ class Keeper(Protocol):
 
 
 @dataclass(frozen=True)
-class Plan:
+class FitPlan:
     """How to train. `horizon`: the epochs that the cosine spans, more than `epochs` when a retrain stops early."""
 
     epochs: int
@@ -99,7 +110,12 @@ class Progress:
     history: History = field(default_factory=list)
 
 
-def learning_rate_at(step: int, total: int, plan: Plan) -> float:
+def steps_of(learner: Learner, plan: FitPlan) -> int:
+    """Steps of an epoch: whole batches, at least one."""
+    return max(1, learner.count // plan.batch_size)
+
+
+def learning_rate_at(step: int, total: int, plan: FitPlan) -> float:
     """Linear warm-up over `plan.warmup` of the steps, then cosine to zero."""
     warm = max(1, round(plan.warmup * total))
     if step < warm:
@@ -109,7 +125,7 @@ def learning_rate_at(step: int, total: int, plan: Plan) -> float:
 
 def fit(
     learner: Learner,
-    plan: Plan,
+    plan: FitPlan,
     machine: Machine,
     label: str,
     checkpoint: Path | None = None,
@@ -121,17 +137,17 @@ def fit(
     Raises TrainingDiverged when a loss is not finite.
     """
     model = learner.model
-    optimizer = build_optimizer(model, plan, machine)
+    optimizer = build_optimizer(learner, plan, machine)
     progress = Progress()
     best: dict[str, Tensor] = {}
     if checkpoint and checkpoint.is_file():
         progress, best, extra = _restore(checkpoint, model, optimizer)
-        if isinstance(learner, Keeper):
+        if isinstance(learner, HasExtraState):
             learner.load_extra_state(extra)
-    steps = max(1, learner.count // plan.batch_size)
+    steps = steps_of(learner, plan)
     with progress_bar(total=plan.epochs * steps, initial=progress.epoch * steps, desc=label, unit="step") as bar:
         while progress.epoch < plan.epochs and not progress.stopped:
-            trained = _train_epoch(learner, optimizer, plan, machine, progress.epoch, steps, label, bar)
+            trained = _train_epoch(learner, optimizer, plan, machine, progress.epoch, _Shown(label, bar))
             validated = _validate(learner) if plan.patience is not None else {}
             _check_finite(model, validated, plan, label, progress.epoch + 1)
             progress.epoch += 1
@@ -142,7 +158,7 @@ def fit(
                 best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
             progress.stopped = plan.patience is not None and progress.epoch - progress.best_epoch >= plan.patience
             if checkpoint:
-                extra = learner.extra_state() if isinstance(learner, Keeper) else {}
+                extra = learner.extra_state() if isinstance(learner, HasExtraState) else {}
                 _save(checkpoint, model, optimizer, progress, best, extra)
             on_epoch(progress.history)
             shown = f", validation {plan.monitor} {validated[plan.monitor]:.4g}" if validated else ""
@@ -152,28 +168,40 @@ def fit(
     return progress
 
 
-def build_optimizer(model: nn.Module, plan: Plan, machine: Machine) -> torch.optim.AdamW:
-    """AdamW that decays kernels and matrices only, not biases, norms or codebooks."""
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    decayed = [p for name, p in named if p.ndim >= 2 and "codebook" not in name]
-    others = [p for name, p in named if p.ndim < 2 or "codebook" in name]
+def build_optimizer(learner: Learner, plan: FitPlan, machine: Machine) -> torch.optim.AdamW:
+    """AdamW that decays kernels and matrices only: not biases, norms, or what the learner calls undecayed.
+
+    Raises ValueError for an undecayed parameter that the model does not have.
+    """
+    kept = set(learner.undecayed) if isinstance(learner, HasUndecayed) else set()
+    unknown = kept - {name for name, _ in learner.model.named_parameters()}
+    if unknown:
+        raise ValueError(f"undecayed names {', '.join(sorted(unknown))}, which the model does not have")
+    named = [(name, p) for name, p in learner.model.named_parameters() if p.requires_grad]
+    decayed = [p for name, p in named if p.ndim >= 2 and name not in kept]
+    others = [p for name, p in named if p.ndim < 2 or name in kept]
     groups = [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": others, "weight_decay": 0.0}]
     fused = machine.device.type in ("cuda", "cpu")
     return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.98), fused=fused)
 
 
+class _Shown(NamedTuple):
+    """What a fit is called in messages, and its progress bar."""
+
+    label: str
+    bar: Any
+
+
 def _train_epoch(
     learner: Learner,
     optimizer: torch.optim.AdamW,
-    plan: Plan,
+    plan: FitPlan,
     machine: Machine,
     epoch: int,
-    steps: int,
-    label: str,
-    bar: Any,
+    shown: _Shown,
 ) -> dict[str, float]:
     """One pass over the training examples in an order drawn from (seed, epoch); averages of what the steps return."""
-    draws = generator(plan.seed, epoch)
+    draws, steps = generator(plan.seed, epoch_stream(epoch)), steps_of(learner, plan)
     torch.manual_seed(int(torch.randint(2**31, (1,), generator=draws)))  # dropout has no generator of its own
     order = torch.randperm(learner.count, generator=draws)
     learner.model.train()
@@ -192,7 +220,7 @@ def _train_epoch(
         if not math.isfinite(values["loss"]):
             terms = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
             raise TrainingDiverged(
-                f"{label}: the loss is not finite at step {step} (learning rate {rate:.3g}; {terms}); "
+                f"{shown.label}: the loss is not finite at step {step} (learning rate {rate:.3g}; {terms}); "
                 "try a lower learning_rate or precision fp32"
             )
         optimizer.zero_grad(set_to_none=True)
@@ -201,7 +229,7 @@ def _train_epoch(
         optimizer.step()
         for name, value in values.items():
             sums[name] = sums.get(name, 0.0) + value
-        bar.update()
+        shown.bar.update()
     return {name: value / steps for name, value in sums.items()} | learner.epoch_metrics() | {"learning_rate": rate}
 
 
@@ -211,7 +239,7 @@ def _validate(learner: Learner) -> dict[str, float]:
     return learner.validate()
 
 
-def _check_finite(model: nn.Module, validated: dict[str, float], plan: Plan, label: str, epoch: int) -> None:
+def _check_finite(model: nn.Module, validated: dict[str, float], plan: FitPlan, label: str, epoch: int) -> None:
     """The last step of an epoch may have broken the weights without a loss that shows it."""
     score = validated.get(plan.monitor, 0.0)
     broken = [name for name, tensor in model.named_parameters() if not tensor.isfinite().all()]
@@ -223,7 +251,7 @@ def _check_finite(model: nn.Module, validated: dict[str, float], plan: Plan, lab
         )
 
 
-def _is_better(progress: Progress, validated: dict[str, float], plan: Plan) -> bool:
+def _is_better(progress: Progress, validated: dict[str, float], plan: FitPlan) -> bool:
     if plan.patience is None or progress.best_epoch == 0:
         return True
     score = validated[plan.monitor]

@@ -22,7 +22,7 @@ DPI = 130
 RGB = ("red", "green", "blue")
 
 
-def save(figure: Figure, path: Path) -> None:
+def save_png(figure: Figure, path: Path) -> None:
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=DPI, facecolor="white", format="png")
 

@@ -6,13 +6,57 @@ import random
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import IntEnum, unique
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from pipeline.files import InputError
+
+
+@unique
+class Stream(IntEnum):
+    """The second number of every generator, after the seed: what the draws are for. No two are the same.
+
+    The training loop draws from (seed, epoch) for epochs below FIRST_STREAM, and from (seed, LATER_EPOCHS + epoch) from
+    then on (`epoch_stream`), so that no epoch equals a stream either. Numbers after it (a batch, a percentage) tell the
+    draws of one stream apart; zeros at the end count as nothing: (seed, 201, 0) is (seed, 201).
+    """
+
+    DISTIL_VAL_MASKS = 101
+    DISTIL_TEST_MASKS = 102
+    DISTIL_FIGURE_MASKS = 103
+    DISTIL_EMBEDDINGS = 104  # random projection of the codebook at the start
+    DISTIL_ONLY_MASKS = 105  # redraw_masks: false
+    ORDERS = 201  # of strategies
+    DRAWN_CODES = 202
+    BOOTSTRAP = 203
+    PICTURES = 204  # which of them are measured
+    FEWER_CODES = 205
+    BRAIN_BOOTSTRAP = 206
+    OWN_ORDERS = 211  # own pictures
+    OWN_CODES = 212
+    VALIDATION = 301  # what a learner draws there, the same each time: degraded cells, noise
+    PRIOR_SHOWN = 302
+    PRIOR_JUDGED = 303
+    SAMPLE_CODES = 401
+    SAMPLE_MASKS = 402
+    COMPARED_MASKS = 411
+    COMPARED_FILLS = 412
+    COMPARED_SAMPLES = 413
+    BENCHMARK_PICTURES = 901
+
+
+FIRST_STREAM, LATER_EPOCHS = 100, 1_000_000
+
+
+def epoch_stream(epoch: int) -> int:
+    """The number that stands for an epoch (0, 1, ...) beside those of `Stream`."""
+    return epoch if epoch < FIRST_STREAM else LATER_EPOCHS + epoch
+
 
 PACKAGES = ("torch", "torchvision", "numpy", "optuna", "mlflow", "matplotlib", "scikit-image", "transformers", "pillow")
 
@@ -30,15 +74,28 @@ class Machine:
         return f"{self.device.type} ({cores}), training in {'bf16' if self.bf16 else 'fp32'}"
 
 
-def prepare_machine(device: str, precision: str, threads: int, say: Callable[[str], None] = print) -> Machine:
+class MachineSettings(Protocol):
+    """The settings that decide where and how to compute."""
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def precision(self) -> str: ...
+
+    @property
+    def threads(self) -> int: ...
+
+
+def prepare_machine(settings: MachineSettings, say: Callable[[str], None] = print) -> Machine:
     """Choose device and precision, fix the number of threads, ask torch for deterministic algorithms.
 
     Raises InputError for a GPU that is not there. Says so when bf16 is asked for but is emulated.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    chosen = _choose_device(device)
+    chosen, precision = _choose_device(settings.device), settings.precision
     native = _has_bf16(chosen)
     if precision == "auto" and not native:
         say("precision: fp32, as this device has no native bf16")

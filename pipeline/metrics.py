@@ -29,8 +29,8 @@ def ssim(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
     """(B,) structural similarity of Wang et al. 2004: Gaussian 11x11, sigma 1.5, data range 1, borders cropped (only
     windows wholly inside the picture count), mean over channels.
 
-    data_range: 1 is right for pictures in [0, 1]; a larger one gives higher numbers for the same pictures (`brain.py`
-    shows by how much). Differentiable. Raises ValueError for pictures smaller than the window.
+    data_range: 1 is right for pictures in [0, 1]; a larger one gives higher numbers for the same pictures
+    (`measuring/brain.py` shows by how much). Differentiable. Raises ValueError for pictures smaller than the window.
     """
     return ssim_map(a, b, data_range).flatten(1).mean(1)
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from pipeline.files import InputError, read_json, write_json, write_text
 
 
@@ -66,6 +68,18 @@ class RunFolder:
     def write_history(self, history: list[dict[str, float]]) -> None:
         """One line per epoch, written whole, so that a resumed run has no line twice."""
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in history))
+
+
+def run_settings(folder: Path) -> dict[str, Any]:
+    """The settings that a run was made with, section -> key -> value. Raises InputError when they are gone."""
+    file = folder / "config.yaml"
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{file} is missing") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
+    return found if isinstance(found, dict) else {}
 
 
 def read_best(runs: Path, stage: str) -> dict[str, dict[str, Any]]:

@@ -1,11 +1,11 @@
 """The frame around each stage: run folder, MLflow run, machine, what was inherited, and a clean end."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 from matplotlib.figure import Figure
@@ -23,6 +23,20 @@ def say(text: str) -> None:
     tqdm.write(text)
 
 
+class Input(Protocol):
+    """What an earlier stage made and this one reads."""
+
+    @property
+    def stage(self) -> str:
+        """The stage that made it."""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """Its run folder."""
+        ...
+
+
 @dataclass
 class Stage:
     """An open run of a stage. `metrics` collects the final numbers, flat name -> number."""
@@ -33,17 +47,26 @@ class Stage:
     machine: Machine
     resumed: bool
     metrics: dict[str, float] = field(default_factory=dict)
+    made_for: dict[str, Any] | None = None  # of the model, once it is written
     started: float = field(default_factory=time.monotonic)
 
     def figure(self, name: str, figure: Figure) -> None:
         """Save under figures/, as PNG."""
-        figures.save(figure, self.folder.path / "figures" / f"{name}.png")
+        figures.save_png(figure, self.folder.path / "figures" / f"{name}.png")
 
     def model(self, tensors: dict[str, Any], config: dict[str, Any], meta: dict[str, Any]) -> None:
-        """Write model/: weights, what builds the model again, and what it was made for."""
+        """Write model/: weights, what builds the model again, and what it was made for.
+
+        To be called as soon as the model is trained, before it is measured and drawn; `finish` adds the metrics.
+        """
         write_safetensors(self.folder.model / "model.safetensors", tensors, metadata={"format": "pt"})
         write_json(self.folder.model / "config.json", config)
-        write_json(self.folder.model / "meta.json", self.described(meta))
+        self.made_for = meta
+        self._write_meta()
+
+    def _write_meta(self) -> None:
+        if self.made_for is not None:
+            write_json(self.folder.model / "meta.json", self.described(self.made_for))
 
     def described(self, meta: dict[str, Any]) -> dict[str, Any]:
         """`meta` with what every hand-over carries: run, commit, versions, metrics."""
@@ -64,6 +87,7 @@ class Stage:
         score: the validation number that decides between runs with the same `key`; None lets the newest win.
         key None: the run is not handed on (someone's own pictures).
         """
+        self._write_meta()
         self.metrics["seconds"] = time.monotonic() - self.started
         self.folder.write_metrics(self.metrics)
         self.ledger.metrics(self.metrics, step=0)
@@ -79,18 +103,25 @@ class Stage:
             say(f"validation {metric} {score:.4g}: {'the best so far' if won else 'an earlier run is better'}")
 
 
+def inputs_of(handed: Sequence[Input], **named: Input | None) -> dict[str, str]:
+    """name -> run folder of what a stage was handed: under the name of its stage, or as `named`; None: not there."""
+    found = {one.stage: str(one.folder) for one in handed}
+    return found | {name: str(one.folder) for name, one in named.items() if one is not None}
+
+
 @contextmanager
 def open_stage(
-    name: str, cfg: Any, inputs: dict[str, str], identity: str, machine: Machine, resume: bool
+    name: str, cfg: Any, inputs: Mapping[str, str], machine: Machine, resume: bool, identity: str | None = None
 ) -> Iterator[Stage]:
     """A run folder and an MLflow run that end as finished, or as failed when the block raises.
 
-    cfg: the settings (cfg.run.dir, cfg.run.mlflow, cfg.flat, cfg.model_dump); inputs: what the stage was handed, name
-    -> run folder; identity: all that must be equal for `resume` to go on with an earlier run. The last line that the
-    stage prints is its run folder.
+    cfg: the settings (cfg.run, cfg.flat, cfg.model_dump, and a section named as the stage); inputs: see `inputs_of`.
+    `resume` goes on with an earlier run of the same inputs, seed and section; identity: what counts instead of the
+    latter two. The last line that the stage prints is its run folder.
     """
     runs = Path(cfg.run.dir)
     settings = yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False)
+    identity = identity or f"{cfg.run.seed} {getattr(cfg, name).model_dump_json()}"
     key = digest(name, identity, *(f"{k}={v}" for k, v in sorted(inputs.items())))
     folder = RunFolder.find_unfinished(runs, name, key) if resume else None
     if resume:
@@ -105,7 +136,7 @@ def open_stage(
         ledger.params(cfg.flat("run", "data", name))
         ledger.params({f"version.{k}": v for k, v in versions().items()})
         ledger.params({f"input.{k}": v for k, v in inputs.items()})
-    folder.update(status="running", mlflow_run=ledger.run_id, inputs=inputs, commit=commit(), versions=versions())
+    folder.update(status="running", mlflow_run=ledger.run_id, inputs=dict(inputs), commit=commit(), versions=versions())
     stage = Stage(name, folder, ledger, machine, resumed)
     try:
         yield stage

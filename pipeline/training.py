@@ -8,7 +8,8 @@ from typing import Any
 import optuna
 
 from pipeline import tuning
-from pipeline.engine import History, Plan, Progress, fit
+from pipeline.configured import configured
+from pipeline.engine import FitPlan, History, Progress, fit
 from pipeline.figures import history_figure
 from pipeline.machine import Machine, seed_everything
 from pipeline.stage import Stage, say
@@ -36,20 +37,13 @@ class Trained:
     score: float  # goal.objective at the best epoch
 
 
-def plan_of(section: Any, goal: Goal, seed: int, epochs: int, patience: int | None, horizon: int | None = None) -> Plan:
-    return Plan(
-        epochs=epochs,
-        horizon=horizon or epochs,
-        batch_size=section.batch_size,
-        learning_rate=section.learning_rate,
-        weight_decay=section.weight_decay,
-        warmup=section.warmup,
-        clip_norm=section.clip_norm,
-        patience=patience,
-        monitor=goal.monitor,
-        lower_is_better=goal.lower_is_better,
-        seed=seed,
-    )
+def plan_of(
+    section: Any, goal: Goal, seed: int, epochs: int, patience: int | None, horizon: int | None = None
+) -> FitPlan:
+    """The settings as a plan. horizon: epochs that the cosine spans; None: `epochs`."""
+    spans = {"epochs": epochs, "horizon": horizon or epochs, "patience": patience}
+    judged = {"monitor": goal.monitor, "lower_is_better": goal.lower_is_better}
+    return configured(FitPlan, section, seed=seed, **spans, **judged)
 
 
 def run_trial(

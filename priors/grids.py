@@ -3,13 +3,10 @@
 Letters: B batch, N = h*w tokens in raster order, K codes, P numbers of a picture. Tokens are long (B, N).
 """
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.metrics import perplexity
-
-MEASURES = ("distinct_codes", "perplexity", "pairwise_distance", "real_pairs")
 
 
 def describe_grids(tokens: Tensor, codebook_size: int, known_pairs: Tensor) -> dict[str, float]:
@@ -68,9 +65,3 @@ def shuffled(tokens: Tensor, generator: torch.Generator) -> Tensor:
     """The same codes at other places of their grid: what a prior without any idea of neighbourhood would make."""
     order = torch.rand(tokens.shape, generator=generator).argsort(1)
     return tokens.gather(1, order)
-
-
-def spread(positions: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of the positions, evenly spread, as pictures lie class by class."""
-    count = min(most, len(positions))
-    return positions[np.arange(count) * len(positions) // count]

@@ -1,6 +1,6 @@
 """The priors as the training loop sees them.
 
-Letters: B batch, N = h*w tokens, F facts told about a picture (see `conditioning.py`). Tokens are long (B, N).
+Letters: B batch, N = h*w tokens, F facts told about a picture (see `models/conditioning.py`). Tokens are long (B, N).
 """
 
 import math
@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from models.codes import Filling
+from pipeline.configured import configured
 from pipeline.engine import optimizer_tensors, restore_optimizer
-from pipeline.machine import Machine, generator
+from pipeline.machine import Machine, Stream, generator
 from priors.gan import Discriminator, Generator, LatentGANConfig, discriminator_loss, generate, gradient_penalty
-from priors.grids import energy_distance, pairwise_distance, spread
+from priors.grids import energy_distance, pairwise_distance
 from priors.pixelcnn import PixelCNN, PixelCNNConfig, code_losses, draw
 from settings.train_prior import TrainPriorSection
+from sources.splitting import spread
 
-NOISE_STREAM = 301  # tells the fixed noise of validation from the draws of training
 MOST_JUDGED = 500  # grids that a GAN is judged by on validation
 
 
@@ -69,10 +70,8 @@ class PixelCNNLearner(PriorLearner):
     def __init__(self, section: TrainPriorSection, data: PriorData, machine: Machine) -> None:
         super().__init__(section, data, machine)
         size, dim = data.codebook.shape
-        config = PixelCNNConfig(
-            size, data.grid, dim, section.width, section.layers, section.kernel, section.dropout, data.facts
-        )
-        self.model = PixelCNN(config)
+        grids = {"codebook_size": size, "grid": data.grid, "code_dim": dim}
+        self.model = PixelCNN(configured(PixelCNNConfig, section, **grids, facts=data.facts))
         self.model.start_from(data.codebook)
         self.model.to(machine.device)
 
@@ -119,13 +118,14 @@ class PixelCNNLearner(PriorLearner):
 class GANLearner(PriorLearner):
     """The engine trains the generator; each step trains the discriminator first, with an optimizer of its own.
 
-    Discriminator and optimizer are state beside the model (`engine.Keeper`), so that a resumed fit is exact.
+    Discriminator and optimizer are state beside the model (`engine.HasExtraState`), so that a resumed fit is exact.
     """
 
     def __init__(self, section: TrainPriorSection, data: PriorData, machine: Machine, seed: int) -> None:
         super().__init__(section, data, machine)
         size, dim = data.codebook.shape
-        config = LatentGANConfig(size, data.grid, dim, section.width, section.noise_dim, data.facts)
+        grids = {"codebook_size": size, "grid": data.grid, "code_dim": dim}
+        config = configured(LatentGANConfig, section, **grids, facts=data.facts)
         self.model = Generator(config)
         self.model.start_from(data.codebook, data.train)
         self.model.to(machine.device)
@@ -169,7 +169,7 @@ class GANLearner(PriorLearner):
         rows = torch.from_numpy(spread(np.arange(len(self.data.val)), MOST_JUDGED))  # pictures lie class by class
         real = self.data.val[rows]
         facts = None if self.data.val_facts is None else self.data.val_facts[rows]
-        made = self.sample(len(real), facts, generator(self.seed, NOISE_STREAM))
+        made = self.sample(len(real), facts, generator(self.seed, Stream.VALIDATION))
         vectors = [self.model.embed(tokens.to(self.machine.device)).flatten(1) for tokens in (real, made)]
         return {"energy_distance": energy_distance(*vectors), "pairwise_distance": pairwise_distance(made)}
 

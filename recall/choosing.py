@@ -25,50 +25,58 @@ GROUPS = 8  # passes of the strategies that rank once
 
 @dataclass(frozen=True)
 class Choosing:
-    """How hard to think. passes: of the greedy strategies, each keeps N / passes tokens more ("selective" always one);
-    look_ahead: share of the tokens that "adaptive" tries out, `candidates` for each place."""
+    """How hard to think. choosing_passes: of the greedy strategies, each keeps N / choosing_passes tokens more
+    ("selective" always one); look_ahead: share of the tokens that "adaptive" tries out, `candidates` for each place;
+    code_share: weight of code vectors beside pixels there; blocks: rectangles of "block"."""
 
-    passes: int = 24
+    choosing_passes: int = 24
     look_ahead: float = 0.15
     candidates: int = 8
     code_share: float = 0.5
     blocks: int = 1
 
+    def step(self, tokens: int) -> int:
+        """Tokens that the greedy strategies keep in a pass over a grid of so many."""
+        return max(1, round(tokens / self.choosing_passes))
 
+
+#: (memory, grids (B, N), draws, how hard to think) -> ranks (B, N)
+Order = Callable[[Memory, Tensor, torch.Generator, Choosing], Tensor]
+
+
+@torch.no_grad()
 def choose_order(
     strategy: str, memory: Memory, tokens: Tensor, generator: torch.Generator, choosing: Choosing
 ) -> Tensor:
     """(B, N) indices -> (B, N) ranks. Raises ValueError for an unknown strategy, with the list of all."""
-    batch, side = len(tokens), memory.side
-    if strategy == "random":
-        return random_order(batch, memory.tokens, generator).to(tokens.device)
-    if strategy == "block":
-        return block_order(batch, side, side, generator, choosing.blocks).to(tokens.device)
-    if strategy == "half":
-        return half_order(batch, side, side).to(tokens.device)
-    if strategy == "outpaint":
-        return outpaint_order(batch, side, side).to(tokens.device)
-    if strategy not in STRATEGIES:
-        raise ValueError(f"strategy is {strategy!r}; expected one of: {', '.join(STRATEGIES)}")
-    parts = [_ask(strategy, memory, tokens[rows], choosing) for rows in memory.batches(batch)]
-    return torch.cat(parts)
+    if strategy not in ORDERS:
+        raise ValueError(f"strategy is {strategy!r}; expected one of: {', '.join(ORDERS)}")
+    order = ORDERS[strategy]
+    if STRATEGIES[strategy].free:
+        return order(memory, tokens, generator, choosing).to(tokens.device)
+    return torch.cat([order(memory, tokens[rows], generator, choosing) for rows in memory.batches(len(tokens))])
 
 
-@torch.no_grad()
-def _ask(strategy: str, memory: Memory, tokens: Tensor, choosing: Choosing) -> Tensor:
-    step = max(1, round(memory.tokens / choosing.passes))
-    if strategy in ("direct", "surprisal"):
-        return by_score(leave_out(memory, tokens, unsure if strategy == "direct" else surprisal))
-    if strategy in ("painted", "adaptive"):
-        if strategy == "painted":
-            return painted_order(memory, tokens, step)
-        look_ahead = round(choosing.look_ahead * memory.tokens)
-        return painted_order(memory, tokens, step, look_ahead, choosing.candidates, choosing.code_share)
-    if strategy == "selective":
-        centre = memory.side // 2 * memory.side + memory.side // 2
-        return greedy(memory, tokens, unsure, 1, first=centre)
-    scores = {"additive": unsure, "greedy-surprisal": surprisal, "distortion": distortion}
-    return greedy(memory, tokens, scores[strategy], step)
+# --- patterns that do not look at the picture -------------------------------------------------------------------------
+
+
+def at_random(memory: Memory, tokens: Tensor, draws: torch.Generator, choosing: Choosing) -> Tensor:
+    return random_order(len(tokens), memory.tokens, draws)
+
+
+def in_blocks(memory: Memory, tokens: Tensor, draws: torch.Generator, choosing: Choosing) -> Tensor:
+    return block_order(len(tokens), memory.side, memory.side, draws, choosing.blocks)
+
+
+def from_below(memory: Memory, tokens: Tensor, draws: torch.Generator, choosing: Choosing) -> Tensor:
+    return half_order(len(tokens), memory.side, memory.side)
+
+
+def from_the_border(memory: Memory, tokens: Tensor, draws: torch.Generator, choosing: Choosing) -> Tensor:
+    return outpaint_order(len(tokens), memory.side, memory.side)
+
+
+# --- orders that ask the models ---------------------------------------------------------------------------------------
 
 
 #: (memory, logits (M, K), true codes (M,)) -> (M,): the higher, the longer a token is kept
@@ -118,3 +126,56 @@ def greedy(memory: Memory, tokens: Tensor, score: Score, step: int, first: int |
         scores[mask] = score(memory, memory.logits(tokens, mask), tokens[mask])
         keeper.keep(keeper.best(scores, step))
     return keeper.ranks
+
+
+def direct(memory: Memory, tokens: Tensor, draws: torch.Generator, choosing: Choosing) -> Tensor:
+    return by_score(leave_out(memory, tokens, unsure))
+
+
+def selective(memory: Memory, tokens: Tensor, draws: torch.Generator, choosing: Choosing) -> Tensor:
+    centre = memory.side // 2 * memory.side + memory.side // 2
+    return greedy(memory, tokens, unsure, 1, first=centre)
+
+
+def additive(memory: Memory, tokens: Tensor, draws: torch.Generator, choosing: Choosing) -> Tensor:
+    return greedy(memory, tokens, unsure, choosing.step(memory.tokens))
+
+
+def most_surprising(memory: Memory, tokens: Tensor, draws: torch.Generator, choosing: Choosing) -> Tensor:
+    return by_score(leave_out(memory, tokens, surprisal))
+
+
+def greedy_surprisal(memory: Memory, tokens: Tensor, draws: torch.Generator, choosing: Choosing) -> Tensor:
+    return greedy(memory, tokens, surprisal, choosing.step(memory.tokens))
+
+
+def most_distorted(memory: Memory, tokens: Tensor, draws: torch.Generator, choosing: Choosing) -> Tensor:
+    return greedy(memory, tokens, distortion, choosing.step(memory.tokens))
+
+
+def painted(memory: Memory, tokens: Tensor, draws: torch.Generator, choosing: Choosing) -> Tensor:
+    return painted_order(memory, tokens, choosing.step(memory.tokens))
+
+
+def adaptive(memory: Memory, tokens: Tensor, draws: torch.Generator, choosing: Choosing) -> Tensor:
+    """The tokens that are painted most wrong, in pixels and code vectors, with a look ahead while few are kept."""
+    look_ahead = round(choosing.look_ahead * memory.tokens)
+    step = choosing.step(memory.tokens)
+    return painted_order(memory, tokens, step, look_ahead, choosing.candidates, choosing.code_share)
+
+
+#: strategy -> how it orders. The names, and what is said of them, are those of settings.strategies.STRATEGIES.
+ORDERS: dict[str, Order] = {
+    "random": at_random,
+    "block": in_blocks,
+    "half": from_below,
+    "outpaint": from_the_border,
+    "direct": direct,
+    "selective": selective,
+    "additive": additive,
+    "surprisal": most_surprising,
+    "greedy-surprisal": greedy_surprisal,
+    "distortion": most_distorted,
+    "painted": painted,
+    "adaptive": adaptive,
+}

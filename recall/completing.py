@@ -9,15 +9,10 @@ from torch import Tensor
 from masking import halton_order
 from models.codes import Filling, choose_codes
 from models.distilbert import guided_logits
+from recall.hole import Hole
 
 if TYPE_CHECKING:
     from transformers import DistilBertForMaskedLM
-
-
-def blank_out(codes: Tensor, mask: Tensor, blank: Tensor) -> Tensor:
-    """Code vectors (B, D, h, w) with `blank` (D,) where `mask` (B, N) is True: what is left without completion."""
-    b, _, h, w = codes.shape
-    return torch.where(mask.view(b, 1, h, w), blank.view(1, -1, 1, 1), codes)
 
 
 class Completed(NamedTuple):
@@ -31,26 +26,24 @@ class Completed(NamedTuple):
 @torch.no_grad()
 def complete(
     model: "DistilBertForMaskedLM",
-    indices: Tensor,
-    mask: Tensor,
+    hole: Hole,
     codebook: Tensor,
     filling: Filling = Filling(),
     generator: torch.Generator | None = None,
-    labels: Tensor | None = None,
     bf16: bool = False,
 ) -> Completed:
-    """Fill all masked tokens; the others stay as they are. codebook: (K, D) code vectors.
+    """Fill all masked tokens; the others stay as they are. codebook: (K, D) code vectors; hole.told: classes (B,).
 
     generator: on the CPU; needed when temperature > 0. bf16: the model is asked in bfloat16, the rest is float32.
     """
-    completed, expected = indices.clone(), codebook[indices.masked_fill(mask, 0)]
+    completed, mask, expected = hole.tokens.clone(), hole.mask, codebook[hole.tokens]
     confidence = torch.ones_like(expected[..., 0])
     waiting = mask.clone()
     for step in range(filling.passes):
         if not waiting.any():
             break
-        with torch.autocast(indices.device.type, torch.bfloat16, enabled=bf16):
-            logits = guided_logits(model, completed, waiting, labels, filling.guidance_scale)  # (M, K)
+        with torch.autocast(mask.device.type, torch.bfloat16, enabled=bf16):
+            logits = guided_logits(model, completed, waiting, hole.told, filling.guidance_scale)  # (M, K)
         chosen = choose_codes(logits, filling, generator)
         probabilities = logits.softmax(1)
         sure = torch.full_like(confidence, -1)
@@ -70,7 +63,7 @@ def _take_now(waiting: Tensor, mask: Tensor, sure: Tensor, step: int, filling: F
     total = mask.sum(1)
     share = math.cos(math.pi / 2 * (step + 1) / filling.passes) if step + 1 < filling.passes else 0.0
     count = (waiting.sum(1) - (total * share).floor().long()).clamp(min=1)
-    if filling.order == "halton":
+    if filling.fill_order == "halton":
         side = math.isqrt(waiting.shape[1])
         early = halton_order(side, waiting.shape[1] // side).to(sure.device).expand_as(waiting).float()
         preference = -early

@@ -1,75 +1,184 @@
-"""The three priors behind one method: masked tokens in, drawn tokens out.
+"""Those who fill in with a network: DistilBERT, PixelCNN, GAN, masked VQ-VAE. A new one goes here; see `recall.hole`.
 
-Letters: B batch, N = h*w tokens in raster order, F facts. Masks are bool, True = masked, to be drawn; all masked means
-a new grid. `told` is what each picture is asked to be, in the form of the prior: facts (B, F), or classes (B,) for the
-DistilBERT; None tells nothing.
+Letters: B batch, N = h*w tokens, K codes, M masked tokens of a batch, D code dimension, F facts. Masks are bool,
+True = masked. `told` of a hole: classes (B,) for the DistilBERT, facts (B, F) for PixelCNN and GAN.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from models.codes import Filling
+from models.codes import Filling, choose_codes
+from models.distilbert import guided_logits
 from priors.gan import Generator, fill_from_pool, generate
 from priors.pixelcnn import PixelCNN, draw
 from recall.completing import complete
+from recall.hole import Filled, Filler, Hole, check_decoding
+from recall.memory import Memory
+from settings.strategies import DECODINGS
+from vqvae import VQVAE
 
 if TYPE_CHECKING:
     from transformers import DistilBertForMaskedLM
 
 
-class Drawer(Protocol):
-    """A prior that can be asked for grids."""
+class Way(NamedTuple):
+    """A filler asked for one decoding, as it stands in a table. shown: what it is called there."""
 
-    @property
-    def folder(self) -> Path:
-        """The run that trained it."""
-        ...
+    filler: Filler
+    decoding: str
+    shown: str
 
-    def fill(self, tokens: Tensor, mask: Tensor, told: Tensor | None, generator: torch.Generator) -> Tensor:
-        """(B, N), (B, N) bool -> (B, N): masked tokens drawn, the others as they were."""
-        ...
+    def fill(self, hole: Hole, draws: torch.Generator | None = None) -> Filled:
+        return self.filler.fill(hole, self.decoding, draws)
 
 
-@dataclass(frozen=True)
-class PixelCNNDrawer:
-    """Code after code, given those before."""
-
-    folder: Path
-    model: PixelCNN
-    filling: Filling
-
-    def fill(self, tokens: Tensor, mask: Tensor, told: Tensor | None, generator: torch.Generator) -> Tensor:
-        return draw(self.model, tokens, mask, self.filling, generator, told)
+def with_temperature(filling: Filling, decoding: str) -> Filling:
+    """The likeliest codes unless they are drawn; drawn ones at temperature 1 where none is set."""
+    return replace(filling, temperature=(filling.temperature or 1.0) if decoding == "sample" else 0.0)
 
 
-@dataclass(frozen=True)
-class GANDrawer:
-    """All codes at once; a part that is missing comes from the best of a pool of generated grids."""
+class Prediction(NamedTuple):
+    """What a DistilBERT says about a hole in one pass; all decodings come from it."""
 
-    folder: Path
-    model: Generator
-    pool: int
-
-    def fill(self, tokens: Tensor, mask: Tensor, told: Tensor | None, generator: torch.Generator) -> Tensor:
-        if mask.all():
-            return generate(self.model, len(tokens), generator, told)
-        asked = None if told is None else told[torch.arange(self.pool, device=told.device) % len(told)]
-        return fill_from_pool(self.model, tokens, mask, generate(self.model, self.pool, generator, asked))
-
-
-@dataclass(frozen=True)
-class DistilDrawer:
-    """A part in each of several passes."""
-
-    folder: Path
-    model: "DistilBertForMaskedLM"
+    hole: Hole
+    logits: Tensor  # (M, K)
+    probabilities: Tensor  # (M, K)
     codebook: Tensor  # (K, D)
     filling: Filling
-    bf16: bool = False  # asked in bfloat16
 
-    def fill(self, tokens: Tensor, mask: Tensor, told: Tensor | None, generator: torch.Generator) -> Tensor:
-        return complete(self.model, tokens, mask, self.codebook, self.filling, generator, told, self.bf16).indices
+    def decode(self, decoding: str, draws: torch.Generator | None = None) -> Filled:
+        """The codes of the hole, or for `expected` the code vectors to expect beside the likeliest codes."""
+        tokens, mask = self.hole.tokens, self.hole.mask
+        chosen = choose_codes(self.logits, with_temperature(self.filling, decoding), draws)
+        grids = tokens.masked_scatter(mask, chosen)
+        if decoding != "expected":
+            return Filled(grids)
+        vectors = self.codebook[tokens]
+        vectors[mask] = self.probabilities @ self.codebook
+        return Filled(grids, vectors)
+
+
+@dataclass(frozen=True)
+class DistilFiller:
+    """A DistilBERT, all at once or a part in each of several passes. bf16: it is asked in bfloat16."""
+
+    name: str
+    model: "DistilBertForMaskedLM"
+    codebook: Tensor  # (K, D)
+    filling: Filling = Filling()
+    bf16: bool = False
+
+    @property
+    def passes(self) -> int:
+        return self.filling.passes
+
+    @property
+    def decodings(self) -> tuple[str, ...]:
+        return tuple(DECODINGS)
+
+    @torch.no_grad()
+    def predict(self, hole: Hole) -> Prediction:
+        """Everything that is masked, given what is known, in one pass."""
+        with torch.autocast(hole.tokens.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = guided_logits(self.model, hole.tokens, hole.mask, hole.told, self.filling.guidance_scale)
+        return Prediction(hole, logits, logits.softmax(1), self.codebook, self.filling)
+
+    def fill(self, hole: Hole, decoding: str, draws: torch.Generator | None) -> Filled:
+        return self.fill_all(hole, (decoding,), draws)[decoding]
+
+    def fill_all(self, hole: Hole, decodings: Sequence[str], draws: torch.Generator | None) -> dict[str, Filled]:
+        """Several decodings at once: those that draw nothing come from the same passes."""
+        for decoding in decodings:
+            check_decoding(self, decoding)
+        if self.passes == 1:
+            prediction = self.predict(hole)
+            return {decoding: prediction.decode(decoding, draws) for decoding in decodings}
+        found: dict[str, Filled] = {}
+        undrawn = None
+        for decoding in decodings:
+            if decoding == "sample":
+                found[decoding] = self._in_passes(hole, decoding, draws)
+                continue
+            undrawn = undrawn or self._in_passes(hole, "expected", None)
+            found[decoding] = undrawn if decoding == "expected" else Filled(undrawn.tokens)
+        return found
+
+    def _in_passes(self, hole: Hole, decoding: str, draws: torch.Generator | None) -> Filled:
+        filling = with_temperature(self.filling, decoding)
+        found = complete(self.model, hole, self.codebook, filling, draws, self.bf16)
+        return Filled(found.indices, found.expected if decoding == "expected" else None)
+
+
+def distil_filler(
+    memory: Memory, filling: Filling = Filling(), model: "DistilBertForMaskedLM | None" = None, name: str = "DistilBERT"
+) -> DistilFiller:
+    """The memory's own DistilBERT, or another one over the same codes, in the precision of the memory."""
+    return DistilFiller(name, model or memory.distil, memory.codebook, filling, memory.bf16)
+
+
+@dataclass(frozen=True)
+class PixelCNNFiller:
+    """Code after code, given those before it in raster order; known codes that come later are not seen.
+
+    incremental False asks the whole grid for each code and gives the same codes, slower.
+    """
+
+    name: str
+    model: PixelCNN
+    filling: Filling = Filling()
+    incremental: bool = True
+    decodings: tuple[str, ...] = ("argmax", "sample")
+
+    @property
+    def passes(self) -> int:
+        return self.model.config.grid**2
+
+    def fill(self, hole: Hole, decoding: str, draws: torch.Generator | None) -> Filled:
+        check_decoding(self, decoding)
+        filling = with_temperature(self.filling, decoding)
+        return Filled(draw(self.model, hole.tokens, hole.mask, filling, draws, hole.told, self.incremental))
+
+
+@dataclass(frozen=True)
+class GANFiller:
+    """All codes at once; a part that is missing comes from the best of a pool of generated grids."""
+
+    name: str
+    model: Generator
+    pool: int
+    passes: int = 1
+    decodings: tuple[str, ...] = ("sample",)
+
+    def fill(self, hole: Hole, decoding: str, draws: torch.Generator | None) -> Filled:
+        check_decoding(self, decoding)
+        if draws is None:
+            raise ValueError("a GAN draws noise, which needs a generator")
+        told = hole.told
+        if hole.mask.all():
+            return Filled(generate(self.model, len(hole.tokens), draws, told))
+        asked = None if told is None else told[torch.arange(self.pool, device=told.device) % len(told)]
+        pool = generate(self.model, self.pool, draws, asked)
+        return Filled(fill_from_pool(self.model, hole.tokens, hole.mask, pool))
+
+
+@dataclass(frozen=True)
+class MaskedVQVAEFiller:
+    """A VQ-VAE trained to paint hidden components gets the picture with all components hidden in the masked cells: one
+    pass, no prior. It was not trained on holes, only on missing components."""
+
+    name: str
+    model: VQVAE
+    passes: int = 1
+    decodings: tuple[str, ...] = ("argmax",)
+
+    @torch.no_grad()
+    def fill(self, hole: Hole, decoding: str, draws: torch.Generator | None) -> Filled:
+        check_decoding(self, decoding)
+        if hole.pixels is None:
+            raise ValueError("a masked VQ-VAE fills in pictures, but there is none")
+        painted = self.model.decode_indices(self.model.encode_indices(hole.pixels))
+        return Filled(hole.tokens, pictures=painted)

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.metrics import to_unit
+from recall.hole import Filled
 from recall.memory import Memory
 
 
@@ -43,7 +44,7 @@ class Judge:
 
     def __init__(self, memory: Memory, tokens: Tensor, code_share: float) -> None:
         self.memory, self.tokens, self.code_share = memory, tokens, code_share
-        self.whole = to_unit(memory.paint_indices(tokens))
+        self.whole = to_unit(memory.paint_tokens(tokens))
         rows = torch.arange(len(tokens), device=tokens.device)
         painted, coded = self._both(rows, torch.zeros_like(tokens, dtype=torch.bool))
         self.scales = (painted.sum(1, keepdim=True).clamp(min=1e-8), coded.sum(1, keepdim=True).clamp(min=1e-8))
@@ -68,7 +69,7 @@ class Judge:
             distances[mask] = (expected - vectors[mask]).square().sum(1)
             vectors[mask] = expected
             with memory.autocast():
-                pictures = to_unit(memory.paint(vectors).float())
+                pictures = to_unit(memory.paint(Filled(tokens, vectors)).float())
             wrong = (pictures - self.whole[rows[part]]).square().mean(1, keepdim=True)
             painted.append(F.avg_pool2d(wrong, memory.stride).flatten(1))
             coded.append(distances)

@@ -12,15 +12,12 @@ import torch
 from torch import Tensor
 
 from models.classifier import Classifier
-from models.codes import Filling
 from models.distilbert import masked_logits
-from recall.completing import Completed, blank_out, complete
+from recall.hole import Filled
 from vqvae import VQVAE
 
 if TYPE_CHECKING:
     from transformers import DistilBertForMaskedLM
-
-ONE_PASS = Filling()  # of the likeliest codes
 
 
 @dataclass
@@ -41,7 +38,7 @@ class Memory:
 
     def __post_init__(self) -> None:
         self.codebook = self.vqvae.codebook_vectors().detach()  # (K, D)
-        self.blank = self.position_shares.mean(0) @ self.codebook  # (D,): the average code vector
+        self.blank = average_code(self.position_shares, self.codebook)  # (D,)
         self.side = self.vqvae.config.grid
 
     @property
@@ -61,17 +58,13 @@ class Memory:
         """(B, C, H, W) -> (B, N) indices."""
         return self.vqvae.encode_indices(pictures.to(self.device)).flatten(1)
 
-    def paint(self, vectors: Tensor) -> Tensor:
-        """(B, N, D) code vectors -> (B, C, H, W)."""
-        return self.vqvae.decode_codes(vectors.transpose(1, 2).unflatten(2, (self.side, self.side)))
+    def paint(self, filled: Filled) -> Tensor:
+        """What a filler answered -> (B, C, H, W)."""
+        return paint(self.vqvae, filled)
 
-    def paint_indices(self, tokens: Tensor) -> Tensor:
-        """(B, N) -> (B, C, H, W)."""
-        return self.vqvae.decode_indices(self.grid(tokens))
-
-    def paint_blank(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """What is left without completion: the average code vector wherever a token is masked."""
-        return self.vqvae.decode_codes(blank_out(self.vqvae.embed_indices(self.grid(tokens)), mask, self.blank))
+    def paint_tokens(self, tokens: Tensor) -> Tensor:
+        """(B, N) whole grids -> (B, C, H, W)."""
+        return self.paint(Filled(tokens))
 
     def autocast(self) -> torch.autocast:
         """The precision in which the DistilBERT is asked."""
@@ -83,17 +76,11 @@ class Memory:
             parts = [masked_logits(self.distil, tokens[rows], mask[rows]) for rows in self.batches(len(tokens))]
         return torch.cat(parts)
 
-    def complete(
-        self,
-        tokens: Tensor,
-        mask: Tensor,
-        filling: Filling = ONE_PASS,
-        draws: torch.Generator | None = None,
-        labels: Tensor | None = None,
-        distil: "DistilBertForMaskedLM | None" = None,
-    ) -> Completed:
-        """`completion.complete` in the precision of this memory, by its own DistilBERT or by another one."""
-        return complete(distil or self.distil, tokens, mask, self.codebook, filling, draws, labels, self.bf16)
+    def grids_behind(self, filled: Filled, painted: Tensor) -> Tensor:
+        """(B, N): the codes that a classifier of codes looks at; of pictures that were painted without any, those that
+        the VQ-VAE makes of them."""
+        seen = self.classifier is not None and self.classifier.sees_codes
+        return self.encode(painted) if seen and filled.pictures is not None else filled.tokens
 
     def class_probabilities(self, pictures: Tensor, tokens: Tensor) -> Tensor | None:
         """(B, classes) of painted pictures and the codes (B, N) behind them; None without a classifier."""
@@ -106,10 +93,26 @@ class Memory:
             yield slice(start, start + self.batch_size)
 
 
+def paint(vqvae: VQVAE, filled: Filled) -> Tensor:
+    """What a filler answered -> (B, C, H, W) in [-1, 1]: its picture, its code vectors, or its tokens."""
+    sides = (vqvae.config.grid, vqvae.config.grid)
+    if filled.pictures is not None:
+        return filled.pictures
+    if filled.vectors is not None:
+        return vqvae.decode_codes(filled.vectors.transpose(1, 2).unflatten(2, sides))
+    return vqvae.decode_indices(filled.tokens.unflatten(1, sides))
+
+
 def shares_by_position(tokens: Tensor, codebook_size: int) -> Tensor:
     """(pictures, N) training grids -> (N, K): how often each code stands at each position, rows sum to one."""
     counts = [torch.bincount(tokens[:, n], minlength=codebook_size) for n in range(tokens.shape[1])]
     return torch.stack(counts).float() / len(tokens)
+
+
+def average_code(position_shares: Tensor, codebook: Tensor) -> Tensor:
+    """(N, K) shares, (K, D) code vectors -> (D,): the mean code vector of the training grids, what is painted where
+    nothing is known and nothing is completed."""
+    return position_shares.mean(0) @ codebook
 
 
 def baseline_probabilities(train_tokens: Tensor, codebook_size: int) -> dict[str, Tensor]:

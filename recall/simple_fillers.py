@@ -1,48 +1,175 @@
-"""Simple rivals of the DistilBERT: other ways to fill what was forgotten, on the same masks.
+"""Simple ways to fill in, without a network or on its answer: what a completion must be better than.
 
 Letters: B batch, C channels, N = h*w tokens in raster order, K codes, D code dimension. Pictures are float [-1, 1].
-Masks are bool, True = masked, to be predicted.
+Masks are bool, True = masked, to be filled.
 
-No rival sees what a masked token was. The two that work on pixels ("mean picture" and "biharmonic inpainting") take the
-pixels of kept cells from the painting of the whole grid; there the decoder knew the neighbours, too, which is a slight
-advantage for these two.
+Those that work on pixels ("mean picture", "biharmonic inpainting") take the known pixels as they are in the hole.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from masking import touched_pixels
+from recall.hole import Filled, Filler, Hole, check_decoding
 from recall.memory import Memory
-
-if TYPE_CHECKING:
-    from transformers import DistilBertForMaskedLM
 
 
 @dataclass(frozen=True)
-class Ladder:
-    """What the rivals know. `mean_picture`: (C, H, W), mean of the training pictures; `published`: a DistilBERT trained
-    by the published recipe on the same codes, None when there is none (then that rival cannot be asked)."""
+class AsItIs:
+    """Fills nothing: the tokens as they are in the hole."""
+
+    name: str = "nothing forgotten"
+    passes: int = 0
+    decodings: tuple[str, ...] = ("argmax",)
+
+    def fill(self, hole: Hole, decoding: str, draws: torch.Generator | None) -> Filled:
+        check_decoding(self, decoding)
+        return Filled(hole.tokens)
+
+
+@dataclass(frozen=True)
+class NotCompleted:
+    """The average code vector of the training grids wherever a token is masked: what is left without completion."""
+
+    codebook: Tensor  # (K, D)
+    blank: Tensor  # (D,)
+    name: str = "not completed"
+    passes: int = 0
+    decodings: tuple[str, ...] = ("expected",)
+
+    def fill(self, hole: Hole, decoding: str, draws: torch.Generator | None) -> Filled:
+        check_decoding(self, decoding)
+        return Filled(hole.tokens, torch.where(hole.mask.unsqueeze(2), self.blank, self.codebook[hole.tokens]))
+
+
+@dataclass(frozen=True)
+class MostFrequentCode:
+    """The code that stands most often at each position of the training grids; equal ones by the lowest index."""
 
     memory: Memory
-    mean_picture: Tensor
-    published: "DistilBertForMaskedLM | None"
+    name: str = "most frequent code of the position"
+    passes: int = 0
+    decodings: tuple[str, ...] = ("argmax",)
+
+    def fill(self, hole: Hole, decoding: str, draws: torch.Generator | None) -> Filled:
+        check_decoding(self, decoding)
+        return Filled(torch.where(hole.mask, most_frequent_codes(self.memory), hole.tokens))
 
 
-@torch.no_grad()
-def fill(name: str, ladder: Ladder, tokens: Tensor, mask: Tensor, whole: Tensor) -> Tensor:
-    """The pictures (B, C, H, W) as the rival `name` completes them, in [-1, 1].
+@dataclass(frozen=True)
+class ExpectedCode:
+    """The mean code vector of the position in the training grids."""
 
-    tokens: (B, N), masked ones may hold anything; mask: (B, N); whole: (B, C, H, W), painted from all true tokens,
-    which is also the answer when nothing is masked. All on the memory's device. Raises ValueError for an unknown name,
-    with the list of all, and for "published recipe" without such a model.
-    """
-    if name not in _FILLERS:
-        raise ValueError(f"rival is {name!r}; expected one of: {', '.join(RIVALS)}")
-    return _FILLERS[name](ladder, tokens.masked_fill(mask, 0), mask, whole)
+    memory: Memory
+    name: str = "expected code of the position"
+    passes: int = 0
+    decodings: tuple[str, ...] = ("expected",)
+
+    def fill(self, hole: Hole, decoding: str, draws: torch.Generator | None) -> Filled:
+        check_decoding(self, decoding)
+        memory = self.memory
+        expected = memory.position_shares @ memory.codebook  # (N, D)
+        grids = torch.where(hole.mask, most_frequent_codes(memory), hole.tokens)
+        return Filled(grids, torch.where(hole.mask.unsqueeze(2), expected, memory.codebook[hole.tokens]))
+
+
+@dataclass(frozen=True)
+class NearestKept:
+    """The code of the nearest token that is known."""
+
+    memory: Memory
+    name: str = "nearest kept code"
+    passes: int = 0
+    decodings: tuple[str, ...] = ("argmax",)
+
+    def fill(self, hole: Hole, decoding: str, draws: torch.Generator | None) -> Filled:
+        check_decoding(self, decoding)
+        memory = self.memory
+        return Filled(nearest_kept(hole.tokens, hole.mask, memory.side, most_frequent_codes(memory)))
+
+
+@dataclass(frozen=True)
+class MeanPicture:
+    """The mean training picture (C, H, W) in masked cells, the known pixels elsewhere."""
+
+    picture: Tensor
+    stride: int
+    name: str = "mean picture"
+    passes: int = 0
+    decodings: tuple[str, ...] = ("expected",)
+
+    def fill(self, hole: Hole, decoding: str, draws: torch.Generator | None) -> Filled:
+        check_decoding(self, decoding)
+        pixels = known_pixels(hole, self.name)
+        missing = missing_pixels(hole, pixels, self.stride).unsqueeze(1)
+        return Filled(hole.tokens, pictures=torch.where(missing, self.picture.to(pixels), pixels))
+
+
+@dataclass(frozen=True)
+class Biharmonic:
+    """Masked cells are a hole that a smooth surface closes (Damelin and Hoang 2018); a picture of which nothing is
+    kept has no rim to start from and becomes the mean picture. Linear equations per picture, on the CPU: slow."""
+
+    otherwise: MeanPicture
+    name: str = "biharmonic inpainting"
+    passes: int = 0
+    decodings: tuple[str, ...] = ("expected",)
+
+    def fill(self, hole: Hole, decoding: str, draws: torch.Generator | None) -> Filled:
+        from skimage.restoration import inpaint_biharmonic
+
+        check_decoding(self, decoding)
+        pixels = known_pixels(hole, self.name)
+        filled = self.otherwise.fill(hole, decoding, draws).pictures
+        assert filled is not None
+        for number, missing in enumerate(missing_pixels(hole, pixels, self.otherwise.stride)):
+            if missing.all() or not missing.any():
+                continue
+            known = pixels[number].permute(1, 2, 0).double().cpu().numpy()  # (H, W, C); float32 loses digits
+            closed = inpaint_biharmonic(known, missing.cpu().numpy(), channel_axis=-1)
+            filled[number] = torch.from_numpy(closed).permute(2, 0, 1).to(pixels)
+        return Filled(hole.tokens, pictures=filled)
+
+
+@dataclass(frozen=True)
+class KeepingPixels:
+    """Another filler's painting in masked cells only, the known pixels elsewhere: on the same terms as those that work
+    on pixels."""
+
+    filler: Filler
+    memory: Memory
+
+    @property
+    def name(self) -> str:
+        return f"{self.filler.name}, kept cells' pixels"
+
+    @property
+    def passes(self) -> int:
+        return self.filler.passes
+
+    @property
+    def decodings(self) -> tuple[str, ...]:
+        return self.filler.decodings
+
+    def fill(self, hole: Hole, decoding: str, draws: torch.Generator | None) -> Filled:
+        pixels = known_pixels(hole, self.name)
+        filled = self.filler.fill(hole, decoding, draws)
+        missing = missing_pixels(hole, pixels, self.memory.stride).unsqueeze(1)
+        return Filled(filled.tokens, pictures=torch.where(missing, self.memory.paint(filled), pixels))
+
+
+def known_pixels(hole: Hole, name: str) -> Tensor:
+    """(B, C, H, W). Raises ValueError when there is no picture."""
+    if hole.pixels is None:
+        raise ValueError(f"{name} works on pixels, but the hole has no picture")
+    return hole.pixels
+
+
+def missing_pixels(hole: Hole, pixels: Tensor, stride: int) -> Tensor:
+    """(B, H, W) bool: the pixels of masked cells."""
+    return touched_pixels(hole.mask, pixels.shape[2], pixels.shape[3], stride)
 
 
 def most_frequent_codes(memory: Memory) -> Tensor:
@@ -64,95 +191,3 @@ def nearest_kept(tokens: Tensor, mask: Tensor, side: int, otherwise: Tensor) -> 
         kept = (~hidden).nonzero().squeeze(1)
         rows.append(codes[kept[distances[:, kept].argmin(1)]] if len(kept) else otherwise)
     return torch.stack(rows)
-
-
-def _holes(ladder: Ladder, mask: Tensor) -> Tensor:
-    """(B, N) -> (B, H, W) bool: the pixels of masked cells."""
-    size = ladder.memory.vqvae.config.image_size
-    return touched_pixels(mask, size, size, ladder.memory.stride)
-
-
-def _mean_picture(ladder: Ladder, tokens: Tensor, mask: Tensor, whole: Tensor) -> Tensor:
-    """The mean training picture in masked cells, the painting of the whole grid elsewhere."""
-    return torch.where(_holes(ladder, mask).unsqueeze(1), ladder.mean_picture.to(whole), whole)
-
-
-def _not_completed(ladder: Ladder, tokens: Tensor, mask: Tensor, whole: Tensor) -> Tensor:
-    """The average code vector wherever a token is masked."""
-    return ladder.memory.paint_blank(tokens, mask)
-
-
-def _most_frequent_code(ladder: Ladder, tokens: Tensor, mask: Tensor, whole: Tensor) -> Tensor:
-    return ladder.memory.paint_indices(torch.where(mask, most_frequent_codes(ladder.memory), tokens))
-
-
-def _expected_code(ladder: Ladder, tokens: Tensor, mask: Tensor, whole: Tensor) -> Tensor:
-    """The mean code vector of the position in the training grids."""
-    memory = ladder.memory
-    expected = memory.position_shares @ memory.codebook  # (N, D)
-    return memory.paint(torch.where(mask.unsqueeze(2), expected, memory.codebook[tokens]))
-
-
-def _nearest_kept_code(ladder: Ladder, tokens: Tensor, mask: Tensor, whole: Tensor) -> Tensor:
-    memory = ladder.memory
-    return memory.paint_indices(nearest_kept(tokens, mask, memory.side, most_frequent_codes(memory)))
-
-
-def _biharmonic(ladder: Ladder, tokens: Tensor, mask: Tensor, whole: Tensor) -> Tensor:
-    """Masked cells are a hole that a smooth surface closes (Damelin and Hoang 2018); a picture of which nothing is
-    kept has no rim to start from and becomes the mean picture. Linear equations per picture, on the CPU: slow."""
-    from skimage.restoration import inpaint_biharmonic
-
-    holes = _holes(ladder, mask)
-    filled = _mean_picture(ladder, tokens, mask, whole)
-    for number, hole in enumerate(holes):
-        if hole.all() or not hole.any():
-            continue
-        pixels = whole[number].permute(1, 2, 0).double().cpu().numpy()  # (H, W, C); float32 loses digits in big holes
-        closed = inpaint_biharmonic(pixels, hole.cpu().numpy(), channel_axis=-1)
-        filled[number] = torch.from_numpy(closed).permute(2, 0, 1).to(whole)
-    return filled
-
-
-def _ours_argmax(ladder: Ladder, tokens: Tensor, mask: Tensor, whole: Tensor) -> Tensor:
-    """Our DistilBERT in one pass, likeliest codes."""
-    memory = ladder.memory
-    return memory.paint_indices(memory.complete(tokens, mask).indices)
-
-
-def _ours_expected(ladder: Ladder, tokens: Tensor, mask: Tensor, whole: Tensor) -> Tensor:
-    """Our DistilBERT in one pass, expected code vectors."""
-    memory = ladder.memory
-    return memory.paint(memory.complete(tokens, mask).expected)
-
-
-def _ours_keeping_pixels(ladder: Ladder, tokens: Tensor, mask: Tensor, whole: Tensor) -> Tensor:
-    """Our DistilBERT, expected code vectors, in masked cells only: on the same terms as those that work on pixels."""
-    painted = _ours_expected(ladder, tokens, mask, whole)
-    return torch.where(_holes(ladder, mask).unsqueeze(1), painted, whole)
-
-
-def _published_recipe(ladder: Ladder, tokens: Tensor, mask: Tensor, whole: Tensor) -> Tensor:
-    """The likeliest codes of the other DistilBERT, all at once."""
-    if ladder.published is None:
-        raise ValueError("there is no DistilBERT of the published recipe to ask")
-    memory = ladder.memory
-    return memory.paint_indices(memory.complete(tokens, mask, distil=ladder.published).indices)
-
-
-#: name -> (ladder, tokens with masked ones blanked, mask, whole) -> pictures
-_FILLERS: dict[str, Callable[[Ladder, Tensor, Tensor, Tensor], Tensor]] = {
-    "mean picture": _mean_picture,
-    "not completed": _not_completed,
-    "most frequent code of the position": _most_frequent_code,
-    "expected code of the position": _expected_code,
-    "nearest kept code": _nearest_kept_code,
-    "biharmonic inpainting": _biharmonic,
-    "ours, argmax": _ours_argmax,
-    "ours, expected": _ours_expected,
-    "ours, expected, kept cells' pixels": _ours_keeping_pixels,
-    "published recipe": _published_recipe,
-}
-RIVALS = tuple(_FILLERS)
-#: They take long for each picture, so they are asked about few.
-SLOW = ("biharmonic inpainting",)

@@ -1,7 +1,4 @@
-"""Settings as the stages get them: config.yaml, overlays and command-line values, checked all at once.
-
-The schema is in `schema.py`; whoever needs a section's class finds it here, too.
-"""
+"""Settings as the stages get them: config.yaml, overlays and command-line values, checked all at once."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin

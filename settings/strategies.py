@@ -68,7 +68,7 @@ STRATEGIES: dict[str, Strategy] = {
     ),
     "adaptive": Strategy(
         "keep what helps most to paint the whole picture",
-        "what helps most to paint the whole picture: pixels and code vectors together, looking ahead while few are kept",
+        "what helps most to paint the whole picture, in pixels and code vectors; it looks ahead while few are kept",
         _TRUTH,
         0,
     ),

@@ -48,6 +48,12 @@ class TrainDistilSection(Training):
     percentages: Annotated[list[Annotated[Whole, Field(ge=1, le=100)]], Field(min_length=1)] = [10, 25, 50, 75, 90, 100]
     """Mask percentages at which validation and test are measured."""
 
+    @property
+    def published_recipe(self) -> bool:
+        """Whether it trains as the published memory study does: one mask of a fixed share for each picture, drawn once,
+        and the zero vector for MASK. Such a model is a rival."""
+        return self.mask_schedule == "fixed" and not self.redraw_masks and self.mask_embedding == "zero"
+
     @model_validator(mode="after")
     def _heads_divide(self) -> "TrainDistilSection":
         if self.dim % self.heads:

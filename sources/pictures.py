@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from sources.pixels import MAX_PIXELS, _plain
+from sources.pixels import MAX_PIXELS, plain_mode
 from sources.stacks import ORDINARY, StackError, Stacks, decode_stack, is_stack
 
 
@@ -59,7 +59,7 @@ def decode(path: str, size: int, channels: int, stacks: Stacks | None = None) ->
         with Image.open(io.BytesIO(content)) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
-            return Decoded(path, name, fit(picture, size, channels), None)
+            return Decoded(path, name, fit_square(picture, size, channels), None)
     except UnidentifiedImageError:
         return Decoded(path, name, None, "is not a picture")
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -68,13 +68,13 @@ def decode(path: str, size: int, channels: int, stacks: Stacks | None = None) ->
         return Decoded(path, name, None, f"is broken: {' '.join(str(error).split())}")
 
 
-def fit(picture: Image.Image, size: int, channels: int) -> np.ndarray:
+def fit_square(picture: Image.Image, size: int, channels: int) -> np.ndarray:
     """(size, size, channels) uint8: upright (EXIF), shorter side to `size`, centre crop, on white where transparent."""
     if picture.format == "JPEG":  # decode at a coarser scale when the picture is much larger than needed
         picture.draft("RGB" if channels == 3 else "L", (2 * size, 2 * size))
     picture.load()
     upright = ImageOps.exif_transpose(picture)
-    plain = _plain(upright, channels)
+    plain = plain_mode(upright, channels)
     return np.asarray(_square(plain, size)).reshape(size, size, channels)
 
 

@@ -14,10 +14,10 @@ from pipeline.metrics import to_unit
 def write_png(path: Path, pixels: np.ndarray) -> None:
     """(H, W, C) uint8."""
     with replacing(path) as temporary:
-        _image(pixels).save(temporary, format="PNG")
+        plain_image(pixels).save(temporary, format="PNG")
 
 
-def _image(pixels: np.ndarray) -> Image.Image:
+def plain_image(pixels: np.ndarray) -> Image.Image:
     """(H, W, C) uint8 -> L or RGB."""
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
@@ -37,7 +37,7 @@ SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
 
 
-def _plain(picture: Image.Image, channels: int) -> Image.Image:
+def plain_mode(picture: Image.Image, channels: int) -> Image.Image:
     """Any mode -> L or RGB. 16-bit pictures keep their upper 8 bits, transparent ones are laid on white."""
     if picture.mode in SIXTEEN_BIT or picture.mode == "I":
         values = np.asarray(picture).astype(np.int64)

@@ -80,6 +80,7 @@ def shared_with_later(hashes: Sequence[str], sides: Sequence[str]) -> list[bool]
     return [side != last[name] for name, side in zip(hashes, sides, strict=True)]
 
 
-def spread(count: int, most: int) -> np.ndarray:
-    """Which of `count` pictures to take when at most `most` are: evenly spread, as they lie class by class."""
-    return np.linspace(0, count - 1, min(most, count)).astype(int)
+def spread(positions: np.ndarray, most: int) -> np.ndarray:
+    """At most `most` of the positions, evenly spread, as pictures lie class by class."""
+    count = min(most, len(positions))
+    return positions[np.arange(count) * len(positions) // max(1, count)]

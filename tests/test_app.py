@@ -16,22 +16,13 @@ import torch
 from PIL import Image
 
 import app
-import data_split
-import train_classifier
-import train_distil
-import train_vqvae
-import vqvae_reconstruction
 from handoff.split import open_split
-from models.classifier import Classifier, ClassifierConfig
-from models.distilbert import build_distilbert
 from own_picture.completing import Request, complete_picture
 from pipeline.files import InputError
 from recall.memory import Memory
-from settings import loading
 from settings.config import Config
-from vqvae import VQVAE, VQVAEConfig
+from toys import ROOT, Ran, tiny, vivid_memory
 
-ROOT = Path(__file__).resolve().parent.parent
 SIZE = 16
 CLASSES = ["ant", "bee", "cat"]
 START = Request(strategy="random", percent=50)
@@ -45,20 +36,6 @@ READY = r"""() => {
     const zoom = document.querySelector('#editor .zoom-number')?.innerText.trim();
     return canvas && /^\d+%$/.test(zoom) && zoom != '100%';
 }"""
-
-
-def tiny_memory() -> Memory:
-    """Untrained models, with larger weights than the usual start so that draws differ visibly."""
-    torch.manual_seed(0)
-    vqvae = VQVAE(VQVAEConfig(image_size=SIZE, hidden=8, residual_blocks=1, codebook_size=16, code_dim=4)).eval()
-    distil = build_distilbert(16, 16, dim=16, layers=1, heads=2, dropout=0.0).eval()
-    with torch.no_grad():
-        for model in (vqvae.decoder, distil):
-            for parameter in model.parameters():
-                parameter.mul_(3 if parameter.ndim > 1 else 1)
-        vqvae.quantizer.codebook.normal_()
-    classifier = Classifier(ClassifierConfig("compact", 3, 3, SIZE, 16, 0.0, (0.5,) * 3, (0.25,) * 3)).eval()
-    return Memory(vqvae, distil, classifier, torch.full((16, 16), 1 / 16), torch.device("cpu"))
 
 
 def some_picture(side: int = SIZE) -> np.ndarray:
@@ -79,7 +56,7 @@ def rgba(pixels: np.ndarray, alpha: int = 255) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def memory() -> Memory:
-    return tiny_memory()
+    return vivid_memory()
 
 
 class Served(NamedTuple):
@@ -394,37 +371,10 @@ def fetched(page: Any, name: str, folder: Path) -> np.ndarray:
     return pixels_of(str(file))
 
 
-# --- the command ------------------------------------------------------------------------------------------------------
-
-TINY = {
-    "run": {"threads": 1, "precision": "fp32", "mlflow": False, "device": "cpu"},
-    "data": {"image_size": SIZE},
-    "train_vqvae": {
-        "epochs": 1, "batch_size": 8, "hidden": 8, "residual_blocks": 0, "codebook_size": 8, "code_dim": 4,
-        "tune": {"trials": 0},
-    },
-    "train_classifier": {"epochs": 1, "batch_size": 8, "tune": {"trials": 0}},
-    "train_distil": {"epochs": 1, "batch_size": 8, "dim": 8, "layers": 1, "heads": 2, "tune": {"trials": 0}},
-    "reconstruct_masked": {"own": {"strategy": "half", "percent": 25, "samples": 2}},
-}  # fmt: skip
-
-
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """All models, trained for a moment on two classes of noise."""
-    folder, draw = tmp_path_factory.mktemp("trained"), np.random.default_rng(0)
-    for name in ("dark", "light"):
-        (folder / "pictures" / name).mkdir(parents=True)
-        for number in range(10):
-            pixels = draw.integers(0, 100, (SIZE, SIZE, 3)) + (100 if name == "light" else 0)
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / "pictures" / name / f"{number}.png")
-    values: dict[str, Any] = {}
-    loading._merge(values, TINY)
-    loading._merge(values, {"run": {"dir": str(folder / "runs")}, "data": {"source": str(folder / "pictures")}})
-    cfg = loading.check(values)
-    for stage in (data_split, train_vqvae, vqvae_reconstruction, train_classifier, train_distil):
-        stage.run(cfg)
-    return cfg
+def trained(ran: Ran) -> Config:
+    own = {"strategy": "half", "percent": 25, "samples": 2}
+    return tiny(ran.runs, ran.source, run__mlflow=False, run__device="cpu", reconstruct_masked__own=own)
 
 
 def test_command_loads_the_models_and_serves_until_it_is_interrupted(
@@ -448,8 +398,8 @@ def test_command_loads_the_models_and_serves_until_it_is_interrupted(
 
 def test_memory_knows_how_often_codes_stand_where(trained: Config) -> None:
     memory, classes = app.load_memory(trained)
-    assert classes == ["dark", "light"] and memory.classifier is not None
-    assert memory.position_shares.shape == (16, 8)
+    assert classes == ["class0", "class1", "class2"] and memory.classifier is not None
+    assert memory.position_shares.shape == (16, 16)
     assert torch.allclose(memory.position_shares.sum(1), torch.ones(16))
 
 

@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,23 +12,131 @@ from skimage.measure import label
 from torch import Tensor
 
 from masking import (
+    all_but,
     block_order,
+    component_mask,
     half_order,
+    halton_order,
     hide,
+    hide_components,
     mask_first,
     masked_count,
+    masked_probability,
     outpaint_order,
     position_bits,
     random_mask,
     random_order,
+    stored_bits,
     touched_pixels,
     touched_tokens,
     training_mask,
 )
+from toys import seeded
+
+# Halton order
 
 
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 2), (3, 3), (8, 8), (5, 7), (16, 16)])
+def test_the_halton_order_ranks_each_token_once(height: int, width: int) -> None:
+    order = halton_order(height, width)
+    assert order.sort().values.tolist() == list(range(height * width))
+
+
+def test_the_first_tokens_of_the_halton_order_by_hand() -> None:
+    """Points (1/2, 1/3), (1/4, 2/3), (3/4, 1/9), (1/8, 4/9) of a grid of 8x8: rows 4, 2, 6, 1, columns 2, 5, 0, 3."""
+    assert halton_order(8, 8).argsort()[:4].tolist() == [4 * 8 + 2, 2 * 8 + 5, 6 * 8 + 0, 1 * 8 + 3]
+
+
+def largest_gap(places: Tensor) -> int:
+    """How many steps (also diagonal) the token of 8x8 that is farthest from all `places` has to the nearest."""
+    every, chosen = torch.arange(64), places
+    rows = (every[:, None] // 8 - chosen // 8).abs()
+    columns = (every[:, None] % 8 - chosen % 8).abs()
+    return int(torch.maximum(rows, columns).amin(1).max())
+
+
+@pytest.mark.parametrize(("first", "gap"), [(8, 3), (16, 2), (32, 1)])
+def test_early_tokens_of_the_halton_order_are_spread(first: int, gap: int) -> None:
+    """In raster order the gaps would be 7, 6 and 4."""
+    places = halton_order(8, 8).argsort()[:first]
+    assert largest_gap(places) <= gap < largest_gap(torch.arange(first))
+    quadrants = torch.bincount(places // 8 // 4 * 2 + places % 8 // 4, minlength=4)
+    assert (quadrants - first / 4).abs().max() <= 1
+
+
+def pictures(batch: int = 4) -> torch.Tensor:
+    return torch.rand(batch, 5, 16, 16) * 2 - 1
+
+
+# --- masks of components ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, 0.7, 1.0])
+def test_masked_rows_keep_exactly_one_component_and_are_as_many_as_asked(probability, draws):
+    counts, kept = [], torch.zeros(5)
+    for _ in range(200):
+        mask = component_mask(31, 5, probability, draws)
+        hidden = mask.sum(1)
+        assert set(hidden.tolist()) <= {0, 4}
+        counts.append(int((hidden == 4).sum()))
+        kept += (~mask[hidden == 4]).sum(0)
+    assert all(abs(count - 31 * probability) < 1 for count in counts)
+    assert np.mean(counts) == pytest.approx(31 * probability, abs=0.15)
+    if probability:
+        assert (kept / kept.sum() - 0.2).abs().max() < 0.04  # each component equally often
+
+
+def test_the_same_generator_gives_the_same_masks():
+    first, second = (component_mask(9, 3, 0.5, torch.Generator().manual_seed(4)) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_the_share_of_masked_pictures_rises_to_its_highest():
+    rising = [masked_probability(epoch, 0.7, 20) for epoch in range(40)]
+    assert rising[0] == 0 and rising[10] == pytest.approx(0.35) and rising[20:] == [0.7] * 20
+    assert masked_probability(0, 0.7, 0) == 0.7
+
+
+def test_hidden_components_are_zero_and_the_others_untouched(draws):
+    x, mask = pictures(), component_mask(4, 5, 1.0, draws)
+    hidden = hide_components(x, mask)
+    assert (hidden[mask] == 0).all() and torch.equal(hidden[~mask], x[~mask])
+    assert torch.equal(hide_components(x, all_but(5, [2]))[:, 2], x[:, 2])
+
+
+def test_one_component_cannot_be_masked(draws):
+    with pytest.raises(ValueError, match="needs at least 2"):
+        component_mask(3, 1, 0.5, draws)
+
+
+# Bits of a memory
+
+
+@pytest.mark.parametrize(
+    ("kept", "fixed", "bits"),
+    [
+        (2, False, 2 * 2 + math.log2(6)),  # {01, 02, 03, 12, 13, 23}
+        (1, False, 2 + 2),
+        (4, False, 4 * 2),
+        (0, False, 0),
+        (2, True, 2 * 2),
+        (0, True, 0),
+    ],
+)
+def test_a_memory_of_four_tokens_and_four_codes(kept: int, fixed: bool, bits: float) -> None:
+    assert stored_bits(4, kept, 4, fixed) == pytest.approx(bits, abs=1e-12)
+
+
+def test_positions_of_half_of_64_tokens_cost_nearly_a_bit_each() -> None:
+    assert stored_bits(64, 32, 256, False) == pytest.approx(32 * 8 + math.log2(math.comb(64, 32)), abs=1e-9)
+    positions = stored_bits(64, 32, 256, False) - stored_bits(64, 32, 256, True)
+    assert positions == pytest.approx(position_bits(64, 32), abs=1e-9) and 0.9 * 64 < positions < 64
+
+
+@pytest.mark.parametrize("kept", [-1, 5])
+def test_keeping_more_than_there_is_or_less_than_nothing_is_refused(kept: int) -> None:
+    with pytest.raises(ValueError, match=f"kept is {kept}; expected 0 to 4"):
+        stored_bits(4, kept, 4, True)
 
 
 @given(tokens=st.integers(1, 300), ratio=st.floats(0, 1), seed=st.integers(0, 2**31))
@@ -118,8 +227,6 @@ def test_true_means_masked() -> None:
 
 
 # Orders with a shape
-
-
 ORDERS = ("random", "block", "blocks", "half", "outpaint")
 
 

@@ -12,10 +12,16 @@ from vector_quantize_pytorch import VectorQuantize
 from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
 
 from pipeline.files import write_json, write_safetensors
+from toys import CPU
 from vqvae import VQVAE, Quantizer, VQVAEConfig, describe_config, load_vqvae, rotate
 
+
+def test_unknown_stems_and_starts_are_refused():
+    with pytest.raises(ValueError, match=r"stem is 'conv'; expected one of .*; codebook_start is 'zero'; expected"):
+        VQVAEConfig(stem="conv", codebook_start="zero")
+
+
 TINY = VQVAEConfig(image_size=16, hidden=16, residual_blocks=1, codebook_size=12, code_dim=6, data_init=False)
-CPU = torch.device("cpu")
 
 
 def random_pictures(config: VQVAEConfig, batch: int = 3) -> Tensor:

@@ -1,0 +1,107 @@
+"""Priors are compared on the same masks, and a VQ-VAE with masked components sees no masked cell."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from masking import random_mask, touched_pixels
+from measuring.priors import shared_mask
+from pipeline.machine import generator
+from recall.fillers import MaskedVQVAEFiller
+from recall.hole import dig
+from toys import notes_of, tiny_memory
+from vqvae import VQVAE, VQVAEConfig
+
+
+def test_masks_are_exact_and_the_same_for_all_who_ask():
+    memory = tiny_memory()
+    for kind in ("random", "block", "half"):
+        found = shared_mask(kind, 50, 5, memory, 3, 0)
+        assert found.sum(1).tolist() == [memory.tokens // 2] * 5
+        assert torch.equal(found, shared_mask(kind, 50, 5, memory, 3, 0))
+    assert not torch.equal(shared_mask("random", 50, 5, memory, 3, 0), shared_mask("random", 50, 5, memory, 3, 5))
+
+
+# Masked cells for a VQ-VAE with masked components
+SIDE, STRIDE = 3, 4  # of the grids of test_recall
+CELLS = SIDE**2
+
+
+def masked_vqvae() -> VQVAE:
+    """Other weights than the memory's; its codes lie where what it encodes lies, so that most pixels matter."""
+    torch.manual_seed(5)
+    size = SIDE * STRIDE
+    model = VQVAE(VQVAEConfig(image_size=size, hidden=16, residual_blocks=0, codebook_size=64, code_dim=8))
+    with torch.no_grad():
+        model.train()(torch.rand(40, 3, size, size) * 2 - 1, generator(0))
+    return model.eval()
+
+
+@torch.no_grad()
+def painted_from(model: VQVAE, truth: Tensor, mask: Tensor) -> Tensor:
+    """truth: (B, C, H, W) in [0, 1]."""
+    hole = dig(torch.zeros(len(truth), CELLS, dtype=torch.long), mask, pixels=truth * 2 - 1, stride=STRIDE)
+    filled = MaskedVQVAEFiller("masked", model).fill(hole, "argmax", None)
+    assert filled.pictures is not None
+    return filled.pictures
+
+
+def unlike(truth: Tensor) -> Tensor:
+    """Other pictures in [0, 1], each pixel far from its own."""
+    return (truth + 0.5) % 1
+
+
+@pytest.fixture
+def pictures() -> Tensor:
+    return torch.rand(6, 3, SIDE * STRIDE, SIDE * STRIDE, generator=generator(2))
+
+
+@pytest.fixture
+def cells() -> Tensor:
+    """Another four of nine for each picture."""
+    return random_mask(6, CELLS, 4 / 9, generator(3))
+
+
+def test_pixels_in_masked_cells_are_not_looked_at(pictures: Tensor, cells: Tensor) -> None:
+    model = masked_vqvae()
+    inside = touched_pixels(cells, SIDE * STRIDE, SIDE * STRIDE, STRIDE).unsqueeze(1)
+    before = painted_from(model, pictures, cells)
+    assert torch.equal(painted_from(model, torch.where(inside, unlike(pictures), pictures), cells), before)
+    nothing = torch.zeros_like(cells)
+    assert not torch.equal(painted_from(model, pictures, nothing), before), "unhidden they would matter"
+
+
+def test_pixels_of_every_cell_that_is_not_masked_are_looked_at(pictures: Tensor, cells: Tensor) -> None:
+    """Each picture shows five cells; changing any one of them changes what is painted, in nearly all cases."""
+    model = masked_vqvae()
+    before = painted_from(model, pictures, cells)
+    changed = torch.zeros(6, CELLS, dtype=torch.bool)
+    for cell in range(CELLS):
+        only = torch.zeros(6, CELLS, dtype=torch.bool)
+        only[:, cell] = True
+        there = touched_pixels(only, SIDE * STRIDE, SIDE * STRIDE, STRIDE).unsqueeze(1)
+        after = painted_from(model, torch.where(there, unlike(pictures), pictures), cells)
+        changed[:, cell] = (after != before).flatten(1).any(1)
+    assert not (changed & cells).any()
+    assert int(changed.sum()) >= 27, "of 30"
+
+
+def test_masked_cells_are_hidden_as_in_training_in_all_components_and_nothing_else_is(
+    pictures: Tensor, cells: Tensor
+) -> None:
+    model = masked_vqvae()
+    seen = notes_of(model.encoder)
+    painted = painted_from(model, pictures, cells)
+    (call,) = seen
+    (shown,) = call.values()
+    grid = cells.view(6, SIDE, SIDE)
+    for picture in range(6):
+        for row in range(SIDE):
+            for column in range(SIDE):
+                rows, columns = (slice(place * STRIDE, (place + 1) * STRIDE) for place in (row, column))
+                expected = pictures[picture, :, rows, columns] * 2 - 1
+                if grid[picture, row, column]:
+                    expected = torch.zeros_like(expected)
+                torch.testing.assert_close(shown[picture, :, rows, columns], expected)
+    with torch.no_grad():
+        assert torch.equal(painted, model.decode_indices(model.encode_indices(shown)))

@@ -1,0 +1,193 @@
+"""The study beside others: the same masks, the same measures. K = 8 codes, 4x4 tokens."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import DistilBertForMaskedLM
+
+from handoff.split import Split
+from handoff.vqvae import HandedIndices
+from masking import mask_first
+from measuring.rivals import (
+    RIVALS_HEADER,
+    RivalCounts,
+    mean_picture,
+    measure_rivals,
+    published_selection,
+    rival_rows,
+    rival_ways,
+)
+from measuring.study import ALL_FORGOTTEN, Study
+from measuring.tables import bits_of, summarise
+from models.codes import Filling
+from pipeline.metrics import mse, to_unit
+from pipeline.tables import Rows
+from recall.choosing import choose_order
+from recall.fillers import Way, distil_filler
+from recall.hole import dig
+from recall.memory import Memory
+from sources.pixels import to_model
+from toys import fake_indices, fake_split, findings_of, measured, one_batch, study_plan, tiny_distil, tiny_memory
+
+K, SIDE, CLASSES = 8, 4, 3
+N = SIDE**2
+PICTURES = 5
+pytestmark = pytest.mark.usefixtures("no_gradients")
+
+
+@pytest.fixture
+def split() -> Split:
+    """Five pictures to measure, and three to train on."""
+    return fake_split(["test"] * PICTURES + ["train"] * 3)
+
+
+@pytest.fixture
+def indices() -> HandedIndices:
+    return fake_indices(8)
+
+
+def way_called(name: str, memory: Memory, split: Split) -> Way:
+    return next(way for way in rival_ways(memory, mean_picture(split), None) if way.shown == name)
+
+
+def with_orders(split: Split, order: Tensor) -> Study:
+    """A study of all test pictures of which only the random masks are known."""
+    return Study({}, {"random": [order]}, {}, split.positions("test"))
+
+
+def where(rows: Rows, wanted: dict[str, Any]) -> Rows:
+    return [row for row in rows if wanted.items() <= row.items()]
+
+
+def same_rows(rows: Rows, others: Rows) -> bool:
+    """Also where both have no number."""
+    return [list(map(str, row.values())) for row in rows] == [list(map(str, row.values())) for row in others]
+
+
+def likeliest(memory: Memory, model: DistilBertForMaskedLM, tokens: Tensor, mask: Tensor) -> Tensor:
+    """The pictures painted from the model's likeliest codes in one pass."""
+    return memory.paint(distil_filler(memory, model=model).fill(dig(tokens, mask), "argmax", None))
+
+
+# Rivals
+
+
+@pytest.mark.parametrize("name", ["nearest kept code", "mean picture"])
+def test_a_rival_is_judged_on_the_masks_of_the_study(name: str, split: Split, indices: HandedIndices) -> None:
+    memory, everything = tiny_memory(classifier="compact"), np.arange(PICTURES)
+    way = way_called(name, memory, split)
+    order = torch.stack([torch.randperm(N) for _ in everything])
+    findings = findings_of(memory, split, indices, study=with_orders(split, order))
+    rows = rival_rows(way, findings, everything, 100)
+    batch = one_batch(memory, split, indices)
+    hole = dig(batch.tokens, mask_first(order, 8), pixels=batch.whole * 2 - 1, stride=memory.stride)
+    painted = memory.paint(way.fill(hole))
+    expected = {
+        "mse_to_reconstruction": mse(to_unit(painted), batch.whole),
+        "mse_to_picture": mse(to_unit(painted), batch.truth),
+        "classification_error": (memory.classifier(painted).argmax(1) != batch.labels).float(),
+    }
+    for measure_name, values in expected.items():
+        (row,) = where(rows, {"percent": 50, "measure": measure_name})
+        assert row["mean"] == pytest.approx(float(values.mean()), abs=1e-6)
+        assert row["low"] <= row["mean"] <= row["high"] and row["pictures"] == PICTURES
+    assert {(row["rival"], row["percent"]) for row in rows} == {(name, percent) for percent in study_plan().percentages}
+    assert all(set(row) == set(RIVALS_HEADER) and row["measure"] != "predicted" for row in rows)
+    assert where(rows, {"percent": 0, "measure": "mse_to_reconstruction"})[0]["mean"] == pytest.approx(0, abs=1e-9)
+
+
+def test_few_pictures_are_spread_over_all_and_keep_their_masks(split: Split, indices: HandedIndices) -> None:
+    memory = tiny_memory(classifier="compact")
+    plan = study_plan(strategies=("random",), percentages=(50,))
+    findings = findings_of(memory, split, indices, plan, measured(plan, split, indices, memory))
+    found = measure_rivals(findings, None, RivalCounts(pictures=2, slow_pictures=1, resamples=100))
+    alone = rival_rows(way_called("nearest kept code", memory, split), findings, np.array([0, 2]), 100)
+    assert same_rows(where(found, {"rival": "nearest kept code"}), alone)
+    assert {row["pictures"] for row in alone if row["measure"] == "mse_to_picture"} == {2}
+
+
+def test_a_measure_without_a_number_counts_no_pictures(split: Split, indices: HandedIndices) -> None:
+    """The lowest row of tokens has no window of SSIM."""
+    memory = tiny_memory()
+    order = torch.arange(N - 1, -1, -1).expand(PICTURES, -1)
+    findings = findings_of(memory, split, indices, study_plan(percentages=(25,)), with_orders(split, order))
+    rows = rival_rows(way_called("not completed", memory, split), findings, np.arange(PICTURES), 100)
+    (row,) = where(rows, {"measure": "masked_ssim_to_reconstruction"})
+    assert row["pictures"] == 0 and math.isnan(row["mean"])
+    assert where(rows, {"measure": "masked_mse_to_reconstruction"})[0]["pictures"] == PICTURES
+    assert not where(rows, {"measure": "classification_error"})
+
+
+@pytest.mark.parametrize("with_published", [False, True])
+def test_rivals_ours_and_the_published_recipe_stand_side_by_side(
+    with_published: bool, split: Split, indices: HandedIndices
+) -> None:
+    memory, plan = (
+        tiny_memory(classifier="compact"),
+        study_plan(strategies=("random", "selective"), percentages=(50, 100)),
+    )
+    study = measured(plan, split, indices, memory)
+    rows = summarise(study, 100, plan.seed, bits_of(memory))
+    published = tiny_distil(layers=1) if with_published else None
+    findings = findings_of(memory, split, indices, plan, study, rows)
+    found = measure_rivals(findings, published, RivalCounts(PICTURES, slow_pictures=2, resamples=100))
+    theirs = ["published recipe, selective"] if with_published else []
+    simple = [way.shown for way in rival_ways(memory, mean_picture(split), published)]
+    assert list(dict.fromkeys(row["rival"] for row in found)) == [*simple, *theirs]
+    (slow,) = where(found, {"rival": "biharmonic inpainting", "percent": 50, "measure": "mse_to_picture"})
+    (fast,) = where(found, {"rival": "mean picture", "percent": 50, "measure": "mse_to_picture"})
+    assert (slow["pictures"], fast["pictures"]) == (2, PICTURES)
+    for percent, strategy in ((50, "random"), (100, ALL_FORGOTTEN)):
+        (ours,) = where(found, {"rival": "ours, argmax", "percent": percent, "measure": "mse_to_picture"})
+        (row,) = where(
+            rows, {"strategy": strategy, "percent": percent, "decoding": "argmax", "measure": "mse_to_picture"}
+        )
+        assert ours["mean"] == pytest.approx(row["mean"], abs=1e-6) and ours["pictures"] == row["pictures"]
+    if with_published:
+        (filled,) = where(found, {"rival": "published recipe", "percent": 50, "measure": "mse_to_picture"})
+        batch = one_batch(memory, split, indices)
+        by_hand = likeliest(memory, published, batch.tokens, mask_first(study.orders["random"][0], 8))
+        by_hand = mse(to_unit(by_hand), batch.truth).mean()
+        assert filled["mean"] == pytest.approx(float(by_hand), abs=1e-6)
+
+
+def test_the_published_study_chooses_and_fills_with_its_own_model(split: Split, indices: HandedIndices) -> None:
+    """Its likeliest codes in one pass, told no class, whatever our plan says; the classifier is ours."""
+    memory, published = tiny_memory(classifier="compact"), tiny_distil(layers=1)
+    plan = study_plan(strategies=("random", "selective", "additive"), percentages=(50, 100), tell_class=True,
+        filling=Filling(passes=3), decodings=("expected",),
+    )  # fmt: skip
+    findings, positions = findings_of(memory, split, indices, plan), split.positions("test")
+    rows = published_selection(findings, positions, published, 100)
+    assert {(row["rival"], row["percent"]) for row in rows} == {
+        ("published recipe, selective", 50), ("published recipe, additive", 50)
+    }  # fmt: skip
+    assert all(set(row) == set(RIVALS_HEADER) for row in rows)
+    theirs = replace(memory, distil=published)
+    batch = one_batch(memory, split, indices)
+    for strategy in ("selective", "additive"):
+        order = choose_order(strategy, theirs, batch.tokens, torch.Generator(), plan.choosing)
+        painted = likeliest(memory, published, batch.tokens, mask_first(order, 8))
+        (pixels,) = where(rows, {"rival": f"published recipe, {strategy}", "measure": "mse_to_picture"})
+        assert pixels["mean"] == pytest.approx(float(mse(to_unit(painted), batch.truth).mean()), abs=1e-6)
+        (error,) = where(rows, {"rival": f"published recipe, {strategy}", "measure": "classification_error"})
+        wrong = memory.classifier(painted).argmax(1) != batch.labels
+        assert error["mean"] == pytest.approx(float(wrong.float().mean()))
+    ours = published_selection(findings, positions, memory.distil, 100)
+    assert not same_rows(ours, rows), "another model would be noticed"
+    assert memory.distil is not published, "ours is left as it is"
+
+
+def test_the_published_study_is_left_out_when_its_strategies_are(split: Split, indices: HandedIndices) -> None:
+    findings = findings_of(tiny_memory(classifier="compact"), split, indices)
+    assert published_selection(findings, split.positions("test"), tiny_distil(layers=1), 100) == []
+
+
+def test_the_mean_picture_is_of_training_pictures(split: Split) -> None:
+    torch.testing.assert_close(mean_picture(split), to_model(split.images[5:]).mean(0))
+    torch.testing.assert_close(mean_picture(split, enough=2), to_model(split.images[5:6]).mean(0))

@@ -1,0 +1,173 @@
+"""Run folders and the hand-off between stages."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline import runs
+from pipeline.files import InputError, read_json
+from pipeline.runs import RunFolder, check_handed, note_best, read_best, resolve_run
+
+MEND = "python train_vqvae.py"
+
+
+def made(runs: Path, stage: str = "train_vqvae", digest: str = "d1", status: str = "running") -> RunFolder:
+    folder = RunFolder.create(runs, stage, "run:\n  seed: 0\n", digest)
+    folder.update(status=status)
+    return folder
+
+
+def said(error: pytest.ExceptionInfo[InputError]) -> str:
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+# Run folders
+
+
+def test_a_run_folder_holds_its_settings_and_its_state(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "train_vqvae", "run:\n  seed: 3\n", "d1")
+    assert folder.path.parent == tmp_path / "train_vqvae"
+    assert (folder.path / "config.yaml").read_text(encoding="utf-8") == "run:\n  seed: 3\n"
+    assert folder.record() == {"stage": "train_vqvae", "status": "running", "digest": "d1"}
+    folder.update(status="finished", score=0.5)
+    assert folder.record() == {"stage": "train_vqvae", "status": "finished", "digest": "d1", "score": 0.5}
+    folder.write_metrics({"psnr": 20.5})
+    assert read_json(folder.path / "metrics.json") == {"psnr": 20.5}
+
+
+def test_runs_started_in_the_same_second_have_folders_of_their_own(tmp_path: Path) -> None:
+    assert len({made(tmp_path).path for _ in range(5)}) == 5
+
+
+def test_history_written_again_has_no_line_twice(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    folder.write_history([{"epoch": 1, "val_loss": 0.5}])
+    folder.write_history([{"epoch": 1, "val_loss": 0.5}, {"epoch": 2, "val_loss": 0.4}])
+    lines = (folder.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+
+
+def test_only_an_unfinished_run_with_the_same_settings_is_found(tmp_path: Path) -> None:
+    assert RunFolder.find_unfinished(tmp_path, "train_vqvae", "d1") is None
+    made(tmp_path, status="finished")
+    made(tmp_path, digest="d2")
+    made(tmp_path, stage="train_distil")
+    assert RunFolder.find_unfinished(tmp_path, "train_vqvae", "d1") is None
+    killed = made(tmp_path)
+    assert RunFolder.find_unfinished(tmp_path, "train_vqvae", "d1") == killed
+    killed.update(status="failed")
+    assert RunFolder.find_unfinished(tmp_path, "train_vqvae", "d1") == killed
+    killed.update(status="finished")
+    assert RunFolder.find_unfinished(tmp_path, "train_vqvae", "d1") is None
+
+
+def test_the_newest_unfinished_run_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = []
+    for second in (2, 9, 5):
+        monkeypatch.setattr(runs.time, "strftime", lambda form, s=second: f"20300101-00000{s}")
+        folders.append(made(tmp_path))
+    assert RunFolder.find_unfinished(tmp_path, "train_vqvae", "d1") == folders[1]
+
+
+# The best run
+
+
+@pytest.mark.parametrize("lower_is_better", [True, False])
+def test_the_better_score_stays_in_either_direction(lower_is_better: bool, tmp_path: Path) -> None:
+    good, bad = (1.0, 2.0) if lower_is_better else (2.0, 1.0)
+    first, second, third = made(tmp_path), made(tmp_path), made(tmp_path)
+    assert note_best(first, "split a", bad, "mse", lower_is_better)
+    assert note_best(second, "split a", good, "mse", lower_is_better)
+    assert not note_best(third, "split a", bad, "mse", lower_is_better)
+    entry = read_best(tmp_path, "train_vqvae")["split a"]
+    assert (entry["run"], entry["score"], entry["metric"]) == (second.name, good, "mse")
+
+
+def test_each_key_has_a_best_run_of_its_own(tmp_path: Path) -> None:
+    first, second = made(tmp_path), made(tmp_path)
+    assert note_best(first, "split a", 0.1, "mse", True)
+    assert note_best(second, "split b", 9.9, "mse", True)
+    assert {key: entry["run"] for key, entry in read_best(tmp_path, "train_vqvae").items()} == {
+        "split a": first.name,
+        "split b": second.name,
+    }
+
+
+def test_without_a_score_the_newest_run_is_the_best(tmp_path: Path) -> None:
+    first, second = made(tmp_path), made(tmp_path)
+    assert note_best(first, "split a", None, "", True) and note_best(second, "split a", None, "", True)
+    assert read_best(tmp_path, "train_vqvae")["split a"]["run"] == second.name
+
+
+def test_a_best_run_whose_folder_is_gone_can_be_replaced(tmp_path: Path) -> None:
+    first, second = made(tmp_path), made(tmp_path)
+    note_best(first, "split a", 0.1, "mse", True)
+    first.path.rename(tmp_path / "elsewhere")
+    assert note_best(second, "split a", 0.9, "mse", True)
+
+
+@pytest.mark.parametrize("lower_is_better", [True, False])
+def test_a_score_that_is_no_number_never_replaces_one(lower_is_better: bool, tmp_path: Path) -> None:
+    first, second = made(tmp_path), made(tmp_path)
+    note_best(first, "split a", 0.5, "mse", lower_is_better)
+    assert not note_best(second, "split a", float("nan"), "mse", lower_is_better)
+    assert read_best(tmp_path, "train_vqvae")["split a"]["run"] == first.name
+
+
+# Finding a run
+
+
+def resolve(runs: Path, asked: str = "best", key: str = "split a") -> Path:
+    return resolve_run(runs, "train_vqvae", asked, key, "split a (32 pixels)", MEND)
+
+
+def test_best_is_the_best_run_of_the_key(tmp_path: Path) -> None:
+    for score in (0.5, 0.2, 0.9):
+        note_best(made(tmp_path), "split a", score, "mse", True)
+    found = resolve(tmp_path)
+    assert found.name == read_best(tmp_path, "train_vqvae")["split a"]["run"]
+    assert read_best(tmp_path, "train_vqvae")["split a"]["score"] == 0.2
+
+
+def test_a_named_run_folder_is_taken_even_from_elsewhere(tmp_path: Path) -> None:
+    folder = made(tmp_path / "other runs")
+    assert resolve(tmp_path, str(folder.path)) == folder.path
+
+
+def test_a_missing_run_says_for_what_and_what_to_type(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        resolve(tmp_path)
+    message = said(caught)
+    assert "train_vqvae for split a (32 pixels)" in message and message.endswith(f"type: {MEND}")
+    note_best(made(tmp_path), "split b", 0.1, "mse", True)
+    with pytest.raises(InputError, match=r"1 for others"):
+        resolve(tmp_path)
+
+
+def test_a_best_run_that_was_deleted_is_named(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    note_best(folder, "split a", 0.1, "mse", True)
+    folder.path.rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError) as caught:
+        resolve(tmp_path)
+    message = said(caught)
+    assert folder.name in message and "gone" in message and message.endswith(f"type: {MEND}")
+
+
+def test_a_folder_that_is_no_run_is_refused_with_what_is_expected(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        resolve(tmp_path, str(tmp_path / "nowhere"))
+    assert "nowhere" in said(caught) and "expected best or a folder under" in said(caught)
+
+
+def test_a_hand_off_that_fits_passes_and_one_that_does_not_names_both_values() -> None:
+    file = Path("runs") / "x" / "meta.json"
+    check_handed(file, {"codebook_size": 256, "split": "abc", "more": 1}, {"codebook_size": 256, "split": "abc"}, MEND)
+    with pytest.raises(InputError) as caught:
+        check_handed(file, {"codebook_size": 256, "split": "abc"}, {"split": "abc", "codebook_size": 128}, MEND)
+    assert said(caught) == f"{file}: codebook_size is 256, but 128 is needed here; type: {MEND}"
+    with pytest.raises(InputError, match="split is None, but abc is needed"):
+        check_handed(file, {}, {"split": "abc"}, MEND)

@@ -1,0 +1,102 @@
+"""An open stage: finished, broken, resumed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.files import read_json
+from pipeline.machine import Machine
+from pipeline.runs import RunFolder, read_best, resolve_run
+from pipeline.stage import open_stage
+from pipeline.tracking import registered_run
+from settings.config import Config
+
+MEND = "python train_vqvae.py"
+
+
+# Finding a run
+
+
+def resolve(runs: Path, asked: str = "best", key: str = "split a") -> Path:
+    return resolve_run(runs, "train_vqvae", asked, key, "split a (32 pixels)", MEND)
+
+
+# The frame around a stage
+
+
+def stage_config(runs: Path, mlflow: bool = False) -> Config:
+    return Config.model_validate({"run": {"dir": str(runs), "mlflow": mlflow}})
+
+
+def status_of(folder: RunFolder) -> str:
+    return folder.record()["status"]
+
+
+def test_a_stage_that_ends_well_is_finished_and_in_best_json(
+    tmp_path: Path, machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = stage_config(tmp_path)
+    with open_stage("train_vqvae", cfg, {"data_split": "x"}, "identity", machine, resume=False) as stage:
+        assert status_of(stage.folder) == "running"
+        stage.metrics["psnr"] = 21.0
+        stage.model({"w": torch.ones(2)}, {"hidden": 8}, {"split": "abc"})
+        stage.finish("abc", 0.5, "mse", True)
+    assert status_of(stage.folder) == "finished"
+    assert resolve(tmp_path, key="abc") == stage.folder.path
+    meta = read_json(stage.folder.model / "meta.json")
+    assert (meta["split"], meta["run"], meta["stage"]) == ("abc", stage.folder.name, "train_vqvae")
+    assert meta["metrics"] == {"psnr": 21.0} and "torch" in meta["versions"]
+    assert read_json(stage.folder.path / "metrics.json")["psnr"] == 21.0
+    assert capsys.readouterr().out.splitlines()[-1] == str(stage.folder.path)
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt()])
+def test_a_stage_that_breaks_is_resumed_by_the_same_settings_only(
+    error: BaseException, tmp_path: Path, machine: Machine
+) -> None:
+    def start(identity: str, inputs: dict[str, str], resume: bool, act: Callable[[], None]) -> tuple[RunFolder, bool]:
+        with open_stage("train_vqvae", stage_config(tmp_path), inputs, identity, machine, resume) as stage:
+            act()
+        return stage.folder, stage.resumed
+
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        start("same", {"data_split": "x"}, False, fail)
+    (broken,) = (RunFolder(path.parent) for path in (tmp_path / "train_vqvae").glob("*/run.json"))
+    assert status_of(broken) == "failed" and broken.record()["error"] in ("broken", "KeyboardInterrupt")
+    assert read_best(tmp_path, "train_vqvae") == {}
+    for identity, inputs, resume in (("other", "x", True), ("same", "y", True), ("same", "x", False)):
+        folder, resumed = start(identity, {"data_split": inputs}, resume, lambda: None)
+        assert not resumed and folder != broken
+        folder.update(status="finished")
+    assert start("same", {"data_split": "x"}, True, lambda: None) == (broken, True)
+
+
+def test_a_run_that_is_not_handed_on_does_not_become_the_best(tmp_path: Path, machine: Machine) -> None:
+    with open_stage("vqvae_reconstruction", stage_config(tmp_path), {}, "", machine, resume=False) as stage:
+        stage.finish(None)
+    assert status_of(stage.folder) == "finished" and read_best(tmp_path, "vqvae_reconstruction") == {}
+
+
+def test_a_stage_with_mlflow_leaves_the_same_numbers_there(tmp_path: Path, machine: Machine) -> None:
+    """A killed stage goes on in its MLflow run; the model that wins is the champion."""
+    cfg = stage_config(mlflow_runs, mlflow=True)
+    frame = open_stage("train_classifier", cfg, {"vqvae": "some run"}, "id", machine, resume=False)
+    with pytest.raises(KeyboardInterrupt), frame as killed:
+        raise KeyboardInterrupt
+    assert client.get_run(killed.ledger.run_id).info.status == "KILLED"
+    with open_stage("train_classifier", cfg, {"vqvae": "some run"}, "id", machine, resume=True) as stage:
+        stage.model({"w": torch.ones(2)}, {"hidden": 8}, {"split": "abc"})
+        stage.metrics["accuracy"] = 0.9
+        stage.finish("abc", 0.9, "accuracy", False, registered_as="classifier")
+    assert stage.ledger.run_id == killed.ledger.run_id
+    run = client.get_run(stage.ledger.run_id)
+    assert run.info.status == "FINISHED" and run.data.metrics["accuracy"] == 0.9
+    assert run.data.params["train_classifier.epochs"] == "12" and run.data.params["input.vqvae"] == "some run"
+    assert "train_vqvae.epochs" not in run.data.params
+    assert {entry.path for entry in client.list_artifacts(run.info.run_id)} >= {"config.yaml", "metrics.json", "model"}
+    assert registered_run(mlflow_runs, "models:/classifier@champion") == stage.folder.path

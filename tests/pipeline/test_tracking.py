@@ -1,0 +1,148 @@
+"""The MLflow ledger."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from pipeline.files import InputError
+from pipeline.runs import RunFolder, resolve_run
+from pipeline.tracking import Ledger, MlflowLedger, NullLedger, database_uri, open_ledger, registered_run
+
+MEND = "python train_vqvae.py"
+
+
+def made(runs: Path, stage: str = "train_vqvae", digest: str = "d1", status: str = "running") -> RunFolder:
+    folder = RunFolder.create(runs, stage, "run:\n  seed: 0\n", digest)
+    folder.update(status=status)
+    return folder
+
+
+def said(error: pytest.ExceptionInfo[InputError]) -> str:
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+# Finding a run
+
+
+def resolve(runs: Path, asked: str = "best", key: str = "split a") -> Path:
+    return resolve_run(runs, "train_vqvae", asked, key, "split a (32 pixels)", MEND)
+
+
+# The ledger. The database is made once: that takes seconds.
+
+
+@pytest.fixture(scope="module")
+def mlflow_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ledger") / "runs"
+
+
+@pytest.fixture
+def ledger(mlflow_runs: Path) -> MlflowLedger:
+    return open_ledger(mlflow_runs, "train_vqvae", "a run", {"stage": "train_vqvae"}, None)
+
+
+@pytest.fixture
+def client(mlflow_runs: Path) -> MlflowClient:
+    return MlflowClient(database_uri(mlflow_runs), database_uri(mlflow_runs))
+
+
+def test_params_and_metrics_are_there_to_read(ledger: MlflowLedger, client: MlflowClient) -> None:
+    ledger.params({f"section.key_{n}": n for n in range(230)} | {"nothing": None, "list": [1, 2]})
+    for step in (1, 2, 3):
+        ledger.metrics({"val_loss": 1 / step, "train_loss": 2 / step}, step)
+    ledger.tags({"pruned": "true"})
+    ledger.end("FINISHED")
+    run = client.get_run(ledger.run_id)
+    assert len(run.data.params) == 232
+    assert run.data.params["section.key_229"] == "229" and run.data.params["list"] == "[1, 2]"
+    history = client.get_metric_history(ledger.run_id, "val_loss")
+    assert [(entry.step, entry.value) for entry in history] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    assert run.data.tags["pruned"] == "true" and run.data.tags["stage"] == "train_vqvae"
+    assert run.info.status == "FINISHED" and run.info.run_name == "a run"
+
+
+def test_a_resumed_run_goes_on_in_the_same_mlflow_run(
+    ledger: MlflowLedger, client: MlflowClient, mlflow_runs: Path
+) -> None:
+    ledger.params({"seed": 0})
+    ledger.metrics({"val_loss": 1.0}, 1)
+    ledger.end("KILLED")
+    again = open_ledger(mlflow_runs, "train_vqvae", "a run", {}, ledger.run_id)
+    assert client.get_run(again.run_id).info.status == "RUNNING"
+    again.params({"seed": 0, "later": 1})  # MLflow itself refuses a param that is logged twice with another value
+    again.metrics({"val_loss": 0.5}, 2)
+    again.end("FINISHED")
+    run = client.get_run(ledger.run_id)
+    assert again.run_id == ledger.run_id and run.data.params == {"seed": "0", "later": "1"}
+    assert len(client.get_metric_history(ledger.run_id, "val_loss")) == 2
+
+
+def test_a_child_is_nested_under_its_parent(ledger: MlflowLedger, client: MlflowClient) -> None:
+    child = ledger.child("trial 0")
+    child.params({"learning_rate": 0.1})
+    child.end("FAILED")
+    run = client.get_run(child.run_id)
+    assert run.data.tags["mlflow.parentRunId"] == ledger.run_id
+    assert run.info.run_name == "trial 0" and run.info.status == "FAILED"
+    assert run.info.experiment_id == client.get_run(ledger.run_id).info.experiment_id
+    assert client.get_run(ledger.run_id).data.params == {}, "what a trial tries is not the parent's setting"
+
+
+def test_artifacts_lie_under_the_runs_folder(
+    ledger: MlflowLedger, client: MlflowClient, mlflow_runs: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "curves.png").write_bytes(b"a picture")
+    (tmp_path / "metrics.json").write_text("{}", encoding="utf-8")
+    ledger.artifacts(tmp_path / "figures", "figures")
+    ledger.artifacts(tmp_path / "metrics.json")
+    assert {entry.path for entry in client.list_artifacts(ledger.run_id)} == {"figures", "metrics.json"}
+    (stored,) = (mlflow_runs / "artifacts").rglob(f"{ledger.run_id}/**/curves.png")
+    assert stored.read_bytes() == b"a picture"
+
+
+def test_the_dataset_is_logged_with_its_digest(ledger: MlflowLedger, client: MlflowClient, tmp_path: Path) -> None:
+    ledger.dataset("digits", "abc123", tmp_path)
+    (logged,) = client.get_run(ledger.run_id).inputs.dataset_inputs
+    assert (logged.dataset.name, logged.dataset.digest) == ("digits", "abc123")
+
+
+def test_a_registered_model_leads_back_to_its_run_folder(mlflow_runs: Path, tmp_path: Path) -> None:
+    """The alias moves to the newer model only when it is given; versions stay."""
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    ledgers = []
+    for alias in ("champion", None, "champion"):
+        folder = made(mlflow_runs)
+        ledger = open_ledger(mlflow_runs, "train_vqvae", folder.name, {"stage": "train_vqvae"}, None)
+        ledger.artifacts(tmp_path, "model")
+        ledger.register("vqvae", alias)
+        ledgers.append(folder)
+        champion = registered_run(mlflow_runs, "models:/vqvae@champion")
+        assert champion == (folder if alias else ledgers[0]).path
+    assert registered_run(mlflow_runs, "models:/vqvae/2") == ledgers[1].path
+    assert resolve(mlflow_runs, "models:/vqvae@champion") == ledgers[2].path
+    ledgers[2].path.rename(mlflow_runs / "elsewhere")
+    with pytest.raises(InputError, match="which is gone"):
+        registered_run(mlflow_runs, "models:/vqvae@champion")
+
+
+@pytest.mark.parametrize("uri", ["models:/nosuch@champion", "models:/vqvae@nosuch", "models:/vqvae/99", "models:/odd"])
+def test_an_unknown_model_is_refused_with_what_is_registered(uri: str, mlflow_runs: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        registered_run(mlflow_runs, uri)
+    assert said(caught).startswith(f"{uri} is not registered in") and "registered are: " in said(caught)
+
+
+def test_the_null_ledger_takes_every_call_that_the_mlflow_ledger_takes() -> None:
+    def methods(kind: type) -> dict[str, inspect.Signature]:
+        functions = inspect.getmembers(kind, inspect.isfunction)
+        return {name: inspect.signature(f).replace(return_annotation=None) for name, f in functions if name[0] != "_"}
+
+    assert methods(NullLedger) == methods(MlflowLedger) == methods(Ledger)
+    null = NullLedger()
+    null.child("trial 0").metrics({"loss": 1.0}, 1)
+    assert null.run_id == ""

@@ -1,0 +1,132 @@
+"""Tuning, fitting and retraining of a stage."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline import tuning
+from pipeline.engine import History
+from pipeline.files import InputError
+from pipeline.machine import Machine
+from pipeline.training import Goal, run_trial, train
+from settings.training import Training
+from toys import bare_stage
+
+# A trial and a whole training
+
+
+@dataclass
+class Toy:
+    """One number that is drawn to 3; its validation error is what the stage tunes for."""
+
+    rows: int
+    bias: float = 0.0
+    model: nn.Module = field(default_factory=lambda: nn.Linear(1, 1))
+    scores: list[float] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        return self.rows
+
+    def step(self, rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        return {"loss": (self.model(torch.ones(len(rows), 1)) - 3).square().mean()}
+
+    def epoch_metrics(self) -> dict[str, float]:
+        return {}
+
+    def validate(self) -> dict[str, float]:
+        error = float((self.model(torch.ones(1, 1)) - 3).square().mean())
+        self.scores.append(error)
+        return {"loss": error, "error": 10 * error + self.bias}
+
+
+GOAL = Goal(monitor="loss", objective="error", lower_is_better=True)
+
+
+def section(**changes: Any) -> Training:
+    return Training(epochs=4, batch_size=4, learning_rate=0.05, weight_decay=0.0).replace(changes)
+
+
+def test_a_trial_returns_the_objective_at_the_best_epoch(machine: Machine) -> None:
+    toy = Toy(16)
+    study = optuna.create_study()
+    tried = section(learning_rate=0.5, tune={"trials": 1, "epochs": 3})
+    histories: list[History] = []
+    score = run_trial(study.ask(), tried, lambda s, both: toy, GOAL, machine, 0, lambda h: histories.append(list(h)))
+    assert score == pytest.approx(10 * min(toy.scores))
+    assert [len(history) for history in histories] == [1, 2, 3]
+    assert list(study.trials[0].intermediate_values.values()) == pytest.approx([10 * s for s in toy.scores])
+
+
+def test_a_trial_that_does_not_keep_up_is_pruned(machine: Machine) -> None:
+    study = optuna.create_study(pruner=optuna.pruners.ThresholdPruner(upper=50.0))
+    tried = section(tune={"trials": 1, "epochs": 3})
+    with pytest.raises(optuna.TrialPruned):
+        run_trial(study.ask(), tried, lambda s, both: Toy(16, bias=1000.0), GOAL, machine, 0)
+
+
+def test_training_tunes_then_fits_with_the_best_values_then_retrains(machine: Machine, tmp_path: Path) -> None:
+    """The retrain is built for train + validation, from the winner's settings, for the best number of epochs."""
+    built: list[tuple[float, bool]] = []
+
+    def build(values: Training, both: bool) -> Toy:
+        built.append((values.learning_rate, both))
+        return Toy(24 if both else 16)
+
+    space = {"learning_rate": {"low": 1e-4, "high": 0.5, "log": True}}
+    asked = section(retrain=True, tune={"trials": 3, "epochs": 2, "space": space})
+    stage = bare_stage(tmp_path, "train_toy", machine)
+    trained = train(stage, asked, build, GOAL, 0, tmp_path)
+    assert len(built) == 5 and built[0] == (0.05, False)
+    best_rate = trained.section.learning_rate
+    assert built[3:] == [(best_rate, False), (best_rate, True)]
+    study = tuning.open_study(tmp_path, f"train_toy {stage.folder.name}", True, 2)
+    assert best_rate == study.best_params["learning_rate"]
+    assert trained.learner.scores == [], "what is handed on is the retrained learner, which never saw validation"
+    assert trained.score == pytest.approx(10 * trained.progress.best_score)
+    assert (
+        stage.metrics["best_val_error"] == trained.score and stage.metrics["best_epoch"] == trained.progress.best_epoch
+    )
+    written = {
+        path.relative_to(stage.folder.path).as_posix() for path in stage.folder.path.rglob("*") if path.is_file()
+    }
+    assert {"metrics.jsonl", "figures/curves.png", "figures/study_history.png", "last/fit.safetensors"} <= written
+    assert len((stage.folder.path / "metrics.jsonl").read_text().splitlines()) == trained.progress.epoch
+
+
+def test_training_without_trials_takes_the_settings_as_they_are(machine: Machine, tmp_path: Path) -> None:
+    built: list[float] = []
+
+    def build(values: Training, both: bool) -> Toy:
+        built.append(values.learning_rate)
+        return Toy(16)
+
+    asked = section(tune={"trials": 0, "space": {"learning_rate": [0.1, 0.2]}})
+    trained = train(bare_stage(tmp_path, "train_toy", machine), asked, build, GOAL, 0, tmp_path)
+    assert built == [0.05] and trained.section == asked
+    assert not (tmp_path / "optuna.db").exists()
+    assert len(trained.learner.scores) == 4
+
+
+def test_a_named_study_whose_choices_have_changed_is_refused_in_one_line(machine: Machine, tmp_path: Path) -> None:
+    """Optuna cannot mix them; the user hears which study, not a traceback."""
+
+    def train_with(choices: list[float], trials: int) -> None:
+        tune = {"trials": trials, "epochs": 1, "study": "mine", "space": {"learning_rate": choices}}
+        train(
+            bare_stage(tmp_path, "train_toy", machine),
+            section(epochs=1, tune=tune),
+            lambda s, both: Toy(16),
+            GOAL,
+            0,
+            tmp_path,
+        )
+
+    train_with([0.1, 0.2], trials=1)
+    with pytest.raises(InputError, match="mine"):
+        train_with([0.1, 0.3], trials=2)

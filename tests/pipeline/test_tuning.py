@@ -1,0 +1,272 @@
+"""The Optuna study of a stage: its first trial, failures, pruning, and that an interrupted study goes on as if it had
+not been. Each test opens studies of its own names in one database, which is slow to make."""
+
+import math
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import torch
+from optuna.trial import FixedTrial, TrialState
+
+from pipeline import tuning
+from pipeline.engine import TrainingDiverged
+from pipeline.files import InputError
+
+SPACE: dict[str, Any] = {
+    "rate": {"low": 1e-4, "high": 1e-1, "log": True},
+    "width": {"low": 4, "high": 64},
+    "kind": ["plain", "fancy"],
+}
+START: dict[str, Any] = {"rate": 0.01, "width": 16, "kind": "fancy"}
+Objective = Callable[[optuna.Trial, dict[str, Any]], float]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("studies") / "runs"
+
+
+@pytest.fixture
+def opened(runs: Path, request: pytest.FixtureRequest) -> Callable[..., optuna.Study]:
+    """Opens a study of this test, as a new process would; another `name` is another study."""
+
+    def open_again(name: str = "", lower_is_better: bool = True, startup_trials: int = 2) -> optuna.Study:
+        return tuning.open_study(runs, f"{request.node.name} {name}", lower_is_better, startup_trials)
+
+    return open_again
+
+
+def bowl(trial: optuna.Trial, values: dict[str, Any]) -> float:
+    return (math.log10(values["rate"]) + 2.5) ** 2 + values["width"] / 64 + (values["kind"] == "plain")
+
+
+def run(study: optuna.Study, trials: int, objective: Objective = bowl, **options: Any) -> dict[str, Any]:
+    said: list[str] = options.pop("said", [])
+    return tuning.optimize(
+        study,
+        options.get("space", SPACE),
+        options.get("start", START),
+        trials,
+        options.get("seed", 0),
+        objective,
+        said.append,
+    )
+
+
+def completed(study: optuna.Study) -> list[tuple[dict[str, Any], float | None]]:
+    return [(trial.params, trial.value) for trial in study.trials if trial.state == TrialState.COMPLETE]
+
+
+class Endless(Exception):
+    """Raised by a test's objective that is asked far more often than it should be."""
+
+
+# What is tried
+
+
+def test_the_first_trial_is_the_setting_of_the_config(opened: Callable[..., optuna.Study]) -> None:
+    study = opened()
+    run(study, 3)
+    assert study.trials[0].params == START
+    assert study.trials[1].params != START != study.trials[2].params
+
+
+def test_a_start_outside_the_space_is_left_out(opened: Callable[..., optuna.Study]) -> None:
+    study = opened()
+    run(study, 2, start={**START, "width": 3})
+    assert all(4 <= trial.params["width"] <= 64 for trial in study.trials)
+    assert len(study.trials) == 2
+
+
+def test_the_best_values_are_returned(opened: Callable[..., optuna.Study]) -> None:
+    for lower_is_better in (True, False):
+        study = opened(str(lower_is_better), lower_is_better)
+        best = run(study, 5)
+        pick = min if lower_is_better else max
+        assert best == pick(completed(study), key=lambda entry: entry[1])[0]
+
+
+def test_the_same_seed_asks_for_the_same_settings_and_another_for_others(opened: Callable[..., optuna.Study]) -> None:
+    studies = {name: opened(name) for name in ("a", "b", "c")}
+    for name, seed in (("a", 0), ("b", 0), ("c", 100)):
+        run(studies[name], 4, seed=seed)
+    assert completed(studies["a"]) == completed(studies["b"])
+    assert completed(studies["a"])[1:] != completed(studies["c"])[1:]
+
+
+def test_trials_count_over_calls(opened: Callable[..., optuna.Study]) -> None:
+    run(opened(), 2)
+    run(opened(), 2)
+    assert len(opened().trials) == 2
+    run(opened(), 5)
+    assert len(opened().trials) == 5
+
+
+def test_suggestions_have_the_kind_of_the_space() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    space = {**SPACE, "log_width": {"low": 1, "high": 1000, "log": True}, "share": {"low": 0, "high": 0.5}}
+    chosen = [tuning.suggest(study.ask(), space) for _ in range(200)]
+    assert {type(values["width"]) for values in chosen} == {type(values["log_width"]) for values in chosen} == {int}
+    assert {type(values["rate"]) for values in chosen} == {type(values["share"]) for values in chosen} == {float}
+    assert {values["kind"] for values in chosen} == {"plain", "fancy"}
+    assert {values["width"] for values in chosen} >= {4, 64} and max(values["share"] for values in chosen) <= 0.5
+    below = sum(values["rate"] < 3.16e-3 for values in chosen)
+    assert 70 < below < 130, "on a logarithmic scale half of the rates lie below the middle decade"
+    assert sum(values["log_width"] < 32 for values in chosen) > 70
+
+
+def test_numbers_that_yaml_reads_as_text_are_a_range() -> None:
+    space = {"rate": {"low": "1e-3", "high": "1e-1", "log": True}}
+    assert tuning.suggest(FixedTrial({"rate": 0.01}), space) == {"rate": 0.01}
+
+
+# Trials that do not end well
+
+
+def test_a_diverging_trial_fails_with_its_reason_and_the_study_goes_on(opened: Callable[..., optuna.Study]) -> None:
+    def objective(trial: optuna.Trial, values: dict[str, Any]) -> float:
+        if trial.number == 1:
+            raise TrainingDiverged("train_vqvae: the loss is not finite at step 7")
+        return bowl(trial, values)
+
+    study, said = opened(), []
+    run(study, 4, objective, said=said)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert study.trials[1].user_attrs["error"] == "train_vqvae: the loss is not finite at step 7"
+    assert said == ["trial 1 failed: train_vqvae: the loss is not finite at step 7"]
+    assert study.trials[2].params != study.trials[1].params
+
+
+def test_pruned_trials_count_and_cannot_win(opened: Callable[..., optuna.Study]) -> None:
+    def objective(trial: optuna.Trial, values: dict[str, Any]) -> float:
+        if trial.number in (1, 2):
+            trial.report(-100.0, 1)
+            raise optuna.TrialPruned
+        return bowl(trial, values)
+
+    study = opened()
+    best = run(study, 4, objective)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED", "PRUNED", "COMPLETE"]
+    assert best in [params for params, _ in completed(study)]
+
+
+def test_a_trial_that_does_not_fit_into_memory_is_pruned_and_said(opened: Callable[..., optuna.Study]) -> None:
+    def objective(trial: optuna.Trial, values: dict[str, Any]) -> float:
+        if trial.number == 0:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return bowl(trial, values)
+
+    study, said = opened(), []
+    assert run(study, 2, objective, said=said) == study.trials[1].params
+    assert study.trials[0].state == TrialState.PRUNED
+    assert len(said) == 1 and "out of memory" in said[0] and "fancy" in said[0]
+
+
+@pytest.mark.parametrize("error", [TrainingDiverged("diverged"), optuna.TrialPruned(), torch.OutOfMemoryError("full")])
+def test_a_study_without_a_completed_trial_is_an_input_error(
+    error: Exception, opened: Callable[..., optuna.Study]
+) -> None:
+    def objective(trial: optuna.Trial, values: dict[str, Any]) -> float:
+        raise error
+
+    study = opened()
+    with pytest.raises(InputError, match="none of the 2 trials"):
+        run(study, 2, objective)
+    assert len(study.trials) == 2
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf])
+def test_a_score_that_is_not_finite_does_not_stop_or_trap_the_study(
+    score: float, opened: Callable[..., optuna.Study]
+) -> None:
+    """The same settings always give this score. They count as a trial that ended, are not asked for again for ever,
+    and do not win."""
+    broken: list[dict[str, Any]] = []
+
+    def objective(trial: optuna.Trial, values: dict[str, Any]) -> float:
+        if trial.number > 8:
+            raise Endless
+        if trial.number == 1:
+            broken.append(values)
+        return score if values in broken else bowl(trial, values)
+
+    study = opened()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        best = run(study, 4, objective)
+    assert len(study.trials) == 4
+    assert best not in broken
+
+
+def test_the_median_pruner_spares_the_first_trials_and_the_first_epoch(opened: Callable[..., optuna.Study]) -> None:
+    """Reports: two good trials, then one that is worse from the start."""
+    pruned_at: list[tuple[int, int]] = []
+
+    def objective(trial: optuna.Trial, values: dict[str, Any]) -> float:
+        for epoch in (1, 2, 3):
+            trial.report(10.0 * trial.number + 1 / epoch, epoch)
+            if trial.should_prune():
+                pruned_at.append((trial.number, epoch))
+                raise optuna.TrialPruned
+        return 10.0 * trial.number
+
+    run(opened(startup_trials=2), 3, objective)
+    assert pruned_at in ([(2, 1)], [(2, 2)])
+    pruned_at.clear()
+    run(opened("spared", startup_trials=3), 3, objective)
+    assert pruned_at == []
+
+
+# Interruption
+
+
+@pytest.mark.parametrize("interrupted", [[0], [2], [4], [1, 3]])
+def test_an_interrupted_study_resumed_equals_one_that_was_not(
+    interrupted: list[int], opened: Callable[..., optuna.Study]
+) -> None:
+    """The objective is interrupted in the middle of these trials; each time a new process opens the study."""
+    whole = opened("whole")
+    best = run(whole, 6)
+
+    def stopping_after(done: int) -> Objective:
+        def objective(trial: optuna.Trial, values: dict[str, Any]) -> float:
+            trial.report(0.1, 1)
+            if len(completed(trial.study)) == done:
+                raise KeyboardInterrupt
+            return bowl(trial, values)
+
+        return objective
+
+    for done in interrupted:
+        with pytest.raises(KeyboardInterrupt):
+            run(opened("stopped"), 6, stopping_after(done))
+    resumed = opened("stopped")
+    assert run(resumed, 6) == best
+    assert completed(resumed) == completed(whole)
+    assert not resumed.get_trials(states=(TrialState.RUNNING, TrialState.WAITING))
+
+
+def test_a_trial_killed_before_its_values_were_drawn_is_no_loss(opened: Callable[..., optuna.Study]) -> None:
+    whole = opened("whole")
+    best = run(whole, 4)
+    run(opened("killed"), 2)
+    opened("killed").ask()
+    resumed = opened("killed")
+    assert run(resumed, 4) == best
+    assert completed(resumed) == completed(whole)
+
+
+def test_interrupted_trials_do_not_count(opened: Callable[..., optuna.Study]) -> None:
+    def interrupted(trial: optuna.Trial, values: dict[str, Any]) -> float:
+        raise KeyboardInterrupt
+
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            run(opened(), 3, interrupted)
+    run(opened(), 3)
+    assert completed(opened())[0][0] == START
+    assert len(completed(opened())) == 3

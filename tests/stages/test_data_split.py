@@ -1,0 +1,169 @@
+"""The stage data_split: broken files, full disks, and a manifest that is stable and disjoint."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import data_split
+import train_vqvae
+from handoff.split import open_split
+from pipeline.files import InputError, read_csv
+from settings import command
+from sources import pictures
+from sources.pictures import decode
+from sources.pixels import to_model
+from toys import fill_folder, make_split, noise, split_settings
+
+
+def stage(argv, run=train_vqvae.run, name="train_vqvae"):
+    return command.stage_main(name, run, "text", argv=[str(word) for word in argv])
+
+
+def test_full_disk_is_said_before_anything_is_decoded(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    argv = ["--run.dir", tmp_path / "runs", "--data.images_per_class", "5", "--run.mlflow", "false"]
+    assert stage(argv, data_split.run, "data_split") == 2
+    assert "0.0 GB free; the cache needs" in capsys.readouterr().err
+    assert not list((tmp_path / "runs").rglob("images*.npy"))
+
+
+def test_given_split_can_be_pooled(tmp_path):
+    for number, part in enumerate(("train", "val", "test")):
+        fill_folder(tmp_path / part / "a", 10, first=10 * number)
+        fill_folder(tmp_path / part / "b", 10, first=100 + 10 * number)
+    split = make_split(tmp_path, tmp_path, given_split=False)
+    assert split.meta["counts"]["train"] == 42
+
+
+def test_picture_on_both_sides_of_a_given_split_leaves_train(tmp_path):
+    for number, part in enumerate(("train", "val", "test")):
+        fill_folder(tmp_path / part / "a", 4, first=10 * number)
+        fill_folder(tmp_path / part / "b", 4, first=100 + 10 * number)
+    noise(seed=20).save(tmp_path / "train" / "a" / "copy.png")  # also test/a/0020.png
+    split = make_split(tmp_path, tmp_path)
+    assert split.meta["counts"] == {"train": 8, "val": 8, "test": 8}
+    assert [row["path"] for row in read_csv(split.folder / "dropped.csv")] == ["train/a/copy.png"]
+
+
+def test_classes_by_number_and_by_name(tmp_path):
+    for number, name in enumerate("abc"):
+        fill_folder(tmp_path / "set" / name, 8, first=10 * number)
+    assert make_split(tmp_path, tmp_path / "set", classes=2).classes == ["a", "b"]
+    assert make_split(tmp_path, tmp_path / "set", classes=["c", "a"]).classes == ["a", "c"]
+    with pytest.raises(InputError, match=r"data.classes is 4, but .* has 3 class folders"):
+        make_split(tmp_path, tmp_path / "set", classes=4)
+    with pytest.raises(InputError, match="has no class z"):
+        make_split(tmp_path, tmp_path / "set", classes=["a", "z"])
+
+
+def test_images_per_class_are_chosen_by_the_seed(tmp_path):
+    for number, name in enumerate("ab"):
+        fill_folder(tmp_path / "set" / name, 30, first=100 * number)
+    paths = {
+        seed: {row["path"] for row in make_split(tmp_path, tmp_path / "set", images_per_class=10, seed=seed).manifest}
+        for seed in (0, 1)
+    }
+    assert len(paths[0]) == len(paths[1]) == 20 and paths[0] != paths[1]
+
+
+def broken_files(folder: Path) -> dict[str, str]:
+    """file name -> what must be said of it"""
+    (folder / "zero.png").write_bytes(b"")
+    (folder / "text.jpg").write_text("not a picture at all")
+    buffer = io.BytesIO()
+    noise(64, seed=5).save(buffer, "PNG")
+    (folder / "cut.png").write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
+    noise(64, seed=6).save(folder / "full.jpg", quality=95)
+    (folder / "cut.jpg").write_bytes((folder / "full.jpg").read_bytes()[:700])
+    (folder / "full.jpg").unlink()
+    Image.new("1", (12_000, 12_000)).save(folder / "bomb.png")
+    return {
+        "zero.png": "empty",
+        "text.jpg": "not a picture",
+        "cut.png": "broken",
+        "cut.jpg": "broken",
+        "bomb.png": "bomb",
+    }
+
+
+def test_broken_files_are_all_listed_and_end_the_run(tmp_path, capsys):
+    for number, name in enumerate("ab"):
+        fill_folder(tmp_path / "set" / name, 10, first=100 * number)
+    expected = broken_files(tmp_path / "set" / "a")
+    with pytest.raises(InputError, match=r"5 of the files cannot be used.*--data.skip_broken true"):
+        make_split(tmp_path, tmp_path / "set")
+    printed = capsys.readouterr()
+    for name, words in expected.items():
+        assert any(name in line and words in line for line in (printed.out + printed.err).splitlines()), name
+    assert not (tmp_path / "runs" / "data_split" / "best.json").exists()
+
+
+def test_skip_broken_goes_on_without_them(tmp_path):
+    for number, name in enumerate("ab"):
+        fill_folder(tmp_path / "set" / name, 10, first=100 * number)
+    broken_files(tmp_path / "set" / "a")
+    split = make_split(tmp_path, tmp_path / "set", skip_broken=True)
+    assert len(split.manifest) == 20 and len(read_csv(split.folder / "broken.csv")) == 5
+    position = next(n for n, row in enumerate(split.manifest) if row["path"] == "b/0103.png")
+    direct = decode(str(tmp_path / "set" / "b" / "0103.png"), 16, 3).pixels
+    assert (split.images[split.rows[position]] == direct).all()
+
+
+# --- the finished split -----------------------------------------------------------------------------------------------
+
+
+def test_same_settings_same_hash_and_mean(tmp_path):
+    for number, name in enumerate("ab"):
+        fill_folder(tmp_path / "set" / name, 12, first=100 * number)
+    one, two = (make_split(tmp_path / str(n), tmp_path / "set") for n in range(2))
+    assert one.hash == two.hash and one.meta == two.meta
+    train = to_model(np.asarray(one.images)[one.rows[one.positions("train")]])
+    assert np.allclose(one.meta["mean"], ((train + 1) / 2).mean((0, 2, 3)), atol=1e-5)
+    assert np.allclose(one.meta["std"], ((train + 1) / 2).double().std((0, 2, 3), correction=0), atol=1e-4)
+
+
+def test_byte_identical_pictures_share_a_side(tmp_path):
+    for number, name in enumerate("ab"):
+        fill_folder(tmp_path / "set" / name, 10, first=100 * number)
+    for copy in range(6):
+        noise(seed=3).save(tmp_path / "set" / "b" / f"copy{copy}.png")  # the same bytes as a/0003.png
+    split = make_split(tmp_path, tmp_path / "set")
+    twins = [row["split"] for row in split.manifest if row["path"] == "a/0003.png" or "copy" in row["path"]]
+    assert len(twins) == 7 and len(set(twins)) == 1
+
+
+def test_changed_manifest_is_refused(tmp_path):
+    for number, name in enumerate("ab"):
+        fill_folder(tmp_path / "set" / name, 10, first=100 * number)
+    split = make_split(tmp_path, tmp_path / "set")
+    file = split.folder / "manifest.csv"
+    file.write_text(file.read_text().replace("train", "test", 1))
+    with pytest.raises(InputError, match=r"was changed after the split; type: python data_split.py"):
+        open_split(split_settings(tmp_path, tmp_path / "set"))
+
+
+def test_interrupted_decoding_resumes(tmp_path, monkeypatch):
+    for number, name in enumerate("ab"):
+        fill_folder(tmp_path / "set" / name, 10, first=100 * number)
+    cfg = split_settings(tmp_path, tmp_path / "set")
+    monkeypatch.setattr(data_split, "CHECKPOINT_EVERY", 8)
+    real, calls = pictures.decode_all, []
+
+    def dies_in_the_second_chunk(paths, *rest):
+        calls.append(len(paths))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(paths, *rest)
+
+    monkeypatch.setattr(data_split, "decode_all", dies_in_the_second_chunk)
+    with pytest.raises(KeyboardInterrupt):
+        data_split.run(cfg)
+    data_split.run(cfg, resume=True)
+    assert calls == [8, 8, 8, 4]  # the first eight are not decoded again
+    assert len(list((tmp_path / "runs" / "data_split").glob("2*"))) == 1
+    fresh = make_split(tmp_path / "fresh", tmp_path / "set")
+    resumed = open_split(cfg)
+    assert resumed.hash == fresh.hash and (np.asarray(resumed.images) == np.asarray(fresh.images)).all()
