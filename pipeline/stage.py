@@ -121,7 +121,8 @@ def open_stage(
     """
     runs = Path(cfg.run.dir)
     settings = yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False)
-    identity = identity or f"{cfg.run.seed} {getattr(cfg, name).model_dump_json()}"
+    if identity is None:
+        identity = f"{cfg.run.seed} {getattr(cfg, name).model_dump_json()}"
     key = digest(name, identity, *(f"{k}={v}" for k, v in sorted(inputs.items())))
     folder = RunFolder.find_unfinished(runs, name, key) if resume else None
     if resume:

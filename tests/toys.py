@@ -38,7 +38,10 @@ from pipeline.tables import Rows
 from pipeline.tracking import NullLedger
 from priors.gan import Generator, LatentGANConfig
 from priors.pixelcnn import PixelCNN, PixelCNNConfig
+from recall import completing
 from recall.choosing import Choosing
+from recall.completing import Completed
+from recall.hole import Filled, dig
 from recall.memory import Memory
 from settings import loading
 from settings.config import Config
@@ -154,6 +157,24 @@ def tiny_generator(grid: int = 5, facts: int = 0) -> Generator:
     model = Generator(LatentGANConfig(11, grid, code_dim=4, width=8, noise_dim=6, facts=facts))
     model.start_from(torch.randn(11, 4) * 5 + 2, torch.randint(11, (20, grid * grid)))
     return model.eval()
+
+
+def complete(
+    model: DistilBertForMaskedLM,
+    grids: Tensor,
+    mask: Tensor,
+    codebook: Tensor,
+    filling: Filling = Filling(),
+    draws: torch.Generator | None = None,
+    labels: Tensor | None = None,
+) -> Completed:
+    """Grids (B, N) with a hole under the mask, completed."""
+    return completing.complete(model, dig(grids, mask, labels), codebook, filling, draws)
+
+
+def painted_vectors(memory: Memory, vectors: Tensor) -> Tensor:
+    """(B, N, D) -> (B, C, H, W)."""
+    return memory.paint(Filled(torch.zeros(vectors.shape[:2], dtype=torch.long), vectors))
 
 
 # --- plans and what is handed on --------------------------------------------------------------------------------------

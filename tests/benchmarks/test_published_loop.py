@@ -15,7 +15,7 @@ from benchmarks.published_loop import our_masks, parse_percentages, print_table,
 from recall.choosing import Choosing, choose_order
 from recall.memory import Memory
 from settings.config import Config
-from toys import ROOT, fake_indices, fake_split, tiny_memory
+from toys import ROOT, fake_indices, fake_split, tiny_distil, tiny_memory
 
 K, SIDE = 8, 4
 N = SIDE**2
@@ -25,7 +25,7 @@ PERCENTAGES = [0, 10, 50, 90, 100]
 @pytest.fixture
 def memory() -> Memory:
     """Weights large enough that what the model answers depends on what it sees."""
-    return tiny_memory(SIDE, K)
+    return replace(tiny_memory(SIDE, K), distil=tiny_distil(K, N))
 
 
 def test_the_published_loop_keeps_the_tokens_that_selective_keeps(memory: Memory) -> None:

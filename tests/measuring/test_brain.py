@@ -89,7 +89,7 @@ def test_pictures_without_brain_are_left_out_of_brain_only(tmp_path):
     parts = {"val": np.array([2]), "test": np.array([0, 1, 2])}
     write_mri_csv(tmp_path / "mri.csv", errors, parts, 200, torch.Generator().manual_seed(0))
     rows = {(row["split"], row["way"], row["measure"]): row for row in read_csv(tmp_path / "mri.csv")}
-    assert {key[1] for key in rows} == {"vqvae", "copy"} and {key[2] for key in rows} == set(brain.MEASURES)
+    assert {key[1] for key in rows} == {"vqvae", "copy"} and {key[2] for key in rows} == set(brain.SLICE_MEASURES)
     assert ("val", "vqvae", "ssim_brain") not in rows
     in_brain, everywhere = rows["test", "vqvae", "ssim_brain"], rows["test", "vqvae", "ssim"]
     assert (in_brain["pictures"], everywhere["pictures"]) == ("2", "3")

@@ -31,14 +31,13 @@ from measuring.figures import (
     strategies_figure,
     strategies_grid,
 )
-from measuring.study import ALL_FORGOTTEN, Batch, Study
+from measuring.study import ALL_FORGOTTEN, Batch, Findings, Study
 from pipeline import figures
 from pipeline.figures import RGB
 from pipeline.metrics import to_unit
-from recall.completing import complete
 from recall.memory import Memory
 from settings.strategies import STRATEGIES
-from toys import study_plan, tiny_memory
+from toys import complete, fake_indices, fake_split, findings_of, painted_vectors, study_plan, tiny_memory
 
 K, SIDE = 8, 4
 N = SIDE**2
@@ -77,7 +76,7 @@ def curves(axis: Axes) -> dict[str, list[tuple[float, float]]]:
 
 
 def picture_of(figure: Figure, folder: Path) -> np.ndarray:
-    figures.save(figure, folder / "drawn.png")
+    figures.save_png(figure, folder / "drawn.png")
     with Image.open(folder / "drawn.png") as stored:
         return np.asarray(stored.convert("RGB"))
 
@@ -295,16 +294,21 @@ def test_grey_stands_where_tokens_are_masked() -> None:
     assert int((left != pictures).any(1).sum()) == 16
 
 
+def shown_study(memory: Memory, study: Study, decoding: str) -> Findings:
+    split = fake_split(["test"])
+    return findings_of(memory, split, fake_indices(1), replace(PLAN, decodings=(decoding,)), study)
+
+
 def test_the_recall_grid_shows_kept_recalled_and_original_for_each_percentage(
     memory: Memory, batch: Batch, study: Study, tmp_path: Path
 ) -> None:
-    figure = recall_grid(memory, study, batch, PLAN, "random", "expected", RGB)
+    figure = recall_grid(shown_study(memory, study, "expected"), batch, "random", RGB)
     assert len(figure.axes) == 3 * 6
     assert [axis.get_title() for axis in figure.axes[:6]] == ["kept", "recalled", "original"] * 2
     assert [figure.axes[6 * line].get_ylabel() for line in range(3)] == ["50 %", "75 %", "100 %"]
     assert borders(figure) == [set(), {WRONG.lower()}, set(), set(), {RIGHT.lower()}, set()] * 3
     mask = mask_first(study.orders["random"][0], 12)
-    recalled = memory.paint(complete(memory.distil, batch.tokens, mask, memory.codebook).expected)
+    recalled = painted_vectors(memory, complete(memory.distil, batch.tokens, mask, memory.codebook).expected)
     kept_75, recalled_75, original_75 = (shown(axis) for axis in figure.axes[9:12])
     torch.testing.assert_close(kept_75, grey_out(batch.whole, mask, 4)[1])
     torch.testing.assert_close(recalled_75, to_unit(recalled)[1])
@@ -315,7 +319,7 @@ def test_the_recall_grid_shows_kept_recalled_and_original_for_each_percentage(
 def test_the_grid_of_strategies_has_a_line_for_each_below_the_originals(
     memory: Memory, batch: Batch, study: Study
 ) -> None:
-    figure = strategies_grid(memory, study, batch, PLAN, 75, "argmax", RGB)
+    figure = strategies_grid(shown_study(memory, study, "argmax"), batch, 75, RGB)
     assert len(figure.axes) == 3 * 4
     assert [figure.axes[4 * line].get_ylabel() for line in range(3)] == ["original", "random", "adaptive"]
     assert borders(figure) == [set()] * 4 + [set(), {WRONG.lower()}, set(), {RIGHT.lower()}] * 2
@@ -329,8 +333,8 @@ def test_the_grid_of_strategies_has_a_line_for_each_below_the_originals(
 def test_without_a_classifier_no_picture_is_framed(memory: Memory, batch: Batch, study: Study) -> None:
     memory.classifier = None
     for figure in (
-        recall_grid(memory, study, batch, PLAN, "random", "expected", RGB),
-        strategies_grid(memory, study, batch, PLAN, 75, "argmax", RGB),
+        recall_grid(shown_study(memory, study, "expected"), batch, "random", RGB),
+        strategies_grid(shown_study(memory, study, "argmax"), batch, 75, RGB),
     ):
         assert not any(borders(figure))
 

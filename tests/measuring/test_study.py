@@ -18,10 +18,19 @@ from models.codes import Filling
 from models.distilbert import masked_logits
 from pipeline.metrics import calibration_error, mse, to_unit
 from recall.choosing import Choosing
-from recall.completing import complete
 from recall.memory import Memory
 from settings.strategies import STRATEGIES
-from toys import DECODINGS, fake_indices, fake_split, measured, one_batch, study_plan, tiny_memory
+from toys import (
+    DECODINGS,
+    complete,
+    fake_indices,
+    fake_split,
+    measured,
+    one_batch,
+    painted_vectors,
+    study_plan,
+    tiny_memory,
+)
 
 K, SIDE, CLASSES = 8, 4, 3
 N = SIDE**2
@@ -98,7 +107,7 @@ def test_the_measures_are_those_of_each_decoding_painted_directly(
     pixels = touched_pixels(mask, 16, 16, 4)
     for decoding, painted in (
         ("argmax", memory.paint_tokens(found.indices)),
-        ("expected", memory.paint(found.expected)),
+        ("expected", painted_vectors(memory, found.expected)),
     ):
         table = {name: values[0] for name, values in study.cells[strategy, 50, decoding].items()}
         unit = to_unit(painted)
@@ -218,7 +227,7 @@ def test_in_several_passes_everything_is_filled_as_complete_fills_it(split: Spli
     expected = {
         "argmax": (memory.paint_tokens(likeliest.indices), likeliest.indices),
         "sample": (memory.paint_tokens(drawn), drawn),
-        "expected": (memory.paint(likeliest.expected), likeliest.indices),
+        "expected": (painted_vectors(memory, likeliest.expected), likeliest.indices),
     }
     assert recalled.tokens is None and len(recalled.answers[0]) == 0
     for decoding in DECODINGS:

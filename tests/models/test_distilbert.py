@@ -25,8 +25,7 @@ from models.distilbert import (
     prepare_for,
     start_from_codebook,
 )
-from recall.completing import complete
-from toys import CPU, tiny_distil
+from toys import CPU, complete, tiny_distil
 
 K, N, C = 11, 9, 3
 

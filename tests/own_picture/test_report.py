@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from own_picture import report
+from own_picture.completing import request_of
 from own_picture.reading import box_mask
 from own_picture.report import complete_own
 from pipeline.files import InputError, read_csv
@@ -34,7 +35,7 @@ def test_a_folder_is_completed_with_all_files(tmp_path: Path, memory: Memory, ma
     (pictures / "notes.txt").write_text("passed over")
     stage = bare_stage(tmp_path / "runs", "reconstruct_masked", machine)
     section = section_of(pictures, box=[2, 2, 10, 12], samples=2)
-    share = complete_own(stage, memory, section, 3, CLASSES, seed=0)
+    share = complete_own(stage, memory, section.own, request_of(section, memory.distil, CLASSES, 0), CLASSES)
     assert share == pytest.approx(2 * 80 / (240 + 256))
     folder = stage.folder.path
     endings = ("completed.png", "masked.png", "sample_1.png", "sample_2.png", "diversity.png", "dropped.csv")
@@ -62,5 +63,6 @@ def test_what_cannot_be_used_leaves_nothing_behind(tmp_path: Path, memory: Memor
     stage = bare_stage(tmp_path / "runs", "reconstruct_masked", machine)
     for wrong in ({"box": [0, 0, 30, 3]}, {"label": "cat"}):
         with pytest.raises(InputError):
-            complete_own(stage, memory, section_of(tmp_path / "a.png", **wrong), 3, CLASSES, seed=0)
+            section = section_of(tmp_path / "a.png", **wrong)
+            complete_own(stage, memory, section.own, request_of(section, memory.distil, CLASSES, 0), CLASSES)
     assert not (stage.folder.path / "own").exists()

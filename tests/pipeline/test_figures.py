@@ -82,7 +82,7 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
 
 def picture_of(figure: Figure, folder: Path) -> np.ndarray:
     path = folder / "figures" / "drawn.png"
-    figures.save(figure, path)
+    figures.save_png(figure, path)
     with Image.open(path) as stored:
         assert stored.format == "PNG"
         return np.asarray(stored.convert("RGB"))

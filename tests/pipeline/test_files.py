@@ -35,7 +35,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "csv": lambda path: write_csv(path, ["a"], [["x" * 50]] * 2000),
     "array": lambda path: write_array(path, np.zeros(20_000)),
     "safetensors": lambda path: write_safetensors(path, {"x": torch.zeros(20_000)}),
-    "figure": lambda path: figures.save(figures.picture_grid([("a", torch.rand(2, 3, 32, 32))]), path),
+    "figure": lambda path: figures.save_png(figures.picture_grid([("a", torch.rand(2, 3, 32, 32))]), path),
 }
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mlflow import MlflowClient
 
 from pipeline.files import read_json
 from pipeline.machine import Machine
@@ -82,7 +83,9 @@ def test_a_run_that_is_not_handed_on_does_not_become_the_best(tmp_path: Path, ma
     assert status_of(stage.folder) == "finished" and read_best(tmp_path, "vqvae_reconstruction") == {}
 
 
-def test_a_stage_with_mlflow_leaves_the_same_numbers_there(tmp_path: Path, machine: Machine) -> None:
+def test_a_stage_with_mlflow_leaves_the_same_numbers_there(
+    mlflow_runs: Path, client: MlflowClient, machine: Machine
+) -> None:
     """A killed stage goes on in its MLflow run; the model that wins is the champion."""
     cfg = stage_config(mlflow_runs, mlflow=True)
     frame = open_stage("train_classifier", cfg, {"vqvae": "some run"}, "id", machine, resume=False)

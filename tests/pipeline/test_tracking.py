@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 
 from pipeline.files import InputError
 from pipeline.runs import RunFolder, resolve_run
-from pipeline.tracking import Ledger, MlflowLedger, NullLedger, database_uri, open_ledger, registered_run
+from pipeline.tracking import Ledger, MlflowLedger, NullLedger, open_ledger, registered_run
 
 MEND = "python train_vqvae.py"
 
@@ -35,19 +35,9 @@ def resolve(runs: Path, asked: str = "best", key: str = "split a") -> Path:
 # The ledger. The database is made once: that takes seconds.
 
 
-@pytest.fixture(scope="module")
-def mlflow_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("ledger") / "runs"
-
-
 @pytest.fixture
 def ledger(mlflow_runs: Path) -> MlflowLedger:
     return open_ledger(mlflow_runs, "train_vqvae", "a run", {"stage": "train_vqvae"}, None)
-
-
-@pytest.fixture
-def client(mlflow_runs: Path) -> MlflowClient:
-    return MlflowClient(database_uri(mlflow_runs), database_uri(mlflow_runs))
 
 
 def test_params_and_metrics_are_there_to_read(ledger: MlflowLedger, client: MlflowClient) -> None:

@@ -27,7 +27,7 @@ def a_study(trials: int = 4) -> optuna.Study:
 
 def picture_of(figure: Figure, folder: Path) -> np.ndarray:
     path = folder / "figures" / "drawn.png"
-    figures.save(figure, path)
+    figures.save_png(figure, path)
     with Image.open(path) as stored:
         assert stored.format == "PNG"
         return np.asarray(stored.convert("RGB"))

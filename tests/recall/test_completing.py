@@ -14,24 +14,9 @@ from models.distilbert import (
     masked_cross_entropy,
     masked_logits,
 )
-from recall.completing import Completed
-from recall.completing import complete as complete_hole
-from recall.hole import dig
-from toys import tiny_distil
+from toys import complete, tiny_distil
 
 K, N, C = 11, 9, 3
-
-
-def complete(
-    model: DistilBertForMaskedLM,
-    grids: Tensor,
-    mask: Tensor,
-    codebook: Tensor,
-    filling: Filling = Filling(),
-    draws: torch.Generator | None = None,
-    labels: Tensor | None = None,
-) -> Completed:
-    return complete_hole(model, dig(grids, mask, labels), codebook, filling, draws)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from torch import Tensor
 from pipeline.metrics import to_unit
 from recall.keeping import Judge, Keeper, painted_order
 from recall.memory import Memory
-from toys import certain_memory, tiny_memory
+from toys import certain_memory, painted_vectors, tiny_memory
 
 K, N = 8, 16
 
@@ -43,7 +43,7 @@ def whole_error(memory: Memory, tokens: Tensor, kept: Tensor) -> tuple[float, fl
     vectors = memory.codebook[tokens].clone()
     if mask.any():
         vectors[mask] = memory.logits(tokens, mask).softmax(1) @ memory.codebook
-    wrong = to_unit(memory.paint(vectors)) - to_unit(memory.paint_tokens(tokens))
+    wrong = to_unit(painted_vectors(memory, vectors)) - to_unit(memory.paint_tokens(tokens))
     return float(wrong.square().mean()), float((vectors - memory.codebook[tokens]).square().sum())
 
 

@@ -5,8 +5,10 @@ import torch
 from torch import Tensor
 
 from models.distilbert import masked_logits
-from recall.memory import shares_by_position
-from toys import tiny_distil, tiny_memory
+from recall.hole import dig
+from recall.memory import Memory, shares_by_position
+from recall.simple_fillers import NotCompleted
+from toys import painted_vectors, tiny_memory
 
 K, SIDE = 8, 3
 N = SIDE**2
@@ -18,18 +20,23 @@ def tokens() -> Tensor:
     return torch.randint(0, K, (5, N))
 
 
+def paint_blank(memory: Memory, tokens: Tensor, mask: Tensor) -> Tensor:
+    """What is left without completion."""
+    return memory.paint(NotCompleted(memory.codebook, memory.blank).fill(dig(tokens, mask), "expected", None))
+
+
 def test_painting_code_vectors_is_painting_their_indices(tokens: Tensor) -> None:
     memory = tiny_memory(SIDE)
-    painted = memory.paint(memory.codebook[tokens])
+    painted = painted_vectors(memory, memory.codebook[tokens])
     assert painted.shape == (5, 3, 12, 12)
     torch.testing.assert_close(painted, memory.paint_tokens(tokens))
-    turned = memory.paint(memory.codebook[tokens.view(5, SIDE, SIDE).mT.reshape(5, N)])
+    turned = painted_vectors(memory, memory.codebook[tokens.view(5, SIDE, SIDE).mT.reshape(5, N)])
     assert not torch.allclose(turned, painted), "rows and columns are not exchanged"
 
 
 def test_painting_blank_where_nothing_is_masked_is_painting_the_tokens(tokens: Tensor) -> None:
     memory = tiny_memory(SIDE)
-    painted = memory.paint_blank(tokens, torch.zeros(5, N, dtype=torch.bool))
+    painted = paint_blank(memory, tokens, torch.zeros(5, N, dtype=torch.bool))
     torch.testing.assert_close(painted, memory.paint_tokens(tokens))
 
 
@@ -38,13 +45,13 @@ def test_blank_is_the_average_code_of_the_training_grids(tokens: Tensor) -> None
     memory = tiny_memory(SIDE)
     expected = sum(memory.position_shares[:, k].mean() * memory.codebook[k] for k in range(K))
     torch.testing.assert_close(memory.blank, expected)
-    everything = memory.paint_blank(tokens, torch.ones(5, N, dtype=torch.bool))
-    torch.testing.assert_close(everything, memory.paint(expected.expand(5, N, -1)))
+    everything = paint_blank(memory, tokens, torch.ones(5, N, dtype=torch.bool))
+    torch.testing.assert_close(everything, painted_vectors(memory, expected.expand(5, N, -1)))
     mask = torch.zeros(5, N, dtype=torch.bool)
     mask[2, 4] = True
     vectors = memory.codebook[tokens]
     vectors[2, 4] = expected
-    torch.testing.assert_close(memory.paint_blank(tokens, mask), memory.paint(vectors))
+    torch.testing.assert_close(paint_blank(memory, tokens, mask), painted_vectors(memory, vectors))
 
 
 def test_sizes_come_from_the_vqvae() -> None:
@@ -83,28 +90,6 @@ def test_bfloat16_is_close_and_handed_on_as_float32(tokens: Tensor) -> None:
     exact, short = (tiny_memory(SIDE, bf16=bf16).logits(tokens, mask) for bf16 in (False, True))
     assert short.dtype == torch.float32
     assert 0 < (short - exact).abs().max() < 0.05
-
-
-def test_completing_asks_in_bfloat16_and_mixes_code_vectors_in_float32(tokens: Tensor) -> None:
-    mask = torch.arange(N).expand(5, N) % 2 == 0
-    exact, short = (tiny_memory(SIDE, bf16=bf16) for bf16 in (False, True))
-    found = short.complete(tokens, mask)
-    assert found.expected.dtype == torch.float32
-    assert torch.equal(found.expected[~mask], short.codebook[tokens][~mask]), "kept tokens are not rounded"
-    assert torch.equal(found.indices[~mask], tokens[~mask])
-    probabilities = short.logits(tokens, mask).softmax(1)
-    assert torch.equal(found.expected[mask], probabilities @ short.codebook)
-    assert 0 < (found.expected - exact.complete(tokens, mask).expected).abs().max() < 0.05
-
-
-def test_completing_can_ask_another_distilbert(tokens: Tensor) -> None:
-    memory = tiny_memory(SIDE)
-    other = tiny_distil(K, N, layers=1)
-    mask = torch.ones(5, N, dtype=torch.bool)
-    found = memory.complete(tokens, mask, distil=other)
-    torch.testing.assert_close(
-        found.expected.flatten(0, 1), masked_logits(other, tokens, mask).softmax(1) @ memory.codebook
-    )
 
 
 @pytest.mark.parametrize("architecture", ["compact", "codes"])

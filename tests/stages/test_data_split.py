@@ -1,7 +1,9 @@
 """The stage data_split: broken files, full disks, and a manifest that is stable and disjoint."""
 
 import io
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
