@@ -30,43 +30,30 @@ group's stage, or at --run FOLDER, and takes the runs of other stages from the i
 """
 
 import argparse
-import csv
-import io
-import json
 import re
 import shlex
 import string
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 if __name__ == "__main__":  # started as a file: the project is one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from docs.collecting import Origin, collect
+from docs.shelf import ROOT, TABLES, Row, TableError, shown_path, take_table
 from settings import loading
 from settings.config import Config
 from settings.strategies import DECODINGS, STRATEGIES
 
-ROOT = Path(__file__).resolve().parent.parent
-TABLES = ROOT / "docs" / "tables"
-SOURCES = TABLES / "sources.yaml"
 END = "<!-- end -->"
 ANY = ("strategy", "any")  # column and value in a CSV: holds for every strategy
-FACTS = ("run", "commit", "machine", "command")  # comments at the top of a CSV
 IN_FIGURES = 8  # strategies that the figures show
 WORDS = ("rows", "columns", "value", "show", "head", "text")  # options that are no columns
 WITH_OPTIONS = ("table:", "sentence:")
-
-Row = dict[str, Any]
-
-
-class TableError(ValueError):
-    """One line: where, what was found, what was expected."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +69,7 @@ class Mark:
 
     @property
     def place(self) -> str:
-        return f"{_short(self.page)}:{self.start}: {self.kind}: {self.name}"
-
-
-@dataclass(frozen=True)
-class Table:
-    """A CSV of docs/tables with the comments at its top."""
-
-    facts: dict[str, str]
-    rows: list[Row]
-    columns: list[str] = field(default_factory=list)
+        return f"{shown_path(self.page)}:{self.start}: {self.kind}: {self.name}"
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -110,7 +88,7 @@ def marks_of(page: Path, lines: Sequence[str]) -> Iterator[Mark]:
         if fenced or not lines[at].startswith("<!--"):
             at += 1
             continue
-        where = f"{_short(page)}:{at + 1}"
+        where = f"{shown_path(page)}:{at + 1}"
         if lines[at].strip() == END:
             raise TableError(f"{where}: {END} without a mark before it")
         last = next((row for row in range(at, len(lines)) if lines[row].rstrip().endswith("-->")), None)
@@ -129,45 +107,14 @@ def _parsed(page: Path, text: str, where: str, start: int, stop: int) -> Mark:
         words = shlex.split(text)
     except ValueError as error:
         raise TableError(f"{where}: {error}".lower()) from None
-    if len(words) < 2 or words[0].removesuffix(":") not in KINDS or not words[0].endswith(":"):
-        raise TableError(f"{where}: found {text.strip()!r}; expected one of {', '.join(KINDS)}, a colon and a name")
+    if len(words) < 2 or words[0].removesuffix(":") not in MARKS or not words[0].endswith(":"):
+        raise TableError(f"{where}: found {text.strip()!r}; expected one of {', '.join(MARKS)}, a colon and a name")
     options = dict(word.split("=", 1) for word in words[2:] if "=" in word)
     bare = [word for word in words[2:] if "=" not in word]
     if bare or (options and words[0] not in WITH_OPTIONS):
         wanted = "KEY=VALUE" if words[0] in WITH_OPTIONS else "no options"
         raise TableError(f"{where}: found {' '.join(bare or options)!r}; expected {wanted}")
     return Mark(page, words[0].removesuffix(":"), words[1], options, start, stop)
-
-
-def read_table(name: str, folder: Path = TABLES) -> Table:
-    """docs/tables/NAME.csv, its numbers as numbers and empty cells as None."""
-    file = folder / f"{name}.csv"
-    if not file.is_file():
-        known = ", ".join(sorted(path.stem for path in folder.glob("*.csv")))
-        raise TableError(f"{_short(file)} does not exist; there are: {known}")
-    text = file.read_text(encoding="utf-8").splitlines()
-    comments = [line[2:].split(": ", 1) for line in text if line.startswith("# ")]
-    facts = {parts[0]: parts[1] for parts in comments if len(parts) == 2}
-    lacking = [fact for fact in FACTS if fact not in facts]
-    if lacking:
-        raise TableError(f"{_short(file)} has no comment # {lacking[0]}: ... at its top")
-    reader = csv.DictReader(line for line in text if not line.startswith("# "))
-    rows: list[Row] = [{key: _value(cell) for key, cell in row.items()} for row in reader]
-    for row in rows:
-        if "half" not in row and isinstance(row.get("low"), float | int) and isinstance(row.get("high"), float | int):
-            row["half"] = (row["high"] - row["low"]) / 2
-    return Table(facts, rows, list(reader.fieldnames or []))
-
-
-def _value(cell: str | None) -> Any:
-    if not cell:
-        return None
-    for kind in (int, float):
-        try:
-            return kind(cell)
-        except ValueError:
-            continue
-    return cell
 
 
 # --- making tables ----------------------------------------------------------------------------------------------------
@@ -197,7 +144,7 @@ def sentence_lines(mark: Mark, folder: Path) -> list[str]:
 
 def left_rows(mark: Mark, folder: Path) -> list[Row]:
     """The rows of a CSV that a mark's filters leave. Raises TableError for a filter on no column."""
-    table = read_table(mark.name, folder)
+    table = take_table(mark.name, folder)
     filters = {key: value for key, value in mark.options.items() if key not in WORDS}
     unknown = [key for key in filters if key not in table.columns]
     if unknown:
@@ -271,7 +218,7 @@ def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def source_lines(mark: Mark, folder: Path) -> list[str]:
     """Where a CSV comes from, in a line."""
-    facts = read_table(mark.name, folder).facts
+    facts = take_table(mark.name, folder).facts
     run = facts["run"] if facts["run"] == "not kept" else f"`{facts['run']}`"
     return [f"Run {run}, commit `{facts['commit']}`, {facts['machine']}; made by `{facts['command']}`."]
 
@@ -316,7 +263,7 @@ def registry_lines(mark: Mark, folder: Path) -> list[str]:
     raise TableError(f"{mark.name} is not a registry; expected strategies or decodings")
 
 
-KINDS = {
+MARKS = {
     "table": table_lines,
     "sentence": sentence_lines,
     "source": source_lines,
@@ -331,7 +278,7 @@ def rewritten(page: Path, folder: Path = TABLES) -> tuple[str, list[Mark]]:
     out, stale, at = [], [], 0
     for mark in marks_of(page, lines):
         try:
-            made = ["", *KINDS[mark.kind](mark, folder), ""]
+            made = ["", *MARKS[mark.kind](mark, folder), ""]
         except TableError as error:
             raise TableError(f"{mark.place}: {error}") from None
         if made != lines[mark.start : mark.stop]:
@@ -339,92 +286,6 @@ def rewritten(page: Path, folder: Path = TABLES) -> tuple[str, list[Mark]]:
         out += lines[at : mark.start] + made
         at = mark.stop
     return "\n".join([*out, *lines[at:]]) + "\n", stale
-
-
-# --- collecting -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where --collect looks, and what it notes. run None: the newest run of the group's stage."""
-
-    runs: Path
-    run: Path | None
-    machine: str
-    command: str | None = None
-
-
-def collect(group: str, origin: Origin, sources: Path = SOURCES, folder: Path = TABLES) -> list[Path]:
-    """Copy the tables of a group from the runs to docs/tables. Returns the files written.
-
-    Raises TableError for an unknown group and for runs or files that are not there.
-    """
-    known = yaml.safe_load(sources.read_text(encoding="utf-8"))
-    if group not in known:
-        raise TableError(f"{group} is not a group of {_short(sources)}; expected one of: {', '.join(known)}")
-    wanted = known[group]
-    start = origin.run or newest(origin.runs, wanted["stage"])
-    record = _json(start / "run.json")
-    places = {wanted["stage"]: start}
-    for stage, path in record["inputs"].items():  # as typed when it ran: its last two parts are stage and run
-        places[stage] = origin.runs / Path(path).parent.name / Path(path).name
-    facts = {
-        "run": start.name,
-        "commit": str(record["commit"])[:12],
-        "machine": origin.machine,
-        "command": origin.command or wanted["command"],
-    }
-    written = []
-    for name, entry in wanted["tables"].items():
-        missing = [stage for stage in entry["from"] if stage not in places]
-        if missing:
-            raise TableError(f"{_short(sources)}: {name}: {start} took no run of {missing[0]}; has {', '.join(places)}")
-        taken = [(stage, places[stage] / entry["file"]) for stage in entry["from"]]
-        rows = [row for stage, file in taken for row in _read_result(stage, file)]
-        kept = [row for row in rows if all(row[key] in map(str, only) for key, only in entry.get("keep", {}).items())]
-        written.append(write_table(folder / f"{name}.csv", facts, kept))
-    return written
-
-
-def newest(runs: Path, stage: str) -> Path:
-    """The newest of the runs that best.json of a stage names: of stages that train nothing, the newest for each split
-    and codebook."""
-    best = _json(runs / stage / "best.json")
-    return runs / stage / max(entry["run"] for entry in best.values())
-
-
-def _read_result(stage: str, file: Path) -> list[dict[str, str]]:
-    """Rows of a CSV as they are; metrics.json as a row a number."""
-    if file.suffix == ".json":
-        return [{"stage": stage, "metric": name, "value": f"{value:.6g}"} for name, value in _json(file).items()]
-    if not file.is_file():
-        raise TableError(f"{file} does not exist; has the stage ended?")
-    with file.open(encoding="utf-8", newline="") as lines:
-        return list(csv.DictReader(lines))
-
-
-def write_table(file: Path, facts: dict[str, str], rows: Sequence[dict[str, Any]]) -> Path:
-    """A CSV with its origin in comments at the top."""
-    if not rows:
-        raise TableError(f"{_short(file)}: no rows are left; look at `keep` in {SOURCES.name}")
-    text = io.StringIO()
-    text.writelines(f"# {fact}: {facts[fact]}\n" for fact in FACTS)
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    file.write_text(text.getvalue(), encoding="utf-8")
-    return file
-
-
-def _json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise TableError(f"{file} does not exist; has the stage ended?")
-    values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return values
-
-
-def _short(file: Path) -> str:
-    return str(file.relative_to(ROOT)) if file.is_relative_to(ROOT) else str(file)
 
 
 # --- command line -----------------------------------------------------------------------------------------------------
@@ -445,7 +306,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if given.collect:
             for file in collect(given.collect, Origin(given.runs, given.run, given.machine, given.command)):
-                print(f"wrote {_short(file)}")
+                print(f"wrote {shown_path(file)}")
             return 0
         return update(pages(), given.check)
     except TableError as error:
@@ -464,7 +325,7 @@ def update(files: Iterable[Path], check: bool, folder: Path = TABLES) -> int:
             out_of_date += len(stale)
         elif stale:
             page.write_text(text, encoding="utf-8")
-            print(f"wrote {_short(page)}")
+            print(f"wrote {shown_path(page)}")
     return 1 if out_of_date else 0
 
 

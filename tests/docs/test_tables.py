@@ -1,15 +1,16 @@
 """The pages say what the tables, the settings and the code say: docs/tables.py, README.md and docs/*.md."""
 
-import importlib.util
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import yaml
 
+from docs import collecting, tables
+from docs import shelf as shelves
 from settings import loading
 from settings.config import Config
 from settings.strategies import DECODINGS, STRATEGIES
@@ -24,16 +25,6 @@ CSV = "strategy,percent,mean,low,high\nrandom,50,0.5,0.4,0.6\nadaptive,50,0.25,0
 CROSS = 'rows="{strategy}" columns="{percent} %" value="{mean:.2f}"'
 
 
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_tables", ROOT / "docs" / "tables.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["docs_tables"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-tables = _load()
 PAGES = tables.pages()
 named = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -115,7 +106,7 @@ def test_bars_in_cells_are_escaped_and_marks_in_code_blocks_left_alone(tmp_path:
     ],
 )
 def test_a_wrong_mark_is_one_line_with_file_and_line(shelf: Path, mark: str, said: str) -> None:
-    with pytest.raises(tables.TableError) as caught:
+    with pytest.raises(shelves.TableError) as caught:
         tables.rewritten(_page(shelf, mark), shelf)
 
     assert "\n" not in str(caught.value)
@@ -128,15 +119,15 @@ def test_a_mark_without_its_other_half_is_refused(shelf: Path, text: str) -> Non
     page = shelf / "page.md"
     page.write_text(text, encoding="utf-8")
 
-    with pytest.raises(tables.TableError, match=r"page\.md:\d"):
+    with pytest.raises(shelves.TableError, match=r"page\.md:\d"):
         tables.rewritten(page, shelf)
 
 
 def test_a_csv_without_its_origin_is_refused(tmp_path: Path) -> None:
     (tmp_path / "small.csv").write_text("# run: r1\n" + CSV, encoding="utf-8")
 
-    with pytest.raises(tables.TableError, match="no comment # commit"):
-        tables.read_table("small", tmp_path)
+    with pytest.raises(shelves.TableError, match="no comment # commit"):
+        shelves.take_table("small", tmp_path)
 
 
 def test_check_notices_one_changed_cell_and_writing_mends_it(shelf: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,15 +180,15 @@ def runs(tmp_path: Path) -> Path:
 
 
 def _collect(runs: Path, group: str = "demo", **given: object) -> list[Path]:
-    origin = tables.Origin(runs, **{"run": None, "machine": "2 cores, no GPU", **given})
-    return tables.collect(group, origin, runs.parent / "sources.yaml", runs.parent)
+    origin = collecting.Origin(runs, **{"run": None, "machine": "2 cores, no GPU", **given})
+    return collecting.collect(group, origin, runs.parent / "sources.yaml", runs.parent)
 
 
 def test_collect_takes_the_newest_run_its_inputs_and_their_origin(runs: Path) -> None:
     files = _collect(runs)
 
     assert [file.name for file in files] == ["demo_curves.csv", "demo_metrics.csv"]
-    curves, metrics = (tables.read_table(file.stem, runs.parent) for file in files)
+    curves, metrics = (shelves.take_table(file.stem, runs.parent) for file in files)
     origin = {"run": "20260102-a", "commit": "0123456789ab", "machine": "2 cores, no GPU", "command": "make demo"}
     assert curves.facts == metrics.facts == origin
     assert curves.rows == [{"measure": "kept", "run": "20260102-a"}]
@@ -207,16 +198,16 @@ def test_collect_takes_the_newest_run_its_inputs_and_their_origin(runs: Path) ->
 def test_collect_heeds_a_named_run_and_a_command(runs: Path) -> None:
     _collect(runs, run=runs / "study" / "20260101-b", command="make study")
 
-    found = tables.read_table("demo_curves", runs.parent)
+    found = shelves.take_table("demo_curves", runs.parent)
     assert (found.facts["run"], found.facts["command"]) == ("20260101-b", "make study")
     assert found.rows[0]["run"] == "20260101-b"
 
 
 def test_collect_says_what_is_missing(runs: Path) -> None:
-    with pytest.raises(tables.TableError, match="dem is not a group"):
+    with pytest.raises(shelves.TableError, match="dem is not a group"):
         _collect(runs, "dem")
     (runs / "study" / "20260102-a" / "curves.csv").unlink()
-    with pytest.raises(tables.TableError, match=r"curves\.csv does not exist"):
+    with pytest.raises(shelves.TableError, match=r"curves\.csv does not exist"):
         _collect(runs)
 
 
@@ -227,12 +218,12 @@ def test_collect_needs_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_list_of_sources_names_files_that_stages_write() -> None:
-    known = tables.yaml.safe_load(tables.SOURCES.read_text(encoding="utf-8"))
+    known = yaml.safe_load(collecting.SOURCES.read_text(encoding="utf-8"))
     for group in known.values():
         assert (ROOT / f"{group['stage']}.py").is_file()
         for name, entry in group["tables"].items():
             assert entry["file"] == "metrics.json" or f'"{entry["file"]}"' in _all_code(), entry
-            assert (tables.TABLES / f"{name}.csv").is_file(), name
+            assert (shelves.TABLES / f"{name}.csv").is_file(), name
 
 
 # --- the pages of this project ----------------------------------------------------------------------------------------
@@ -259,7 +250,7 @@ def test_every_page_is_in_the_list_of_the_readme() -> None:
 
 def test_every_table_is_shown_somewhere() -> None:
     shown = {mark.name for page in PAGES for mark in _marks(page)}
-    assert {file.stem for file in tables.TABLES.glob("*.csv")} <= shown
+    assert {file.stem for file in shelves.TABLES.glob("*.csv")} <= shown
 
 
 def test_every_key_strategy_and_decoding_is_in_a_table() -> None:
@@ -330,7 +321,7 @@ def test_a_number_that_no_table_has_is_found() -> None:
 @named
 def test_numbers_in_the_text_are_in_the_tables_of_the_page(page: Path) -> None:
     shown = {mark.name for mark in _marks(page) if mark.kind in ("table", "sentence", "source")}
-    rows = [row for name in shown for row in tables.read_table(name).rows]
+    rows = [row for name in shown for row in shelves.take_table(name).rows]
     values = [value for row in rows for value in row.values() if isinstance(value, int | float)]
 
     assert _strange_numbers(_by_hand(page), values) == []
