@@ -9,7 +9,7 @@ STAGES = data_split train_vqvae vqvae_reconstruction train_classifier train_dist
 
 RIVALS = "train_prior prior_pixelcnn" "train_prior prior_gan" "train_distil prior_distil" "train_vqvae prior_components"
 
-.PHONY: demo study app rivals test lint bench ui
+.PHONY: demo study app rivals test lint docs bench ui
 
 demo: $(VENV)/installed
 	@for stage in $(STAGES); do echo "== $$stage"; $(RUN) $$stage.py $(ARGS) || exit $$?; done
@@ -36,6 +36,10 @@ lint: $(VENV)/installed-tests
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	$(RUN) docs/tables.py --check
+
+docs: $(VENV)/installed
+	$(RUN) docs/tables.py
 
 ui: $(VENV)/installed
 	$(RUN) summary.py --ui $(OPTIONS)

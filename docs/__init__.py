@@ -1,0 +1,1 @@
+"""Pages for users, and the programs that write the tables in them."""
