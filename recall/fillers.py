@@ -16,7 +16,7 @@ from models.distilbert import guided_logits
 from priors.gan import Generator, fill_from_pool, generate
 from priors.pixelcnn import PixelCNN, draw
 from recall.completing import complete
-from recall.hole import Filled, Filler, Hole, check_decoding
+from recall.hole import Filled, Filler, Hole, check_decoding, kept
 from recall.memory import Memory
 from settings.strategies import DECODINGS
 from vqvae import VQVAE
@@ -26,14 +26,17 @@ if TYPE_CHECKING:
 
 
 class Way(NamedTuple):
-    """A filler asked for one decoding, as it stands in a table. shown: what it is called there."""
+    """A filler asked for one decoding, as it stands in a table. shown: what it is called there.
+
+    Raises ValueError when the filler changes tokens that are known.
+    """
 
     filler: Filler
     decoding: str
     shown: str
 
     def fill(self, hole: Hole, draws: torch.Generator | None = None) -> Filled:
-        return self.filler.fill(hole, self.decoding, draws)
+        return kept(hole, self.filler.fill(hole, self.decoding, draws))
 
 
 def with_temperature(filling: Filling, decoding: str) -> Filling:

@@ -72,6 +72,14 @@ def nothing_known(count: int, tokens: int, device: torch.device, told: Tensor | 
     return Hole(blank, torch.ones_like(blank, dtype=torch.bool), told)
 
 
+def kept(hole: Hole, filled: Filled) -> Filled:
+    """What was filled, as it is. Raises ValueError when a filler changed tokens that are known."""
+    changed = (filled.tokens != hole.tokens) & ~hole.mask
+    if changed.any():
+        raise ValueError(f"{int(changed.sum())} known tokens were changed by filling in; expected none")
+    return filled
+
+
 def check_decoding(filler: Filler, decoding: str) -> None:
     """Raises ValueError for a decoding that the filler does not have."""
     if decoding not in filler.decodings:
