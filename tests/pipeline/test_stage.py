@@ -43,12 +43,14 @@ def test_a_stage_that_ends_well_is_finished_and_in_best_json(
         assert status_of(stage.folder) == "running"
         stage.metrics["psnr"] = 21.0
         stage.model({"w": torch.ones(2)}, {"hidden": 8}, {"split": "abc"})
+        assert read_json(stage.folder.model / "meta.json")["metrics"] == {"psnr": 21.0}
+        stage.metrics["ssim"] = 0.9
         stage.finish("abc", 0.5, "mse", True)
     assert status_of(stage.folder) == "finished"
     assert resolve(tmp_path, key="abc") == stage.folder.path
     meta = read_json(stage.folder.model / "meta.json")
     assert (meta["split"], meta["run"], meta["stage"]) == ("abc", stage.folder.name, "train_vqvae")
-    assert meta["metrics"] == {"psnr": 21.0} and "torch" in meta["versions"]
+    assert meta["metrics"] == {"psnr": 21.0, "ssim": 0.9} and "torch" in meta["versions"]
     assert read_json(stage.folder.path / "metrics.json")["psnr"] == 21.0
     assert capsys.readouterr().out.splitlines()[-1] == str(stage.folder.path)
 

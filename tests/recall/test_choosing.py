@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from masking import mask_first
-from recall.choosing import Choosing, by_score, choose_order, distortion, greedy, leave_out, surprisal, unsure
+from recall.choosing import ORDERS, Choosing, by_score, choose_order, distortion, greedy, leave_out, surprisal, unsure
 from recall.memory import Memory
 from settings.strategies import STRATEGIES
 from toys import tiny_memory
@@ -40,6 +40,11 @@ def masks_asked(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]
 
 
 # All strategies
+
+
+def test_every_strategy_of_the_registry_has_an_order_and_a_place_of_its_own_in_figures() -> None:
+    assert list(ORDERS) == list(STRATEGIES)
+    assert sorted(strategy.place for strategy in STRATEGIES.values()) == list(range(len(STRATEGIES)))
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

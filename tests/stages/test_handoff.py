@@ -8,12 +8,19 @@ import torch
 from mlflow import MlflowClient
 
 import reconstruct_masked
+import sample
 import train_distil
 import train_vqvae
 import vqvae_reconstruction
-from pipeline.files import InputError, read_json, write_json
+from handoff.memory import take_memory, train_shares
+from handoff.split import open_split
+from handoff.vqvae import vqvae_key
+from pipeline.files import InputError, read_csv, read_json, write_json
+from pipeline.runs import read_best
 from pipeline.tracking import database_uri
-from toys import STAGES, copied, newest, tiny
+from recall.hole import dig
+from recall.simple_fillers import NotCompleted
+from toys import STAGES, copied, newest, run_folders, tiny
 from vqvae import load_vqvae
 
 # --- hand-off ---------------------------------------------------------------------------------------------------------
@@ -78,3 +85,102 @@ def test_registered_model_is_found_by_its_alias(ran):
     bad = tiny(ran.runs, ran.source, run__mlflow=False, vqvae_reconstruction__vqvae="models:/nobody@champion")
     with pytest.raises(InputError, match=r"models:/nobody@champion is not registered .*registered are: models:/"):
         vqvae_reconstruction.run(bad)
+
+
+# --- what must not be taken -------------------------------------------------------------------------------------------
+
+PUBLISHED = {
+    "train_distil__mask_schedule": "fixed", "train_distil__redraw_masks": False, "train_distil__mask_embedding": "zero",
+}  # fmt: skip
+
+
+def test_a_model_trained_on_validation_pictures_too_is_not_measured_on_them(ran):
+    """The VQ-VAE of `ran` was trained again on train + validation in the end."""
+    asked = {"run__mlflow": False, "reconstruct_masked__part": "val+test"}
+    before = run_folders(ran.runs)
+    with pytest.raises(InputError) as refused:
+        reconstruct_masked.run(tiny(ran.runs, ran.source, **asked))
+    said = str(refused.value)
+    assert said.startswith(str(ran.folders["train_vqvae"])) and "\n" not in said
+    assert "would measure its own training pictures; type --reconstruct_masked.part test, or: python train_vqva" in said
+        "would measure its own training pictures; type --reconstruct_masked.part test, or: python train_vqvae" in said
+    )
+    assert run_folders(ran.runs) == before
+
+
+@pytest.mark.usefixtures("without_drawing")
+def test_models_that_never_saw_validation_pictures_are_measured_on_them(ran, tmp_path):
+    runs = copied(ran.runs, tmp_path / "runs", *STAGES)
+    settings = runs / "train_vqvae" / ran.folders["train_vqvae"].name / "config.yaml"
+    settings.write_text(settings.read_text().replace("retrain: true", "retrain: false"))
+    cfg = tiny(runs, ran.source, run__mlflow=False, reconstruct_masked__part="val+test")
+    reconstruct_masked.run(cfg)
+    rows = read_csv(newest(runs, "reconstruct_masked") / "curves.csv")
+    split = open_split(cfg)
+    assert max(int(row["pictures"]) for row in rows) == len(split.positions("val", "test"))
+
+
+@pytest.mark.usefixtures("without_drawing")
+def test_a_rival_that_scores_better_is_not_taken_for_ours(ran, tmp_path):
+    """The published recipe has a key of its own; by `best` it is found as a rival."""
+    runs = copied(ran.runs, tmp_path / "runs", *STAGES)
+    ours = read_best(runs, "train_distil")
+    train_distil.run(tiny(runs, ran.source, run__mlflow=False, train_distil__tune={"trials": 0}, **PUBLISHED))
+    rival, best = newest(runs, "train_distil"), read_best(runs, "train_distil")
+    (key,) = set(best) - set(ours)
+    assert key == f"{next(iter(ours))}-published recipe" and best[key]["run"] == rival.name
+    best[key]["score"] = -1.0
+    write_json(runs / "train_distil" / "best.json", best)
+    reconstruct_masked.run(tiny(runs, ran.source, run__mlflow=False, reconstruct_masked__rival_distil="best"))
+    assert inputs["rival_distil"] == str(rival)
+    assert Path(inputs["train_distil"]).name == ran.folders["train_distil"].name
+    inputs = read_json(folder / "run.json")["inputs"]
+    assert (
+        inputs["rival_distil"] == str(rival) and Path(inputs["train_distil"]).name == ran.folders["train_distil"].name
+    )
+    assert "published recipe" in {row["rival"] for row in read_csv(folder / "rivals.csv")}
+
+
+@pytest.mark.parametrize("changes", [*[{key: value} for key, value in PUBLISHED.items()], {}])
+def test_only_all_of_the_published_recipe_makes_a_rival(changes, tmp_path):
+    section = tiny(tmp_path, tmp_path, **changes).train_distil
+    assert not section.published_recipe
+    assert tiny(tmp_path, tmp_path, **PUBLISHED).train_distil.published_recipe
+
+
+def test_the_plain_vqvae_competes_among_its_own(ran):
+    split = open_split(ran.cfg)
+    plain = tiny(ran.runs, ran.source, train_vqvae__stem="strided").train_vqvae
+    assert vqvae_key(split, plain) == f"{vqvae_key(split, ran.cfg.train_vqvae)}-strided"
+
+
+@pytest.mark.usefixtures("without_drawing")
+@pytest.mark.parametrize("stage", ["train_vqvae", "train_classifier", "train_distil"])
+def test_a_model_is_on_disk_before_it_is_measured_and_drawn(ran, tmp_path, monkeypatch, stage):
+    """So that what goes wrong then does not cost the training."""
+    runs = copied(ran.runs, tmp_path / "runs", *STAGES)
+
+    def fails(*given: object, **named: object) -> None:
+        raise RuntimeError("no room for the figure")
+
+    monkeypatch.setattr(STAGES[stage], "report", fails)
+    section = {"epochs": 1, "retrain": False, "tune": {"trials": 0}}
+    with pytest.raises(RuntimeError, match="no room"):
+        STAGES[stage].run(tiny(runs, ran.source, run__mlflow=False, **{stage: section}))
+    model = newest(runs, stage) / "model"
+    assert {file.name for file in model.iterdir()} == {"model.safetensors", "config.json", "meta.json"}
+
+
+def test_what_is_left_is_the_same_picture_in_sampling_as_in_the_study(ran, machine):
+    """The average code of the training grids, each counted as often as it stands there."""
+    split = open_split(ran.cfg)
+    handed = take_memory(ran.cfg, split, machine)
+    tokens = handed.indices.tokens(split.positions("test"))[:3]
+    mask = torch.rand(3, handed.memory.tokens) < 0.6
+    train = handed.vqvae.model.codebook_vectors()[handed.indices.tokens(split.positions("train"))]
+    torch.testing.assert_close(handed.memory.blank, train.mean((0, 1)))
+    shares = train_shares(split, handed.indices, handed.vqvae)
+    with torch.no_grad():
+        left = sample.what_is_left(dig(tokens, mask), handed.vqvae, shares)
+        study = NotCompleted(handed.memory.codebook, handed.memory.blank).fill(dig(tokens, mask), "expected", None)
+        assert torch.equal(left, handed.memory.paint(study))
