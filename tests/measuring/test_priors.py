@@ -1,15 +1,23 @@
 """Priors are compared on the same masks, and a VQ-VAE with masked components sees no masked cell."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import Tensor
 
 from masking import random_mask, touched_pixels
-from measuring.priors import shared_mask
+from measuring.priors import INPAINTING_HEADER, measure_inpainting, shared_mask
+from measuring.study import Batch, batches_of
 from pipeline.machine import generator
-from recall.fillers import MaskedVQVAEFiller
-from recall.hole import dig
-from toys import notes_of, tiny_memory
+from pipeline.metrics import to_unit
+from recall.fillers import MaskedVQVAEFiller, Way
+from recall.hole import Filled, Hole, dig
+from recall.memory import Memory
+from recall.simple_fillers import AsItIs
+from settings.compare_priors import ComparePriorsSection
+from toys import fake_indices, fake_split, notes_of, tiny_memory
 from vqvae import VQVAE, VQVAEConfig
 
 
@@ -105,3 +113,47 @@ def test_masked_cells_are_hidden_as_in_training_in_all_components_and_nothing_el
                 torch.testing.assert_close(shown[picture, :, rows, columns], expected)
     with torch.no_grad():
         assert torch.equal(painted, model.decode_indices(model.encode_indices(shown)))
+
+
+# What is measured of a way to fill in
+
+
+@dataclass(frozen=True)
+class OffBy(AsItIs):
+    """A way that knows the truth (P, N) and paints masked cells too bright by so much (P,) in [0, 1]; it finds a picture
+    by its known tokens."""
+
+    memory: Memory | None = None
+    truth: Tensor | None = None
+    shifts: Tensor | None = None
+
+    def fill(self, hole: Hole, decoding: str, draws: torch.Generator | None) -> Filled:
+        alike = (self.truth.unsqueeze(0) == hole.tokens.unsqueeze(1)) | hole.mask.unsqueeze(1)  # (B, P, N)
+        which = alike.all(2).float().argmax(1)
+        inside = touched_pixels(hole.mask, SIDE * STRIDE, SIDE * STRIDE, STRIDE)[:, None]
+        whole = to_unit(self.memory.paint_tokens(self.truth[which]))
+        return Filled(hole.tokens, pictures=(whole + inside * self.shifts[which].view(-1, 1, 1, 1)) * 2 - 1)
+
+
+@torch.no_grad()
+def test_a_way_that_errs_by_known_amounts_has_known_numbers_in_each_column() -> None:
+    """Picture n is 0.02 (n + 1) too bright in its masked cells: squared, and a third of that over the whole picture,
+    of which the lowest of three rows of cells is masked."""
+    memory, split, indices = tiny_memory(SIDE), fake_split(["test"] * 5, size=SIDE * STRIDE), fake_indices(5, SIDE)
+    section = ComparePriorsSection(masks=["half"], percentages=[33], bootstrap=200)
+    shifts = 0.02 * torch.arange(1, 6)
+
+    def batches() -> Iterator[Batch]:
+        return batches_of(memory, split, indices, split.positions("test"), 2)
+
+    way = Way(OffBy(memory=memory, truth=indices.tokens(split.positions("test")), shifts=shifts), "argmax", "toy")
+    rows = measure_inpainting(memory, {"toy": way}, batches, section, 0)
+    assert all(tuple(row) == INPAINTING_HEADER for row in rows)
+    assert {(row["method"], row["mask"], row["percent"]) for row in rows} == {("toy", "half", 33)}
+    found = {row["measure"]: row for row in rows}
+    for name, share in (("masked_mse_to_reconstruction", 1.0), ("mse_to_reconstruction", 1 / 3)):
+        row, each = found[name], share * shifts.square()
+        assert row["mean"] == pytest.approx(float(each.mean()), rel=1e-3) and row["pictures"] == 5
+        assert float(each.min()) <= row["low"] < row["mean"] < row["high"] <= float(each.max())
+    seconds = found["seconds_per_picture"]
+    assert 0 < seconds["low"] <= seconds["mean"] <= seconds["high"] < 1 and seconds["pictures"] == 3, "of 3 batches"

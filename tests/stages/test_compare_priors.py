@@ -115,17 +115,6 @@ def test_the_numbers_of_inpainting_stand_in_their_columns(compared):
             assert int(row["pictures"]) == (1 if one_batch else batches), "a time is of a batch"
 
 
-def test_a_share_of_masked_pixels_leaves_its_share_of_the_error(compared):
-    """The error in the masked half is the error of the whole picture and of its other half: with block masks of 50 % a
-    way that leaves known cells as they are errs about twice as much within as overall; none errs more outside."""
-    rows = read_csv(compared.folder / "inpainting.csv")
-    value = {(row["method"], row["mask"], row["percent"], row["measure"]): float(row["mean"] or "nan") for row in rows}
-    methods = {row["method"] for row in rows} - {WHOLE_GRID, "nothing forgotten"}
-    for method, mask, percent in product(methods, QUICK_COMPARISON["masks"], ("25", "50")):
-        whole, within = (value[method, mask, percent, f"{kind}mse_to_reconstruction"] for kind in ("", "masked_"))
-        assert 0 < whole < within or method == "VQ-VAE with masked components", (method, mask, percent)
-
-
 @torch.no_grad()
 def test_the_numbers_of_samples_stand_in_their_columns(compared, machine):
     """Distance, distinct codes and share of known pairs of the references are computed here from pictures and grids."""
