@@ -92,7 +92,7 @@ class ReconstructMaskedSection(Section):
     rivals: bool = True
     """Also measure simple rivals on the same random masks, JPEG, WebP and smaller codebooks."""
     rival_distil: str | None = None
-    """A run folder of train_distil made with presets/published_study.yaml, to stand among the rivals."""
+    """A DistilBERT made with presets/published_study.yaml, to stand among the rivals: best, or a run folder."""
     rival_pictures: PositiveInt = 250
     """Pictures for the rivals, JPEG, WebP and smaller codebooks, evenly spread over those measured."""
     slow_pictures: PositiveInt = 50

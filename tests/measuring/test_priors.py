@@ -120,8 +120,8 @@ def test_masked_cells_are_hidden_as_in_training_in_all_components_and_nothing_el
 
 @dataclass(frozen=True)
 class OffBy(AsItIs):
-    """A way that knows the truth (P, N) and paints masked cells too bright by so much (P,) in [0, 1]; it finds a picture
-    by its known tokens."""
+    """A way that knows the truth (P, N) and paints masked cells too bright by so much (P,) in [0, 1]; it finds a
+    picture by its known tokens."""
 
     memory: Memory | None = None
     truth: Tensor | None = None
