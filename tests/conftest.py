@@ -149,9 +149,3 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Mine:
     Image.new("L", (20, 12), 255).save(found.white)
     found.text.write_text("no picture")
     return found
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Where tests run side by side, those that share a trained fixture share a process, as do those of a file."""
-    shared = [name for name in ("ran", "made") if name in getattr(item, "fixturenames", ())]
-    item.add_marker(pytest.mark.xdist_group(shared[0] if shared else item.path.name))
