@@ -213,3 +213,10 @@ def test_a_zero_mask_embedding_stays_zero_through_training(embedding: str, machi
     assert ((before[:K] - after[:K]).abs().amax(1) > 0).all(), "the codes learn"
     assert bool((before[K] == 0).all()) == bool((after[K] == 0).all()) == (embedding == "zero")
     assert torch.equal(before[K], after[K]) == (embedding == "zero")
+
+
+def test_percentages_that_mask_nothing_are_refused_with_those_that_do() -> None:
+    """10 % of 4 tokens are none, 25 % are one."""
+    train_distil.check_percentages([25, 100], 4)
+    with pytest.raises(InputError, match=r"has 5, 10, which masks none of 4 tokens; type .*percentages \"\[25, 100\]\""):
+        train_distil.check_percentages([5, 10, 25, 100], 4)
