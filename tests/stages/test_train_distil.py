@@ -218,5 +218,7 @@ def test_a_zero_mask_embedding_stays_zero_through_training(embedding: str, machi
 def test_percentages_that_mask_nothing_are_refused_with_those_that_do() -> None:
     """10 % of 4 tokens are none, 25 % are one."""
     train_distil.check_percentages([25, 100], 4)
-    with pytest.raises(InputError, match=r"has 5, 10, which masks none of 4 tokens; type .*percentages \"\[25, 100\]\""):
+    with pytest.raises(
+        InputError, match=r"has 5, 10, which masks none of 4 tokens; type .*percentages \"\[25, 100\]\""
+    ):
         train_distil.check_percentages([5, 10, 25, 100], 4)
