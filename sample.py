@@ -33,7 +33,7 @@ from pipeline.files import write_array, write_csv
 from pipeline.machine import Machine, Stream, generator, prepare_machine
 from pipeline.metrics import picture_errors, to_unit
 from pipeline.stage import Stage, inputs_of, open_stage, say
-from recall.hole import Hole, dig, nothing_known
+from recall.hole import Hole, check_kept, dig, nothing_known
 from recall.memory import average_code, paint
 from recall.simple_fillers import NotCompleted
 from settings.command import Shortcut, stage_main
@@ -87,7 +87,8 @@ def draw_all(stage: Stage, asked: Asked, hole: Hole, batch_size: int, seed: int)
         rows = slice(start, start + batch_size)
         told = None if asked.told is None else asked.told[:count][rows]
         some = Hole(hole.tokens[rows].to(device), hole.mask[rows].to(device), told)
-        parts.append(asked.filler.fill(some, "sample", generator(seed, Stream.SAMPLE_CODES, start)).tokens.cpu())
+        filled = asked.filler.fill(some, "sample", generator(seed, Stream.SAMPLE_CODES, start))
+        parts.append(check_kept(some, filled).tokens.cpu())
     stage.metrics["seconds_per_picture"] = (time.perf_counter() - started) / count
     stage.metrics["batch_size"] = min(batch_size, count)
     say(f"{1000 * stage.metrics['seconds_per_picture']:.3g} ms per picture in batches of {batch_size}")

@@ -65,6 +65,7 @@ class DistilLearner:
         self.train_tokens = indices.tokens(positions)
         self.train_labels = torch.from_numpy(split.labels[positions]).long()
         self.val_tokens = indices.tokens(split.positions("val"))
+        self.val_labels = torch.from_numpy(split.labels[split.positions("val")]).long()
         self.val_masks = fixed_masks("val", self.val_tokens, section.percentages, seed)
         classes = len(split.classes) if section.condition_on_class else 0
         self.model = build_model(section, vqvae.model.config.codebook_size, self.train_tokens.shape[1], classes)
@@ -107,8 +108,10 @@ class DistilLearner:
 
     def validate(self) -> dict[str, float]:
         """Masked cross-entropy (loss) and accuracy, averaged over the percentages; the loss also at each. No class is
-        told, so that models with and without classes compare."""
-        found = evaluate(self.model, self.val_tokens, self.val_masks, self.machine.device)
+        told, so that models with and without classes compare; but to a model that never learns to do without it is."""
+        section = self.section
+        labels = self.val_labels if section.condition_on_class and section.label_drop == 0 else None
+        found = evaluate(self.model, self.val_tokens, self.val_masks, self.machine.device, labels)
         values = {"loss": float(np.mean([ce for ce, _ in found.values()]))}
         values["accuracy"] = float(np.mean([accuracy for _, accuracy in found.values()]))
         return values | {f"loss_at_{percent}": ce for percent, (ce, _) in found.items()}
@@ -154,16 +157,18 @@ def evaluate(
     tokens: Tensor,
     masks: dict[int, Tensor],
     device: torch.device,
+    labels: Tensor | None = None,
     batch_size: int = 250,
 ) -> dict[int, tuple[float, float]]:
-    """percent -> (masked cross-entropy in nats per token, masked accuracy)."""
+    """percent -> (masked cross-entropy in nats per token, masked accuracy). labels: (pictures,), None tells none."""
     model.eval()
     found = {}
     for percent, mask in masks.items():
-        parts = [
-            masked_cross_entropy(model, tokens[i : i + batch_size].to(device), mask[i : i + batch_size].to(device))
-            for i in range(0, len(tokens), batch_size)
-        ]
+        parts = []
+        for start in range(0, len(tokens), batch_size):
+            rows = slice(start, start + batch_size)
+            told = None if labels is None else labels[rows]
+            parts.append(masked_cross_entropy(model, tokens[rows].to(device), mask[rows].to(device), told))
         losses, right = (torch.cat([part[side] for part in parts]) for side in (0, 1))
         found[percent] = (float(losses.mean()), float(right.float().mean()))
     return found

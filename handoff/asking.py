@@ -18,6 +18,7 @@ from pipeline.configured import configured
 from pipeline.files import InputError
 from pipeline.stage import inputs_of, say
 from recall.fillers import DistilFiller, GANFiller, PixelCNNFiller
+from recall.hole import Filler
 from settings.compare_priors import ComparePriorsSection
 from settings.config import Config
 from settings.sample import SampleSection
@@ -113,7 +114,7 @@ class Asked:
     takes it, None tells nothing."""
 
     prior: Handed[object]
-    filler: DistilFiller | PixelCNNFiller | GANFiller
+    filler: Filler
     classes: list[str]
     told: Tensor | None
 
@@ -206,8 +207,8 @@ def check_knows(folder: str, columns: Columns, by_class: bool, values: list[str]
         known = f"to be told {', '.join(columns.names)}" if columns else "to be told nothing"
         raise InputError(
             f"{folder} was trained {known}, but is asked for {', '.join(asked)}; "
-            f"give --class and --values to fit, or type: {command} with condition_on_class, condition_numbers or "
-            "condition_classes"
+            f"give --class and --values to fit, or train one that is told them: {command}, with "
+            "--train_prior.condition_on_class, condition_numbers or condition_classes"
         )
 
 

@@ -85,7 +85,7 @@ class HandedMemory:
 def take_memory(cfg: Config, split: Split, machine: Machine) -> HandedMemory:
     """The models that cfg.reconstruct_masked names. Data without classes have no classifier, which is said.
 
-    Raises InputError for a model that would be measured on its own training pictures.
+    Raises InputError when one is missing or does not fit. Whether it may be measured: see `handed.check_unseen`.
     """
     section, classifier = cfg.reconstruct_masked, None
     vqvae = take_vqvae(cfg, section.vqvae, split, machine.device)

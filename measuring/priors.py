@@ -25,8 +25,8 @@ from pipeline.metrics import Bootstrap, to_unit
 from pipeline.progress import progress_bar
 from pipeline.tables import Rows, mean_row
 from priors.grids import describe_grids, frechet_distance, neighbours, shuffled
-from recall.fillers import DistilFiller, GANFiller, MaskedVQVAEFiller, PixelCNNFiller, Way, distil_filler
-from recall.hole import Hole, dig, nothing_known
+from recall.fillers import GANFiller, MaskedVQVAEFiller, PixelCNNFiller, Way, distil_filler
+from recall.hole import Filler, Hole, dig, nothing_known
 from recall.memory import Memory
 from recall.simple_fillers import AsItIs, NotCompleted
 from settings.compare_priors import ComparePriorsSection
@@ -51,7 +51,7 @@ def filling_ways(memory: Memory, priors: Priors, section: ComparePriorsSection) 
     one_pass = distil_filler(memory)
     in_passes = distil_filler(memory, Filling(section.passes, section.fill_order, section.temperature))
     found = [
-        Way(AsItIs(), "argmax", NOTHING_FORGOTTEN),
+        Way(AsItIs(), "argmax", AsItIs.name),
         Way(NotCompleted(memory.codebook, memory.blank), "expected", "not completed"),
         Way(PixelCNNFiller("PixelCNN", pixelcnn, drawn), "sample", PIXELCNN),
         Way(PixelCNNFiller("PixelCNN", pixelcnn), "argmax", "PixelCNN, likeliest"),
@@ -67,9 +67,6 @@ def filling_ways(memory: Memory, priors: Priors, section: ComparePriorsSection) 
     return {way.shown: way for way in found}
 
 
-NOTHING_FORGOTTEN = "nothing forgotten"
-
-
 def one_pass_ways(ways: dict[str, Way]) -> list[str]:
     """The names of those that need one pass of a network for a whole picture."""
     return [name for name, way in ways.items() if way.filler.passes == 1]
@@ -77,7 +74,7 @@ def one_pass_ways(ways: dict[str, Way]) -> list[str]:
 
 def hole_for(way: Way, batch: Batch, mask: Tensor, stride: int) -> Hole:
     """What is known of a batch under a mask; to "nothing forgotten" everything is."""
-    mask = torch.zeros_like(mask) if way.shown == NOTHING_FORGOTTEN else mask
+    mask = torch.zeros_like(mask) if isinstance(way.filler, AsItIs) else mask
     return dig(batch.tokens, mask, pixels=batch.truth * 2 - 1, stride=stride)
 
 
@@ -97,8 +94,8 @@ def measure_inpainting(
     values: dict[tuple[str, str, int, str], list[Tensor]] = {}
     for name, way in progress_bar(list(ways.items()), desc="filling in", unit="way"):
         timed_only = name in ONLY_TIMED
-        percentages = [middle_percent(section)] if timed_only else section.percentages
-        for kind, percent in product(section.masks, percentages):
+        percentages = [middle_percent(section)] if timed_only else sorted(set(section.percentages))
+        for kind, percent in product(dict.fromkeys(section.masks), percentages):
             for number, batch in enumerate(batches()):
                 if timed_only and number:
                     break
@@ -130,7 +127,8 @@ def _inpainting_row(key: tuple[str, str, int, str], values: Tensor, bootstrap: B
 
 def middle_percent(section: ComparePriorsSection) -> int:
     """The percentage that tables and figures show."""
-    return section.percentages[len(section.percentages) // 2]
+    percentages = sorted(set(section.percentages))
+    return percentages[len(percentages) // 2]
 
 
 def shared_mask(kind: str, percent: int, count: int, memory: Memory, seed: int, start: int) -> Tensor:
@@ -152,7 +150,7 @@ class Inventor(NamedTuple):
     """Who makes new grids. prior: what it is told comes from its columns; None: the DistilBERT, which is told classes.
     told: whether it is asked for classes."""
 
-    filler: DistilFiller | PixelCNNFiller | GANFiller
+    filler: Filler
     prior: HandedPrior | None
     told: bool
 

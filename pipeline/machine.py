@@ -70,8 +70,11 @@ class Machine:
     threads: int
 
     def describe(self) -> str:
-        cores = f"{self.threads} threads" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
-        return f"{self.device.type} ({cores}), training in {'bf16' if self.bf16 else 'fp32'}"
+        names = {"cpu": f"{self.threads} threads"}
+        if self.device.type == "cuda":
+            names["cuda"] = torch.cuda.get_device_name(self.device)
+        shown = f"{self.device.type} ({names.get(self.device.type, 'GPU')})"
+        return f"{shown}, training in {'bf16' if self.bf16 else 'fp32'}"
 
 
 class MachineSettings(Protocol):

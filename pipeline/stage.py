@@ -46,6 +46,7 @@ class Stage:
     ledger: Ledger
     machine: Machine
     resumed: bool
+    commit: str = "unknown"  # of the project, when the run was opened
     metrics: dict[str, float] = field(default_factory=dict)
     made_for: dict[str, Any] | None = None  # of the model, once it is written
     started: float = field(default_factory=time.monotonic)
@@ -70,7 +71,7 @@ class Stage:
 
     def described(self, meta: dict[str, Any]) -> dict[str, Any]:
         """`meta` with what every hand-over carries: run, commit, versions, metrics."""
-        made = {"commit": commit(), "versions": versions(), "metrics": self.metrics}
+        made = {"commit": self.commit, "versions": versions(), "metrics": self.metrics}
         return {"stage": self.name, "run": self.folder.name, **meta, **made}
 
     def finish(
@@ -130,17 +131,18 @@ def open_stage(
     resumed = folder is not None
     folder = folder or RunFolder.create(runs, name, settings, key)
     record = folder.record()
-    tags = {"stage": name, "mlflow.source.git.commit": commit(), "mlflow.note.content": f"run folder: {folder.path}"}
+    made_by = commit()
+    tags = {"stage": name, "mlflow.source.git.commit": made_by, "mlflow.note.content": f"run folder: {folder.path}"}
     ledger: Ledger = NullLedger()
-    if cfg.run.mlflow:
-        ledger = open_ledger(runs, name, folder.name, tags, record.get("mlflow_run"))
-        ledger.params(cfg.flat("run", "data", name))
-        ledger.params({f"version.{k}": v for k, v in versions().items()})
-        ledger.params({f"input.{k}": v for k, v in inputs.items()})
-    folder.update(status="running", mlflow_run=ledger.run_id, inputs=dict(inputs), commit=commit(), versions=versions())
-    stage = Stage(name, folder, ledger, machine, resumed)
     try:
-        yield stage
+        if cfg.run.mlflow:
+            ledger = open_ledger(runs, name, folder.name, tags, record.get("mlflow_run"))
+            ledger.params(cfg.flat("run", "data", name))
+            ledger.params({f"version.{k}": v for k, v in versions().items()})
+            ledger.params({f"input.{k}": v for k, v in inputs.items()})
+        known = {"mlflow_run": ledger.run_id, "inputs": dict(inputs), "commit": made_by, "versions": versions()}
+        folder.update(status="running", **known)
+        yield Stage(name, folder, ledger, machine, resumed, made_by)
     except BaseException as error:
         folder.update(status="failed", error=str(error) or type(error).__name__)
         ledger.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")

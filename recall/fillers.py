@@ -16,7 +16,7 @@ from models.distilbert import guided_logits
 from priors.gan import Generator, fill_from_pool, generate
 from priors.pixelcnn import PixelCNN, draw
 from recall.completing import complete
-from recall.hole import Filled, Filler, Hole, check_decoding, kept
+from recall.hole import Filled, Filler, Hole, check_decoding, check_kept
 from recall.memory import Memory
 from settings.strategies import DECODINGS
 from vqvae import VQVAE
@@ -36,7 +36,7 @@ class Way(NamedTuple):
     shown: str
 
     def fill(self, hole: Hole, draws: torch.Generator | None = None) -> Filled:
-        return kept(hole, self.filler.fill(hole, self.decoding, draws))
+        return check_kept(hole, self.filler.fill(hole, self.decoding, draws))
 
 
 def with_temperature(filling: Filling, decoding: str) -> Filling:

@@ -56,11 +56,13 @@ class Filler(Protocol):
 
 
 def dig(
-    tokens: Tensor, mask: Tensor, told: Tensor | None = None, pixels: Tensor | None = None, stride: int = 1
+    tokens: Tensor, mask: Tensor, told: Tensor | None = None, pixels: Tensor | None = None, stride: int | None = None
 ) -> Hole:
     """The hole that a mask (B, N) makes in grids (B, N), and in their pictures (B, C, H, W) with `stride` pixels per
-    token along each side."""
+    token along each side. Raises ValueError for pixels without a stride."""
     if pixels is not None:
+        if stride is None:
+            raise ValueError("pixels are given without the stride, their number per token along each side")
         missing = touched_pixels(mask, pixels.shape[2], pixels.shape[3], stride)
         pixels = pixels.masked_fill(missing.unsqueeze(1), 0.0)
     return Hole(tokens.masked_fill(mask, 0), mask, told, pixels)
@@ -72,7 +74,7 @@ def nothing_known(count: int, tokens: int, device: torch.device, told: Tensor | 
     return Hole(blank, torch.ones_like(blank, dtype=torch.bool), told)
 
 
-def kept(hole: Hole, filled: Filled) -> Filled:
+def check_kept(hole: Hole, filled: Filled) -> Filled:
     """What was filled, as it is. Raises ValueError when a filler changed tokens that are known."""
     changed = (filled.tokens != hole.tokens) & ~hole.mask
     if changed.any():

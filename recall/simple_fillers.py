@@ -41,7 +41,9 @@ class NotCompleted:
 
     def fill(self, hole: Hole, decoding: str, draws: torch.Generator | None) -> Filled:
         check_decoding(self, decoding)
-        return Filled(hole.tokens, torch.where(hole.mask.unsqueeze(2), self.blank, self.codebook[hole.tokens]))
+        nearest = (self.codebook - self.blank).square().sum(1).argmin()
+        vectors = torch.where(hole.mask.unsqueeze(2), self.blank, self.codebook[hole.tokens])
+        return Filled(hole.tokens.masked_fill(hole.mask, int(nearest)), vectors)
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class Biharmonic:
         for number, missing in enumerate(missing_pixels(hole, pixels, self.otherwise.stride)):
             if missing.all() or not missing.any():
                 continue
-            known = pixels[number].permute(1, 2, 0).double().cpu().numpy()  # (H, W, C); float32 loses digits
+            known = pixels[number].permute(1, 2, 0).cpu().double().numpy()  # (H, W, C); float32 loses digits
             closed = inpaint_biharmonic(known, missing.cpu().numpy(), channel_axis=-1)
             filled[number] = torch.from_numpy(closed).permute(2, 0, 1).to(pixels)
         return Filled(hole.tokens, pictures=filled)

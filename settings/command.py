@@ -47,7 +47,7 @@ def stage_main(
     for key, value in loading.changed_keys(settings).items():
         if key.split(".")[0] in (stage, *COMMON_SECTIONS):
             print(f"{key} = {loading.as_typed(value)} (not config.yaml's)")
-    return _guarded(run, settings, resume)
+    return _guarded(run, settings, resume, resumable)
 
 
 def _unknown_settings(words: list[str], stage: str) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def _unknown_settings(words: list[str], stage: str) -> dict[str, Any]:
     return found
 
 
-def _guarded(run: Callable[..., float], settings: Config, resume: bool) -> int:
+def _guarded(run: Callable[..., float], settings: Config, resume: bool, resumable: bool) -> int:
     from pipeline.engine import TrainingDiverged
     from pipeline.files import InputError
 
@@ -87,7 +87,8 @@ def _guarded(run: Callable[..., float], settings: Config, resume: bool) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; type the same command with --resume to go on", file=sys.stderr)
+        how = "; type the same command with --resume to go on" if resumable else ""
+        print(f"interrupted{how}", file=sys.stderr)
         return 130
     return 0
 
