@@ -48,7 +48,16 @@ def commands(target: str, environment: Path, *words: str) -> str:
         ("bench", [f"python benchmarks/published_loop.py {GIVEN}"]),
         ("ui", ["python summary.py --ui --run.seed 3"]),
         ("test", ["python -m pytest"]),
-        ("lint", ["python -m ruff check .", "python -m ruff format --check .", "python -m mypy"]),
+        (
+            "lint",
+            [
+                "python -m ruff check .",
+                "python -m ruff format --check .",
+                "python -m mypy",
+                "python docs/tables.py --check",
+            ],
+        ),
+        ("docs", ["python docs/tables.py"]),
     ],
 )
 def test_a_target_is_these_commands(target: str, expected: list[str], environment: Path) -> None:

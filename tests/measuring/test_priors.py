@@ -15,7 +15,6 @@ from pipeline.metrics import to_unit
 from recall.fillers import MaskedVQVAEFiller, Way
 from recall.hole import Filled, Hole, dig
 from recall.memory import Memory
-from recall.simple_fillers import AsItIs
 from settings.compare_priors import ComparePriorsSection
 from toys import fake_indices, fake_split, notes_of, tiny_memory
 from vqvae import VQVAE, VQVAEConfig
@@ -119,13 +118,16 @@ def test_masked_cells_are_hidden_as_in_training_in_all_components_and_nothing_el
 
 
 @dataclass(frozen=True)
-class OffBy(AsItIs):
+class OffBy:
     """A way that knows the truth (P, N) and paints masked cells too bright by so much (P,) in [0, 1]; it finds a
     picture by its known tokens."""
 
-    memory: Memory | None = None
-    truth: Tensor | None = None
-    shifts: Tensor | None = None
+    memory: Memory
+    truth: Tensor
+    shifts: Tensor
+    name: str = "toy"
+    passes: int = 0
+    decodings: tuple[str, ...] = ("argmax",)
 
     def fill(self, hole: Hole, decoding: str, draws: torch.Generator | None) -> Filled:
         alike = (self.truth.unsqueeze(0) == hole.tokens.unsqueeze(1)) | hole.mask.unsqueeze(1)  # (B, P, N)

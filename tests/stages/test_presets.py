@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import train_prior
-from pipeline.files import read_json
+from pipeline.files import read_csv, read_json
 from settings import loading
 from settings.config import Config
 from toys import ROOT, STAGES, Made, Ran, copied, draw_classes, newest, undrawn
@@ -96,6 +96,8 @@ def test_a_preset_of_a_prior_trains_what_it_is_for(name: str, made: Made, tmp_pa
 
 
 def test_the_preset_of_the_published_study_trains_and_is_studied(ran: Ran, tmp_path: Path) -> None:
-    runs = copied(ran.runs, tmp_path / "runs", *EVERY_STAGE[:4])
-    finished(with_preset("published_study", runs, ran.source), ("train_distil", "reconstruct_masked"))
-    assert (newest(runs, "reconstruct_masked") / "curves.csv").is_file()
+    runs = copied(ran.runs, tmp_path / "runs", *EVERY_STAGE[:5])
+    rival = {"reconstruct_masked__rivals": True, "reconstruct_masked__rival_distil": "best"}
+    finished(with_preset("published_study", runs, ran.source, **rival), ("train_distil", "reconstruct_masked"))
+    rows = read_csv(newest(runs, "reconstruct_masked") / "rivals.csv")
+    assert "published recipe" in {row["rival"] for row in rows}
