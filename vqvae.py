@@ -319,8 +319,8 @@ class VQVAE(nn.Module):
         target: Tensor | None = None,
         told: Told | None = None,
     ) -> VQVAEOutput:
-        """x (B, C, H, W) in [-1, 1]. Equation (3): reconstruction + codebook + beta * commitment. (`train_vqvae.with_ssim`
-        may add a term to it.)
+        """x (B, C, H, W) in [-1, 1]. Equation (3): reconstruction + codebook + beta * commitment;
+        `with_ssim` of `train_vqvae.py` may add a term.
 
         target: what is to be painted, when x has masked components; None: x itself. told: metadata for the decoder.
         """
