@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from masking import random_mask, touched_pixels
-from measuring.priors import INPAINTING_HEADER, measure_inpainting, shared_mask
+from measuring.priors import INPAINTING_HEADER, measure_inpainting, middle_percent, shared_mask
 from measuring.study import Batch, batches_of
 from pipeline.machine import generator
 from pipeline.metrics import to_unit
@@ -159,3 +159,20 @@ def test_a_way_that_errs_by_known_amounts_has_known_numbers_in_each_column() -> 
         assert float(each.min()) <= row["low"] < row["mean"] < row["high"] <= float(each.max())
     seconds = found["seconds_per_picture"]
     assert 0 < seconds["low"] <= seconds["mean"] <= seconds["high"] < 1 and seconds["pictures"] == 3, "of 3 batches"
+
+
+def test_percentages_are_sorted_and_count_once() -> None:
+    """The middle one is that of the values, wherever it stands."""
+    assert middle_percent(ComparePriorsSection(percentages=[75, 25, 50])) == 50
+    assert middle_percent(ComparePriorsSection(percentages=[10, 10, 10, 90, 50])) == 50
+
+
+@torch.no_grad()
+def test_a_mask_or_percentage_that_is_named_twice_is_measured_once() -> None:
+    memory, split, indices = tiny_memory(SIDE), fake_split(["test"] * 4, size=SIDE * STRIDE), fake_indices(4, SIDE)
+    way = Way(OffBy(memory, indices.tokens(split.positions("test")), torch.full((4,), 0.1)), "argmax", "toy")
+    section = ComparePriorsSection(masks=["half", "half"], percentages=[33, 33], bootstrap=100)
+    rows = measure_inpainting(
+        memory, {"toy": way}, lambda: batches_of(memory, split, indices, split.positions("test"), 4), section, 0
+    )
+    assert [row["pictures"] for row in rows if row["measure"] == "mse_to_reconstruction"] == [4]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from mlflow import MlflowClient
 from pipeline.files import read_json
 from pipeline.machine import Machine
 from pipeline.runs import RunFolder, read_best, resolve_run
-from pipeline.stage import open_stage
+from pipeline.stage import inputs_of, open_stage
 from pipeline.tracking import registered_run
 from settings.config import Config
 
@@ -105,3 +106,41 @@ def test_a_stage_with_mlflow_leaves_the_same_numbers_there(
     assert "train_vqvae.epochs" not in run.data.params
     assert {entry.path for entry in client.list_artifacts(run.info.run_id)} >= {"config.yaml", "metrics.json", "model"}
     assert registered_run(mlflow_runs, "models:/classifier@champion") == stage.folder.path
+
+
+def test_a_run_whose_ledger_cannot_be_opened_has_failed_and_can_be_resumed(
+    tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*given: object) -> None:
+        raise OSError("the database is locked")
+
+    cfg = stage_config(tmp_path, mlflow=True)
+    monkeypatch.setattr("pipeline.stage.open_ledger", broken)
+    with pytest.raises(OSError, match="locked"), open_stage("train_vqvae", cfg, {}, machine, resume=False):
+        pass
+    (folder,) = (RunFolder(path.parent) for path in (tmp_path / "train_vqvae").glob("*/run.json"))
+    assert (status_of(folder), folder.record()["error"]) == ("failed", "the database is locked")
+    plain = stage_config(tmp_path)
+    with open_stage("train_vqvae", plain, {}, machine, resume=True) as stage:
+        assert stage.resumed and stage.folder == folder
+
+
+def test_the_commit_of_a_run_is_that_of_its_start(
+    tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is made while a model trains did not make it."""
+    commits = iter(["before", "while it trained", "later"])
+    monkeypatch.setattr("pipeline.stage.commit", lambda: next(commits))
+    with open_stage("train_vqvae", stage_config(tmp_path), {}, machine, resume=False) as stage:
+        stage.model({"w": torch.ones(2)}, {}, {})
+        stage.finish("abc", 0.5, "mse", True)
+    assert read_json(stage.folder.model / "meta.json")["commit"] == stage.folder.record()["commit"] == "before"
+
+
+def test_inputs_are_named_by_their_stage_or_as_told_and_what_is_not_there_is_left_out() -> None:
+    class Made(NamedTuple):
+        stage: str
+        folder: Path
+
+    first, second = Made("data_split", Path("a")), Made("train_vqvae", Path("b"))
+    assert inputs_of([first, second], rival=second, other=None) == {"data_split": "a", "train_vqvae": "b", "rival": "b"}

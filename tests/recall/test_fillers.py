@@ -254,3 +254,15 @@ def test_keeping_pixels_paints_in_the_hole_only(memory: Memory, tokens: Tensor, 
     inside = touched_pixels(mask, 20, 20, 4).unsqueeze(1).expand_as(pixels)
     assert torch.equal(found[~inside], pixels[~inside]) and torch.equal(found[inside], plain[inside])
     assert (filler.name, filler.passes, filler.decodings) == ("inner, kept cells' pixels", 1, tuple(DECODINGS))
+
+
+def test_not_completed_is_judged_by_the_code_nearest_to_the_average(tokens: Tensor, mask: Tensor) -> None:
+    """Codes lie at 0, 1, ..., 10 on a line, the average at 6.3."""
+    line = torch.arange(float(K)).unsqueeze(1).repeat(1, 4)
+    found = NotCompleted(line, torch.full((4,), 6.3)).fill(dig(tokens, mask), "expected", None)
+    assert (found.tokens[mask] == 6).all() and torch.equal(found.tokens[~mask], tokens[~mask])
+
+
+def test_pixels_need_the_stride(tokens: Tensor, mask: Tensor) -> None:
+    with pytest.raises(ValueError, match="without the stride"):
+        dig(tokens, mask, pixels=torch.rand(4, 3, 20, 20))

@@ -109,6 +109,14 @@ def test_interrupt_says_how_to_go_on(capsys):
     assert "--resume" in capsys.readouterr().err
 
 
+def test_interrupted_what_cannot_be_resumed_does_not_name_resume(capsys):
+    def interrupted(cfg, resume):
+        raise KeyboardInterrupt
+
+    assert command.stage_main("summary", interrupted, "", argv=[], resumable=False) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_values_that_differ_from_the_shipped_ones_are_shown(capsys):
     def refuses(cfg, resume):
         raise InputError("enough")

@@ -222,3 +222,16 @@ def test_percentages_that_mask_nothing_are_refused_with_those_that_do() -> None:
         InputError, match=r"has 5, 10, which masks none of 4 tokens; type .*percentages \"\[25, 100\]\""
     ):
         train_distil.check_percentages([5, 10, 25, 100], 4)
+
+
+@pytest.mark.parametrize(("label_drop", "told"), [(0.0, True), (0.5, False)])
+def test_validation_tells_the_class_only_to_a_model_that_never_does_without(
+    label_drop: float, told: bool, machine: Machine, asked: list[tuple[Tensor, Tensor, Tensor | None]]
+) -> None:
+    made = learner(machine, {"condition_on_class": True, "label_drop": label_drop})
+    made.validate()
+    labels = [each for _, _, each in asked]
+    if told:
+        assert all(torch.equal(each, made.val_labels) for each in labels) and (made.val_labels >= 0).all()
+    else:
+        assert labels == [None] * len(SMALL["percentages"])
