@@ -105,7 +105,7 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
         stacks = survey(paths, cfg.data.channels, cfg.data.components, cfg.data.workers)
     with open_stage("data_split", cfg, {}, machine, resume, identity) as stage:
         items = cache_folder(stage, cfg.data, root, found, stacks, extra) if found else cache_embedded(stage, cfg.data)
-        items, sides = settle(stage, items, cfg.data)
+        items, sides = settle(stage, items, cfg.data) if found else (items, [item.given for item in items])
         report_patients(stage, items, sides)
         manifest = write_manifest(stage, items, sides)
         meta = describe(stage, manifest, cfg.data, stacks)
@@ -128,7 +128,7 @@ def source_folder(data: DataSection) -> Path:
 
 
 def cache_embedded(stage: Stage, data: DataSection) -> list[Item]:
-    """An embedded data set -> images.partial.npy."""
+    """An embedded data set -> images.partial.npy. It comes with its sides: they share no pixel of a photograph."""
     say(f"drawing {data.source.replace('_', ' ')}")
     made = make_embedded(data)
     cache = _create_cache(stage.folder.path, len(made.images), data)
@@ -136,7 +136,7 @@ def cache_embedded(stage: Stage, data: DataSection) -> list[Item]:
     for row, image in enumerate(progress_bar(made.images, desc="caching", unit="picture")):
         cache[row] = image
         name = digest(image.tobytes(), length=64)
-        items.append(Item(row, made.paths[row], made.classes[row], name, "", made.metadata[row]))
+        items.append(Item(row, made.paths[row], made.classes[row], name, made.sides[row], made.metadata[row]))
     cache.flush()
     return items
 

@@ -16,6 +16,7 @@ from pipeline.stage import Stage
 from settings.common import DataSection
 from settings.config import Config
 from settings.loading import as_typed, changed_keys
+from sources.embedded import DRAWN, EMBEDDED
 from sources.pixels import to_model
 from sources.stacks import Stacks, default_names
 
@@ -89,7 +90,7 @@ def data_key(data: DataSection) -> str:
     """Names the settings that decide which pictures are where."""
     unset = {name for name in ("components", "metadata") if getattr(data, name) is None}
     settings = data.model_dump_json(exclude={"workers", "skip_broken", "download_dir", *unset})
-    return digest(settings)
+    return digest(settings, DRAWN) if data.source in EMBEDDED else digest(settings)
 
 
 def note_data(stage: Stage, cfg: Config, split: Split) -> None:

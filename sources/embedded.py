@@ -7,8 +7,9 @@ import numpy as np
 
 from pipeline.files import InputError
 from settings.common import DataSection
-from sources.digits_in_context import PLACES, SIZE, make_digits_in_context
+from sources.digits_in_context import PLACES, SIZE, describe_places, make_digits_in_context
 from sources.five_components import COMPONENTS, make_five_components
+from sources.splitting import SPLITS
 from sources.stacks import Stacks
 
 
@@ -20,6 +21,7 @@ class Kind(NamedTuple):
     stacks: Stacks | None
 
 
+DRAWN = "in blocks"  # how the embedded sets are drawn; another word, and splits of before are made anew
 EMBEDDED = {
     "digits_in_context": Kind(3, "RGB", None),
     "five_components": Kind(
@@ -30,11 +32,13 @@ EMBEDDED = {
 
 @dataclass(frozen=True)
 class Made:
-    """images (pictures, 32, 32, C) uint8, and for each picture a name, a class and columns of metadata."""
+    """images (pictures, 32, 32, C) uint8, and for each picture a name, a class, its side of the split and columns of
+    metadata."""
 
     images: np.ndarray
     paths: list[str]
     classes: list[str]
+    sides: list[str]
     metadata: list[dict[str, str]]
 
 
@@ -52,28 +56,30 @@ def check_embedded(data: DataSection) -> None:
         raise InputError(f"{source} has metadata of its own; leave data.metadata null (found {data.metadata})")
     if isinstance(data.classes, list):
         raise InputError(f"{source} has the classes 0 to 9 by number; give data.classes as a number or null")
+    if data.images_per_class is not None and data.images_per_class < len(SPLITS):
+        raise InputError(
+            f"data.images_per_class is {data.images_per_class}; a split into train, val and test needs at least "
+            f"{len(SPLITS)}"
+        )
     if data.classes is not None and data.classes > len(PLACES):
         raise InputError(f"data.classes is {data.classes}, but {source} has {len(PLACES)}")
 
 
 def make_embedded(data: DataSection) -> Made:
-    """The pictures of data.source, a class a digit; the same data.seed gives the same pixels."""
-    per_digit = min(500, data.images_per_class or 500)
+    """The pictures of data.source, a class a digit; the same data.seed and shares give the same pixels."""
+    per_digit, ratios = min(500, data.images_per_class or 500), (data.train, data.val, data.test)
     if data.source == "digits_in_context":
-        demo = make_digits_in_context(data.seed, per_digit)
-        images, digits = demo.images, demo.digits
-        metadata = [
-            {"place": PLACES[place], "congruent": str(bool(congruent)).lower()}
-            for place, congruent in zip(demo.places, demo.congruent, strict=True)
-        ]
+        demo = make_digits_in_context(data.seed, per_digit, ratios)
+        images, digits, sides, metadata = demo.images, demo.digits, demo.sides, describe_places(demo)
     else:
-        five = make_five_components(data.seed, per_digit)
-        images, digits, metadata = five.images, five.digits, five.metadata
+        five = make_five_components(data.seed, per_digit, ratios)
+        images, digits, sides, metadata = five.images, five.digits, five.sides, five.metadata
     classes = data.classes if isinstance(data.classes, int) else len(PLACES)
     kept = np.flatnonzero(digits < classes)
     return Made(
         images[kept],
         [f"{data.source}/{digits[source]}/{source:04d}" for source in kept],
         [str(digits[source]) for source in kept],
+        [sides[source] for source in kept],
         [metadata[source] for source in kept],
     )

@@ -6,13 +6,14 @@ are scaled by a fixed factor and cut off at 255. Of each picture it is known whe
 the mean luminance (brightness, 0 to 255) and the share of white ink (ink).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from sources.digits_in_context import PLACES, make_digits_in_context
+from sources.digits_in_context import describe_places, make_digits_in_context
 
 COMPONENTS = ("luminance", "blue_difference", "red_difference", "edges", "contrast")
 EDGE_SCALE = 0.5  # Sobel's kernel sums to 4 on each side, so a step of 128 makes 512
@@ -23,27 +24,30 @@ INK_LEVEL = 240  # luminance above which a pixel counts as ink
 
 @dataclass(frozen=True)
 class FiveComponents:
-    """images (pictures, 32, 32, 5) uint8, digits (pictures,) int; metadata: column -> text for each picture."""
+    """images (pictures, 32, 32, 5) uint8, digits (pictures,) int; sides: train, val or test; metadata: column -> text
+    for each picture."""
 
     images: np.ndarray
     digits: np.ndarray
+    sides: list[str]
     metadata: list[dict[str, str]]
 
 
-def make_five_components(seed: int, per_digit: int = 500) -> FiveComponents:
-    """The same seed gives the same pixels. per_digit: 1 to 500."""
-    demo = make_digits_in_context(seed, per_digit)
+def make_five_components(
+    seed: int, per_digit: int = 500, ratios: Sequence[float] = (0.7, 0.15, 0.15)
+) -> FiveComponents:
+    """The same seed gives the same pixels. per_digit: 3 to 500; ratios: shares of train, val and test."""
+    demo = make_digits_in_context(seed, per_digit, ratios)
     images = np.stack([components_of(picture) for picture in demo.images])
     metadata = [
         {
-            "place": PLACES[place],
-            "congruent": str(bool(congruent)).lower(),
+            **place,
             "brightness": f"{image[:, :, 0].mean():.3f}",
             "ink": f"{(image[:, :, 0] > INK_LEVEL).mean():.4f}",
         }
-        for image, place, congruent in zip(images, demo.places, demo.congruent, strict=True)
+        for place, image in zip(describe_places(demo), images, strict=True)
     ]
-    return FiveComponents(images, demo.digits, metadata)
+    return FiveComponents(images, demo.digits, demo.sides, metadata)
 
 
 def components_of(picture: np.ndarray) -> np.ndarray:

@@ -50,7 +50,7 @@ def assign_splits(
             )
         total = sum(len(members[name]) for name in groups)
         owed = [seen * ratio - have for ratio, have in zip(ratios, placed, strict=True)]
-        want = _at_least_one(split_counts(total, ratios, owed))
+        want = at_least_one(split_counts(total, ratios, owed))
         seen += total
         order = np.random.default_rng((seed, number)).permutation(len(groups))
         for name in sorted((groups[i] for i in order), key=lambda name: -len(members[name])):
@@ -62,8 +62,8 @@ def assign_splits(
     return result
 
 
-def _at_least_one(want: list[int]) -> list[int]:
-    """Each split gets a picture of each class, at the cost of the largest."""
+def at_least_one(want: list[int]) -> list[int]:
+    """Each split gets one at least, at the cost of the largest."""
     want = list(want)
     for i in range(len(want)):
         while want[i] < 1:

@@ -13,9 +13,9 @@ from toys import make_split
 
 
 def test_five_components_are_deterministic_and_what_they_say() -> None:
-    first, second = make_five_components(3, 2), make_five_components(3, 2)
+    first, second = make_five_components(3, 3), make_five_components(3, 3)
     assert (first.images == second.images).all() and first.metadata == second.metadata
-    assert first.images.shape == (20, 32, 32, 5) and first.images.dtype == np.uint8
+    assert first.images.shape == (30, 32, 32, 5) and first.images.dtype == np.uint8
     flat = components_of(np.full((8, 8, 3), 100, dtype=np.uint8))
     assert (flat[..., 0] == 100).all() and (flat[..., 1:3] == 128).all() and (flat[..., 3:] == 0).all()
     step = np.zeros((8, 8, 3), dtype=np.uint8)
@@ -27,7 +27,7 @@ def test_five_components_are_deterministic_and_what_they_say() -> None:
 def test_five_components_as_a_split(tmp_path: Path) -> None:
     split = make_split(tmp_path, "five_components", channels=5, image_size=32, images_per_class=4)
     assert split.components == COMPONENTS and len(split.manifest) == 40 and split.stacks is not None
-    assert {"place", "congruent", "brightness", "ink"} <= set(split.manifest[0])
+    assert {"place", "congruent", "left", "top", "brightness", "ink"} <= set(split.manifest[0])
     assert read_csv(split.folder / "manifest.csv") == split.manifest
 
 
