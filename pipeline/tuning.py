@@ -1,7 +1,8 @@
 """The Optuna study of a stage, kept in `<runs>/optuna.db`: seeded, pruned, resumable, each trial a nested MLflow run.
 
 The sampler is seeded anew for each trial from (seed, trials that ended), so an interrupted study that is resumed asks
-for the same settings as one that was not. The first trial is always config.yaml's own setting.
+for the same settings as one that was not. The first trial is always config.yaml's own setting. No setting is run
+twice: a trial that asks for one of before ends as that one did, and counts.
 """
 
 import math
@@ -13,7 +14,7 @@ from typing import Any
 import optuna
 import torch
 from matplotlib.figure import Figure
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.engine import TrainingDiverged
 from pipeline.figures import study_history_figure, study_importance_figure, study_slice_figure
@@ -76,6 +77,10 @@ def optimize(
         study.sampler = optuna.samplers.TPESampler(seed=seed + ended, n_startup_trials=4)
         trial = study.ask()
         values = _suggest_or_refuse(study, trial, space)
+        if (earlier := _same_as(study, trial)) is not None:
+            study.tell(trial, earlier.value, earlier.state if earlier.value is None else None)
+            say(f"trial {trial.number} asks for the setting of trial {earlier.number}, which is not run again")
+            continue
         try:
             score = objective(trial, values)
             if not math.isfinite(score):
@@ -107,6 +112,12 @@ def _suggest_or_refuse(study: optuna.Study, trial: optuna.Trial, space: Space) -
         raise InputError(
             f"study {study.study_name} was made with another space ({error}); name another tune.study"
         ) from error
+
+
+def _same_as(study: optuna.Study, trial: optuna.Trial) -> FrozenTrial | None:
+    """An earlier trial with the same values that was completed or pruned."""
+    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    return next((each for each in ended if each.params == trial.params), None)
 
 
 def _requeue_interrupted(study: optuna.Study) -> None:

@@ -154,6 +154,39 @@ def test_pruned_trials_count_and_cannot_win(opened: Callable[..., optuna.Study])
     assert best in [params for params, _ in completed(study)]
 
 
+def test_no_setting_is_run_twice_and_the_trial_counts(opened: Callable[..., optuna.Study]) -> None:
+    asked: list[str] = []
+    said: list[str] = []
+
+    def once(trial: optuna.Trial, values: dict[str, Any]) -> float:
+        asked.append(values["kind"])
+        if values["kind"] == "odd":
+            raise optuna.TrialPruned
+        return {"plain": 2.0, "fancy": 1.0}[values["kind"]]
+
+    study = opened()
+    space = {"kind": ["plain", "fancy", "odd"]}
+    best = run(study, 12, once, space=space, start={"kind": "plain"}, said=said)
+    assert best == {"kind": "fancy"} and sorted(asked) == ["fancy", "odd", "plain"]
+    assert len(study.trials) == 12 and len(said) == 9 and "not run again" in said[0]
+    first = {trial.params["kind"]: (trial.state, trial.value) for trial in reversed(study.trials)}
+    assert all((trial.state, trial.value) == first[trial.params["kind"]] for trial in study.trials)
+    assert first["odd"] == (TrialState.PRUNED, None)
+
+
+def test_a_failed_setting_may_be_tried_again(opened: Callable[..., optuna.Study]) -> None:
+    asked: list[str] = []
+
+    def unlucky(trial: optuna.Trial, values: dict[str, Any]) -> float:
+        asked.append(values["kind"])
+        if len(asked) == 1:
+            raise TrainingDiverged("a first step that was too long")
+        return 1.0
+
+    run(opened(), 3, unlucky, space={"kind": ["plain"]}, start={"kind": "plain"})
+    assert asked == ["plain", "plain"]
+
+
 def test_a_trial_that_does_not_fit_into_memory_is_pruned_and_said(opened: Callable[..., optuna.Study]) -> None:
     def objective(trial: optuna.Trial, values: dict[str, Any]) -> float:
         if trial.number == 0:
