@@ -5,14 +5,16 @@ RUN = $(VENV)/bin/python
 CONFIG ?=
 OPTIONS ?=
 ARGS = $(if $(CONFIG),--config $(CONFIG)) $(OPTIONS)
-STAGES = data_split train_vqvae vqvae_reconstruction train_classifier train_distil reconstruct_masked
+CLEAN = --train_classifier.degrade false --train_classifier.tune.trials 0
+STAGES = data_split.py train_vqvae.py vqvae_reconstruction.py train_classifier.py "train_classifier.py $(CLEAN)" \
+  train_distil.py reconstruct_masked.py
 
 RIVALS = "train_prior prior_pixelcnn" "train_prior prior_gan" "train_distil prior_distil" "train_vqvae prior_components"
 
 .PHONY: demo study app rivals test lint docs bench ui
 
 demo: $(VENV)/installed
-	@for stage in $(STAGES); do echo "== $$stage"; $(RUN) $$stage.py $(ARGS) || exit $$?; done
+	@for stage in $(STAGES); do echo "== $$stage"; $(RUN) $$stage $(ARGS) || exit $$?; done
 	@$(RUN) summary.py $(ARGS)
 
 study: $(VENV)/installed

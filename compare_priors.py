@@ -60,7 +60,7 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     """The whole stage; returns the MSE to the pictures of the DistilBERT in one pass, over all masks."""
     machine = prepare_machine(cfg.run, say)
     section, split, seed = cfg.compare_priors, open_split(cfg), cfg.run.seed
-    handed = take_memory(cfg, split, machine)
+    handed = take_memory(cfg, split, machine, measured=True)
     priors = take_priors(cfg, handed)
     with open_stage("compare_priors", cfg, handed.inputs | priors.inputs, machine, resume) as stage:
         note_data(stage, cfg, split)

@@ -48,12 +48,11 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     machine = prepare_machine(cfg.run, say)
     section, split = cfg.reconstruct_masked, open_split(cfg)
     check_own_options(section.own)
-    handed = take_memory(cfg, split, machine)
+    handed = take_memory(cfg, split, machine, measured=section.own.image is None)
     check_telling(section, handed)
     if section.own.image is not None:
         return complete_own_pictures(cfg, handed, machine, resume)
-    judges = [] if handed.classifier is None else [handed.classifier]
-    check_unseen([handed.vqvae, handed.distil, *judges], section.part, cfg)
+    check_unseen([handed.vqvae, handed.distil, *handed.judges], section.part, cfg)
     published = None
     if section.rivals and section.rival_distil:
         published = take_distil(cfg, section.rival_distil, split, handed.vqvae, published=True)

@@ -23,6 +23,7 @@ STAGES = (
     "reconstruct_masked",
 )
 
+SECOND_JUDGE = "train_classifier --train_classifier.degrade false"
 BASELINE = "test_loss_at_50_most_frequent_code"
 #: stage, metric, what it is called, how it is shown
 MAIN_NUMBERS = (
@@ -32,6 +33,8 @@ MAIN_NUMBERS = (
     ("vqvae_reconstruction", "bits_per_pixel", "bits per pixel", "{:.3f}"),
     ("train_classifier", "test_top1_originals", "classifier: top-1 on originals", "{:.1%}"),
     ("train_classifier", "test_top1_reconstructions", "classifier: top-1 on reconstructions", "{:.1%}"),
+    (SECOND_JUDGE, "test_top1_originals", "second judge: top-1 on originals", "{:.1%}"),
+    (SECOND_JUDGE, "test_top1_reconstructions", "second judge: top-1 on reconstructions", "{:.1%}"),
     ("train_distil", "test_loss_at_50", "DistilBERT: cross-entropy, 50 % masked", "{:.3f} nats per code"),
     ("train_distil", f"{BASELINE}_of_the_position", "  baseline: code of the position", "{:.3f}"),
     ("train_distil", BASELINE, "  baseline: most frequent code", "{:.3f}"),
@@ -61,6 +64,9 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
             best = read_best(runs, stage).get(f"{split.key}-codebook {codebook}")
             if best:
                 folders[stage] = runs / stage / best["run"]
+        clean = read_best(runs, "train_classifier").get(f"{split.key}-codebook {codebook}-clean")
+        if clean:
+            folders[SECOND_JUDGE] = runs / "train_classifier" / clean["run"]
     metrics = {stage: read_json(folder / "metrics.json") for stage, folder in folders.items()}
     print("\nfigures")
     for folder in folders.values():

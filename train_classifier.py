@@ -4,6 +4,7 @@ Reads:  runs/data_split/<best>, runs/train_vqvae/<best>
 Writes: runs/train_classifier/<run>/ with model/, per-class tables, confusion matrices, the tuning study
 
     python train_classifier.py
+    python train_classifier.py --train_classifier.degrade false      the second judge, trained on clean pictures
     python train_classifier.py --train_classifier.architecture resnet18 --train_classifier.inputs originals
 
 Tunes on validation; the winner is evaluated once on test, on originals and on reconstructions.
@@ -20,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from handoff.memory import classifier_key
 from handoff.split import Split, note_data, open_split
 from handoff.vqvae import HandedVQVAE, take_vqvae
 from models.augmentation import degrade, flip, shift_reflected
@@ -185,12 +187,14 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
         say(f"{len(split.classes)} classes, on {machine.describe()}")
         trained = train(stage, section, build, GOAL, cfg.run.seed, Path(cfg.run.dir))
         learner: ClassifierLearner = trained.learner
-        meta = {**split.identity, **vqvae.identity, "classes": split.classes, "inputs": trained.section.inputs}
+        kept = {"inputs": trained.section.inputs, "degrade": trained.section.degrade}
+        meta = {**split.identity, **vqvae.identity, "classes": split.classes, **kept}
         stage.model(learner.model.state_dict(), asdict(learner.model.config), meta)
         report(stage, learner, split)
-        name = f"classifier-{Path(cfg.data.source).name}-{split.hash[:6]}"
+        kind = "classifier" if trained.section.degrade else "clean_classifier"
+        name = f"{kind}-{Path(cfg.data.source).name}-{split.hash[:6]}"
         stage.finish(
-            vqvae.key(split),
+            classifier_key(split, vqvae, trained.section.degrade),
             trained.score,
             GOAL.objective,
             GOAL.lower_is_better,

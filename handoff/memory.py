@@ -8,14 +8,16 @@ from torch import Tensor
 
 from handoff.handed import Handed, checked_meta
 from handoff.split import Split, mend
-from handoff.vqvae import HandedIndices, HandedVQVAE, resolve_by_codebook, take_indices, take_vqvae
+from handoff.vqvae import HandedIndices, HandedVQVAE, take_indices, take_vqvae
 from models.classifier import Classifier, load_classifier
 from models.distilbert import classes_of
+from models.elsewhere import imagenet_judge
 from pipeline.machine import Machine
 from pipeline.runs import resolve_run
 from pipeline.stage import inputs_of, say
 from recall.memory import Memory, shares_by_position
 from settings.config import Config
+from settings.judges import CLEAN, ELSEWHERE
 
 if TYPE_CHECKING:
     from transformers import DistilBertForMaskedLM  # noqa: F401 (the name stands in quotes)
@@ -35,10 +37,21 @@ class HandedDistil(Handed["DistilBertForMaskedLM"]):
         return classes_of(self.model) > 0
 
 
-def take_classifier(cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE) -> Handed[Classifier]:
-    folder, command = resolve_by_codebook(cfg, "train_classifier", asked, split, vqvae)
+def classifier_key(split: Split, vqvae: HandedVQVAE, degrade: bool) -> str:
+    """Those trained on clean pictures compete among themselves: they are second judges."""
+    return f"{vqvae.key(split)}{'' if degrade else '-clean'}"
+
+
+def take_classifier(
+    cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE, degrade: bool = True
+) -> Handed[Classifier]:
+    """degrade: the best is that of those that saw blurred and grey cells in training; else, of the others."""
+    command = mend("train_classifier", cfg) + ("" if degrade else " --train_classifier.degrade false")
+    wanted = vqvae.describe() + ("" if degrade else " trained on clean pictures")
+    key = classifier_key(split, vqvae, degrade)
+    folder = resolve_run(Path(cfg.run.dir), "train_classifier", asked, key, wanted, command)
     meta = checked_meta(folder, "train_classifier", split.identity | vqvae.identity, command)
-    say(f"inherited: classifier {folder}")
+    say(f"inherited: classifier {folder}{'' if degrade else ', the second judge'}")
     return Handed("train_classifier", folder, load_classifier(folder / "model", vqvae.device), meta)
 
 
@@ -74,26 +87,35 @@ class HandedMemory:
     indices: HandedIndices
     distil: HandedDistil
     classifier: Handed[Classifier] | None  # None: the data have no classes
+    clean: Handed[Classifier] | None = None  # the second judge; None: there is none, or nothing is measured
+
+    @property
+    def judges(self) -> list[Handed[Classifier]]:
+        """The classifiers of this project."""
+        return [judge for judge in (self.classifier, self.clean) if judge is not None]
 
     @property
     def inputs(self) -> dict[str, str]:
         """stage -> run folder."""
         judges = [] if self.classifier is None else [self.classifier]
-        return inputs_of([self.split, self.vqvae, self.indices, self.distil, *judges])
+        return inputs_of([self.split, self.vqvae, self.indices, self.distil, *judges], clean_classifier=self.clean)
 
 
-def take_memory(cfg: Config, split: Split, machine: Machine) -> HandedMemory:
-    """The models that cfg.reconstruct_masked names. Data without classes have no classifier, which is said.
+def take_memory(cfg: Config, split: Split, machine: Machine, measured: bool = False) -> HandedMemory:
+    """The models that cfg.reconstruct_masked names; the second judges only when recall is to be measured. Data without
+    classes have no classifier, which is said.
 
     Raises InputError when one is missing or does not fit. Whether it may be measured: see `handed.check_unseen`.
     """
-    section, classifier = cfg.reconstruct_masked, None
+    section, classifier, clean = cfg.reconstruct_masked, None, None
     vqvae = take_vqvae(cfg, section.vqvae, split, machine.device)
     indices = take_indices(cfg, section.indices, split, vqvae)
     told = section.tell_class if section.own.image is None else section.own.label is not None
     distil = take_distil(cfg, section.distil, split, vqvae, told)
     if split.classes:
         classifier = take_classifier(cfg, section.classifier, split, vqvae)
+        if measured and section.clean_classifier is not None:
+            clean = take_classifier(cfg, section.clean_classifier, split, vqvae, degrade=False)
     else:
         say("no classes in the data: recall is measured without a classifier")
     memory = Memory(
@@ -104,8 +126,12 @@ def take_memory(cfg: Config, split: Split, machine: Machine) -> HandedMemory:
         device=machine.device,
         bf16=machine.bf16,
         batch_size=section.batch_size,
+        second_judges={} if clean is None else {CLEAN: clean.model},
     )
-    return HandedMemory(memory, split, vqvae, indices, distil, classifier)
+    if measured and split.classes and section.elsewhere_judge:
+        foreign = imagenet_judge(split.classes, split.meta["channels"], machine.device)
+        memory.second_judges = {**memory.second_judges, ELSEWHERE: foreign}
+    return HandedMemory(memory, split, vqvae, indices, distil, classifier, clean)
 
 
 def train_shares(split: Split, indices: HandedIndices, vqvae: HandedVQVAE) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import masking
 from measuring import fewer_codes, formats
-from measuring.study import ALL_FORGOTTEN, Batch, Findings
+from measuring.study import ALL_FORGOTTEN, Batch, Findings, judge_classes
 from pipeline.machine import Stream, generator
 from pipeline.metrics import to_unit
 from pipeline.progress import progress_bar
@@ -122,15 +122,10 @@ class Means:
 def _judge_stored(memory: Memory, batch: Batch, pictures: Tensor) -> dict[str, Tensor]:
     """mse_to_picture, and with a classifier of pictures its two measures."""
     values = {"mse_to_picture": ((to_unit(pictures) - batch.truth) ** 2).flatten(1).mean(1).cpu()}
-    if memory.classifier is None or batch.seen is None:
-        return values
-    grids = memory.encode(pictures) if memory.classifier.sees_codes else batch.tokens
-    probabilities = memory.class_probabilities(pictures, grids)
-    if probabilities is not None:
-        predicted = probabilities.argmax(1)
-        values["classification_error"] = (predicted != batch.labels).float().cpu()
-        values["disagreement"] = (predicted != batch.seen).float().cpu()
-    return values
+    coded = any(judge.sees_codes for judge in memory.judges.values())
+    grids = memory.encode(pictures) if coded else batch.tokens
+    judged = judge_classes(memory, batch, pictures, grids)
+    return values | {name: value.float().cpu() for name, value in judged.items() if not name.endswith("predicted")}
 
 
 def frontiers(others: Rows) -> Rows:

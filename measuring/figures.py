@@ -16,6 +16,7 @@ from pipeline.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, component_rows, 
 from pipeline.metrics import to_unit
 from pipeline.tables import Rows
 from recall.memory import Memory
+from settings.judges import DEGRADED, JUDGES
 from settings.strategies import DECODINGS, STRATEGIES
 
 RED, SKY, YELLOW, BLACK = "#D55E00", "#56B4E9", "#B8A800", "#000000"
@@ -35,11 +36,19 @@ LABELS = {
     "mse_to_picture": "MSE to the picture",
     "ssim_to_reconstruction": "SSIM to the VQ-VAE's reconstruction",
     "masked_mse_to_reconstruction": "MSE within the forgotten part",
-    "classification_error": "classification error",
-    "disagreement": "disagreement with the class before",
     "calibration_error": "expected calibration error",
     "cross_entropy": "cross-entropy (nats per forgotten token)",
+    **{f"{judge.prefix}classification_error": f"classification error ({judge.says})" for judge in JUDGES.values()},
+    **{f"{judge.prefix}disagreement": f"class other than before ({judge.says})" for judge in JUDGES.values()},
 }
+
+
+def compared_measures(rows: Rows, error: str) -> list[str]:
+    """Of a figure of several panels: the error asked for, then the classification error of each judge, as far as the
+    rows have them."""
+    wanted = (error, *(f"{judge.prefix}classification_error" for judge in JUDGES.values()))
+    found = {row["measure"] for row in rows}
+    return [name for name in wanted if name in found]
 
 
 def shown_strategies(plan: StudyPlan) -> list[str]:
@@ -77,12 +86,8 @@ def _finish(axis: Any, xlabel: str, ylabel: str, title: str, legend: bool = True
 
 
 def decodings_figure(rows: Rows, plan: StudyPlan, strategies: Sequence[str]) -> Figure:
-    """MSE and classification error for each decoding: what is faithful is not always what is recognised."""
-    measures = [
-        name
-        for name in ("mse_to_reconstruction", "classification_error")
-        if any(row["measure"] == name for row in rows)
-    ]
+    """MSE and classification errors for each decoding: what is faithful is not always what is recognised."""
+    measures = compared_measures(rows, "mse_to_reconstruction")
     figure, axes = new_figure(3.6 * len(measures), 2.9 * len(strategies), len(strategies), len(measures))
     for line, strategy in zip(axes, strategies, strict=True):
         for axis, measure in zip(line, measures, strict=True):
@@ -96,9 +101,7 @@ def decodings_figure(rows: Rows, plan: StudyPlan, strategies: Sequence[str]) -> 
 
 def rivals_figure(rival_rows: Rows) -> Figure:
     """The same random masks, filled in by others. rival_rows: rival, percent, measure, mean, low, high, pictures."""
-    measures = [
-        m for m in ("mse_to_reconstruction", "classification_error") if any(r["measure"] == m for r in rival_rows)
-    ]
+    measures = compared_measures(rival_rows, "mse_to_reconstruction")
     names = list(dict.fromkeys(row["rival"] for row in rival_rows))
     looks = [*list(LOOKS.values())[:8], (GREY, "--", "1"), (GREY, "-", "2"), (GREY, ":", "3"), (GREY, "-.", "4")]
     figure, axes = new_figure(4.4 * len(measures), 4.6, 1, len(measures))
@@ -121,7 +124,7 @@ def bits_figure(rows: Rows, plan: StudyPlan, others: Rows, decoding: str) -> Fig
     """Error against bits stored per picture, up to twice the bits of the whole grid; what needs more is only in
     equal_bits.csv. others: method, bits, and the two measures."""
     most_bits = 2 * max(row["bits"] for row in rows)
-    measures = [m for m in ("mse_to_picture", "classification_error") if any(row["measure"] == m for row in rows)]
+    measures = compared_measures(rows, "mse_to_picture")
     figure, axes = new_figure(4.4 * len(measures), 4.6, 1, len(measures))
     looks = {"JPEG": (GREY, ":", "s"), "JPEG, data only": (GREY, "--", "s"), "WebP": (BLACK, ":", "x"),
              "WebP, data only": (BLACK, "--", "x"), "VQ-VAE, fewer codes": (BLUE, "--", "*")}  # fmt: skip
@@ -143,9 +146,11 @@ def bits_figure(rows: Rows, plan: StudyPlan, others: Rows, decoding: str) -> Fig
 
 
 def context_figure(context: list[list[Any]], plan: StudyPlan) -> Figure:
-    """Congruent against incongruent pictures; and how often a wrong recall is what the context suggests.
+    """Congruent against incongruent pictures; and how often a wrong recall is what the context suggests. As the judge
+    sees it that was trained with blurred and grey cells; context.csv has all judges.
 
     context: rows of tables.context_rows."""
+    context = [[*row[:2], *row[3:]] for row in context if row[2] == DEGRADED]
     telling = ("random", "selective", "adaptive")
     names = [name for name in plan.strategies if name in telling] or list(plan.strategies[:1])
     figure, axes = new_figure(8.8, 3.6, 1, 2)

@@ -109,7 +109,7 @@ def measure_inpainting(
                 measures = {SECONDS: torch.tensor([(_now(memory) - started) / len(batch.tokens)])}
                 if not timed_only:
                     judged = judge(memory, batch, mask, painted, grids)
-                    measures |= {key: value for key, value in judged.items() if key != "predicted"}
+                    measures |= {key: value for key, value in judged.items() if not key.endswith("predicted")}
                 for measure, value in measures.items():
                     values.setdefault((name, kind, percent, measure), []).append(value.float().cpu())
     bootstrap = Bootstrap(section.bootstrap, lambda: generator(seed, Stream.BOOTSTRAP))

@@ -15,16 +15,20 @@ from pipeline.files import write_csv
 from pipeline.metrics import mse
 from pipeline.stage import Stage, say
 from pipeline.tables import Rows, write_rows
+from settings.judges import JUDGES
 from settings.reconstruct_masked import ReconstructMaskedSection
 from sources.embedded import EMBEDDED
 from sources.splitting import spread
 
-MAIN_MEASURES = ("mse_to_reconstruction", "mse_to_picture", "classification_error", "disagreement")
+JUDGED = tuple(
+    f"{judge.prefix}{name}" for judge in JUDGES.values() for name in ("classification_error", "disagreement")
+)
+MAIN_MEASURES = ("mse_to_reconstruction", "mse_to_picture", *JUDGED)
 
 
 def report_study(stage: Stage, rows: Rows, plan: StudyPlan) -> None:
-    """The main measures of the last decoding to metrics.json and, as curves over the percentage, to MLflow; two of them
-    as tables. curves.csv has all."""
+    """The main measures of the last decoding to metrics.json and, as curves over the percentage, to MLflow; some as
+    tables. curves.csv has all."""
     decoding = plan.decodings[-1]
     for percent in plan.percentages:
         points: dict[str, float] = {}
@@ -34,21 +38,19 @@ def report_study(stage: Stage, rows: Rows, plan: StudyPlan) -> None:
                 names = plan.strategies if row["strategy"] == ALL_FORGOTTEN else (row["strategy"],)
                 points |= {f"{row['measure']}/{name}": row["mean"] for name in names}
         stage.ledger.metrics(points, step=percent)
-    for measure_name in ("mse_to_reconstruction", "classification_error"):
-        if any(row["measure"] == measure_name for row in rows):
-            say(f"{figures.LABELS[measure_name]}, decoding {decoding}")
-            say("forgotten         " + "".join(f"{percent:>7} %" for percent in plan.percentages))
-            for strategy in plan.strategies:
-                found = curve(rows, strategy, decoding, measure_name)
-                say(f"{strategy:<18}" + "".join(f"{mean:9.4f}" for mean in found.means))
+    for measure_name in figures.compared_measures(rows, "mse_to_reconstruction"):
+        say(f"{figures.LABELS[measure_name]}, decoding {decoding}")
+        say("forgotten         " + "".join(f"{percent:>7} %" for percent in plan.percentages))
+        for strategy in plan.strategies:
+            found = curve(rows, strategy, decoding, measure_name)
+            say(f"{strategy:<18}" + "".join(f"{mean:9.4f}" for mean in found.means))
 
 
 SHOWN_MEASURES = (
     "mse_to_reconstruction",
     "mse_to_picture",
     "ssim_to_reconstruction",
-    "classification_error",
-    "disagreement",
+    *JUDGED,
 )
 
 
@@ -106,7 +108,7 @@ def measure_context(stage: Stage, findings: Findings) -> None:
     congruent = np.array([row["congruent"] in ("1", "True", "true") for row in manifest])
     suggested = np.array([split.classes.index(str(PLACES.index(row["place"]))) for row in manifest])
     context = context_rows(study, split, congruent, suggested, findings.decoding)
-    header = ("strategy", "percent", "group", "pictures", "classification_error", "wrong_as_context_suggests")
+    header = ("strategy", "percent", "judge", "group", "pictures", "classification_error", "wrong_as_context_suggests")
     rows = [dict(zip(header, row, strict=True)) for row in context]
     write_rows(stage.folder.path / "context.csv", header, rows)
     if not congruent.all() and congruent.any():

@@ -105,7 +105,7 @@ def rival_rows(way: Way, findings: Findings, picks: np.ndarray, resamples: int) 
     return [
         mean_row({"rival": way.shown, "percent": percent, "measure": key}, torch.cat(parts), bootstrap)
         for (percent, key), parts in values.items()
-        if key != "predicted"
+        if not key.endswith("predicted")
     ]
 
 

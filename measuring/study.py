@@ -27,6 +27,7 @@ from recall.choosing import Choosing, choose_order
 from recall.fillers import Prediction, distil_filler
 from recall.hole import Filled, dig
 from recall.memory import Memory
+from settings.judges import JUDGES
 from settings.strategies import STRATEGIES
 
 CALIBRATION_BINS = 15
@@ -57,7 +58,7 @@ class Batch:
     whole: Tensor  # (B, C, H, W) in [0, 1]: painted from all tokens
     tokens: Tensor  # (B, N)
     labels: Tensor  # (B,)
-    seen: Tensor | None  # (B,) the class seen in `whole`
+    seen: dict[str, Tensor]  # judge -> (B,) the class that it sees in `whole`
 
 
 class Cell:
@@ -207,14 +208,13 @@ def batches_of(
         chosen = positions[start : start + batch_size]
         tokens = indices.tokens(chosen).to(memory.device)
         whole = memory.paint_tokens(tokens)
-        seen = memory.class_probabilities(whole, tokens)
         yield Batch(
             rows=slice(start, start + batch_size),
             truth=to_unit(split.pictures(chosen).to(memory.device)),
             whole=to_unit(whole),
             tokens=tokens,
             labels=torch.from_numpy(split.labels[chosen]).to(memory.device),
-            seen=None if seen is None else seen.argmax(1),
+            seen=memory.classes_seen(whole, tokens),
         )
 
 
@@ -274,9 +274,16 @@ def judge(memory: Memory, batch: Batch, mask: Tensor, painted: Tensor, grids: Te
     values |= {f"{name}_to_reconstruction": score for name, score in errors.items()}
     if mask.any():
         values |= {f"masked_{name}_to_reconstruction": score for name, score in within.items()}
-    probabilities = memory.class_probabilities(painted, grids)
-    if probabilities is not None and batch.seen is not None:
-        predicted = probabilities.argmax(1)
-        values |= {"classification_error": predicted != batch.labels, "disagreement": predicted != batch.seen}
-        values["predicted"] = predicted
+    return values | judge_classes(memory, batch, painted, grids)
+
+
+def judge_classes(memory: Memory, batch: Batch, painted: Tensor, grids: Tensor) -> dict[str, Tensor]:
+    """What each judge says of painted pictures: whether it names another class than the true one, another than before
+    anything was forgotten, and which; (B,) each, under the prefix of the judge. Nothing without judges."""
+    values: dict[str, Tensor] = {}
+    for name, predicted in memory.classes_seen(painted, grids).items():
+        prefix = JUDGES[name].prefix
+        values[f"{prefix}classification_error"] = predicted != batch.labels
+        values[f"{prefix}disagreement"] = predicted != batch.seen[name]
+        values[f"{prefix}predicted"] = predicted
     return values

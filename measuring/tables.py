@@ -13,12 +13,12 @@ from pipeline.machine import Stream, generator
 from pipeline.metrics import Bootstrap
 from pipeline.tables import Rows
 from recall.memory import Memory
+from settings.judges import JUDGES
 from settings.strategies import STRATEGIES
 
 CURVES_HEADER = (
     "strategy", "percent", "decoding", "bits", "measure", "mean", "low", "high", "seed_sd", "seeds", "pictures",
 )  # fmt: skip
-NOT_A_MEASURE = ("predicted",)
 
 
 def summarise(study: Study, resamples: int, seed: int, bits: Callable[[str, int], float]) -> Rows:
@@ -28,7 +28,7 @@ def summarise(study: Study, resamples: int, seed: int, bits: Callable[[str, int]
     rows, bootstrap = [], Bootstrap(resamples, lambda: generator(seed, Stream.BOOTSTRAP))
     for (strategy, percent, decoding), table in study.cells.items():
         for name, values in table.items():
-            if name in NOT_A_MEASURE:
+            if name.endswith("predicted"):
                 continue
             per_picture = values.mean(0)
             per_picture = per_picture[~per_picture.isnan()]
@@ -92,22 +92,23 @@ def error_split(rows: Rows, quantisation: float, decoding: str) -> list[list[Any
 def context_rows(
     study: Study, split: Split, congruent: np.ndarray, expected_class: np.ndarray, decoding: str
 ) -> list[list[Any]]:
-    """Congruent and incongruent pictures apart: strategy, percent, group, pictures, classification error, and among the
-    wrong recalls the share that the context suggests (for incongruent pictures; chance is 1 of 9 other digits).
+    """Congruent and incongruent pictures apart: strategy, percent, judge, group, pictures, classification error, and
+    among the wrong recalls the share that the context suggests (for incongruent pictures; chance is 1 of 9 others).
 
     congruent: (P,) bool; expected_class: (P,) the class whose usual place this is.
     """
     labels = split.labels[study.positions]
     rows = []
     for (strategy, percent, each), table in study.cells.items():
-        if each != decoding or "predicted" not in table:
-            continue
-        predicted = table["predicted"].numpy()  # (S, P)
-        for group, members in (("congruent", congruent), ("incongruent", ~congruent)):
-            wrong = (predicted != labels)[:, members]
-            suggested = (predicted == expected_class)[:, members] & wrong
-            share = suggested.sum() / wrong.sum() if wrong.any() and group == "incongruent" else np.nan
-            rows.append([strategy, percent, group, int(members.sum()), float(wrong.mean()), float(share)])
+        for judge in JUDGES if each == decoding else ():
+            if f"{JUDGES[judge].prefix}predicted" not in table:
+                continue
+            predicted = table[f"{JUDGES[judge].prefix}predicted"].numpy()  # (S, P)
+            for group, members in (("congruent", congruent), ("incongruent", ~congruent)):
+                wrong = (predicted != labels)[:, members]
+                suggested = (predicted == expected_class)[:, members] & wrong
+                share = suggested.sum() / wrong.sum() if wrong.any() and group == "incongruent" else np.nan
+                rows.append([strategy, percent, judge, group, int(members.sum()), float(wrong.mean()), float(share)])
     return rows
 
 

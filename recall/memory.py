@@ -4,20 +4,23 @@ Letters: B batch, C channels, N = h*w tokens, K codes, D code dimension. Picture
 True = masked, to be predicted.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from models.classifier import Classifier
 from models.distilbert import masked_logits
 from recall.hole import Filled
+from settings.judges import DEGRADED
 from vqvae import VQVAE
 
 if TYPE_CHECKING:
     from transformers import DistilBertForMaskedLM
+
+    from models.classifier import Classifier
+    from models.elsewhere import ImageNetJudge
 
 
 @dataclass
@@ -25,16 +28,18 @@ class Memory:
     """All that recall needs, on one device.
 
     `position_shares`: (N, K), how often each code stands at each position of the training grids. `bf16`: the DistilBERT
-    is asked in bfloat16, and choosing paints in it; whatever is measured is painted in float32.
+    is asked in bfloat16, and choosing paints in it; whatever is measured is painted in float32. `classifier`: the judge
+    trained with blurred and grey cells; `second_judges`: others, by their name in settings.judges.JUDGES.
     """
 
     vqvae: VQVAE
     distil: "DistilBertForMaskedLM"
-    classifier: Classifier | None
+    classifier: "Classifier | None"
     position_shares: Tensor
     device: torch.device
     bf16: bool = False
     batch_size: int = 250
+    second_judges: "Mapping[str, Classifier | ImageNetJudge]" = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.codebook = self.vqvae.codebook_vectors().detach()  # (K, D)
@@ -79,14 +84,25 @@ class Memory:
     def grids_behind(self, filled: Filled, painted: Tensor) -> Tensor:
         """(B, N): the codes that a classifier of codes looks at; of pictures that were painted without any, those that
         the VQ-VAE makes of them."""
-        seen = self.classifier is not None and self.classifier.sees_codes
+        seen = any(judge.sees_codes for judge in self.judges.values())
         return self.encode(painted) if seen and filled.pictures is not None else filled.tokens
+
+    @property
+    def judges(self) -> "dict[str, Classifier | ImageNetJudge]":
+        """All who say whether a picture is still recognisable, by name, the classifier first; empty without any."""
+        first = {} if self.classifier is None else {DEGRADED: self.classifier}
+        return {**first, **self.second_judges}
 
     def class_probabilities(self, pictures: Tensor, tokens: Tensor) -> Tensor | None:
         """(B, classes) of painted pictures and the codes (B, N) behind them; None without a classifier."""
-        if self.classifier is None:
-            return None
-        return self.classifier(self.grid(tokens) if self.classifier.sees_codes else pictures).float().softmax(1)
+        return None if self.classifier is None else self._ask(self.classifier, pictures, tokens).softmax(1)
+
+    def classes_seen(self, pictures: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+        """judge -> (B,) the class that it sees in painted pictures with the codes (B, N) behind them."""
+        return {name: self._ask(judge, pictures, tokens).argmax(1) for name, judge in self.judges.items()}
+
+    def _ask(self, judge: "Classifier | ImageNetJudge", pictures: Tensor, tokens: Tensor) -> Tensor:
+        return judge(self.grid(tokens) if judge.sees_codes else pictures).float()
 
     def batches(self, count: int) -> Iterator[slice]:
         for start in range(0, count, self.batch_size):

@@ -41,7 +41,12 @@ class ReconstructMaskedSection(Section):
     distil: RunName = "best"
     """The DistilBERT: best, a run folder, or models:/NAME@ALIAS."""
     classifier: RunName = "best"
-    """The classifier: best, a run folder, or models:/NAME@ALIAS."""
+    """The classifier: best of those trained with train_classifier.degrade, a run folder, or models:/NAME@ALIAS."""
+    clean_classifier: RunName | None = "best"
+    """The second judge: best of those trained with train_classifier.degrade false, a run folder; null: none."""
+    elsewhere_judge: bool = False
+    """A third judge, EfficientNet-Lite0 with the ImageNet weights that a package ships; for classes named by WordNet
+    id."""
     strategies: Annotated[list[StrategyName], Field(min_length=1)] = list(STRATEGIES)
     """How it is chosen what to keep."""
     decodings: Annotated[list[DecodingName], Field(min_length=1)] = list(DECODINGS)

@@ -24,6 +24,7 @@ class TrainClassifierSection(Training):
     augmentation: Literal["none", "shift", "shift_flip"] = "shift"
     """Random shifts by up to an eighth of the side; also left-right flips."""
     degrade: bool = True
-    """Blur and grey out random cells in training: recalled pictures are blurred in places, originals are not."""
+    """Blur and grey out random cells in training, as recalled pictures are; false: the second judge of the study, which
+    has seen clean pictures only."""
     dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.1
     """Before the last layer."""

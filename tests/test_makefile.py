@@ -66,7 +66,10 @@ def test_a_target_is_these_commands(target: str, expected: list[str], environmen
 
 def test_the_demo_is_all_stages_in_order_and_the_summary(environment: Path) -> None:
     loop, table = commands("demo", environment).splitlines()
-    assert f"for stage in {' '.join(STAGES)}; do" in loop and f"python $stage.py {GIVEN} || exit $?" in loop
+    scripts = [f"{stage}.py" for stage in STAGES]
+    second = '"train_classifier.py --train_classifier.degrade false --train_classifier.tune.trials 0"'
+    scripts.insert(scripts.index("train_distil.py"), second)
+    assert f"for stage in {' '.join(scripts)}; do" in loop and f"python $stage {GIVEN} || exit $?" in loop
     assert table == f"python summary.py {GIVEN}"
 
 
@@ -97,7 +100,7 @@ def test_without_config_and_options_nothing_is_added(environment: Path) -> None:
 def test_make_runs_a_stage_and_shows_what_it_found(environment: Path, tmp_path: Path) -> None:
     runs, source = tmp_path / "runs", draw_classes(tmp_path / "pictures")
     options = f"--run.dir {runs} --data.source {source} --data.image_size 16 --run.threads 1 --run.mlflow false"
-    done = made("demo", environment, "STAGES=data_split", f"OPTIONS={options}")
+    done = made("demo", environment, "STAGES=data_split.py", f"OPTIONS={options}")
     assert done.returncode == 0, done.stderr
     assert "== data_split" in done.stdout and f"{newest(runs, 'data_split') / 'figures'}" in done.stdout
     assert "not run yet: python train_vqvae.py" in done.stdout
@@ -106,5 +109,5 @@ def test_make_runs_a_stage_and_shows_what_it_found(environment: Path, tmp_path: 
 def test_a_stage_that_is_refused_ends_make(environment: Path, tmp_path: Path) -> None:
     done = made("demo", environment, f"OPTIONS=--run.dir {tmp_path / 'runs'} --data.source {tmp_path / 'nowhere'}")
     started = [line for line in done.stdout.splitlines() if line.startswith("== ")]
-    assert done.returncode != 0 and started == ["== data_split"], "no other stage is started"
+    assert done.returncode != 0 and started == ["== data_split.py"], "no other stage is started"
     assert "is not a folder" in done.stderr

@@ -365,7 +365,7 @@ TINY: dict[str, Any] = {
     },
     "reconstruct_masked": {
         "strategies": STUDIED, "percentages": [0, 50, 100], "seeds": 2, "choosing_passes": 4, "candidates": 2,
-        "slow_pictures": 2, "bootstrap": 100, "grid_pictures": 2,
+        "slow_pictures": 2, "bootstrap": 100, "grid_pictures": 2, "clean_classifier": None,
     },
 }  # fmt: skip
 UNTUNED: dict[str, object] = {

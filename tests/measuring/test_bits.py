@@ -99,7 +99,7 @@ def test_a_format_is_judged_on_all_pictures_by_what_comes_back(split: Split, ind
     predicted = memory.classifier(to_model(back.pictures)).argmax(1)
     batch = one_batch(memory, split, indices)
     assert row["classification_error"] == pytest.approx(float((predicted != batch.labels).float().mean()))
-    assert row["disagreement"] == pytest.approx(float((predicted != batch.seen).float().mean()))
+    assert row["disagreement"] == pytest.approx(float((predicted != batch.seen["degraded"]).float().mean()))
 
 
 def test_a_classifier_of_codes_sees_the_codes_of_what_comes_back(split: Split, indices: HandedIndices) -> None:

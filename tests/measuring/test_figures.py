@@ -128,7 +128,7 @@ def test_decodings_have_a_line_of_panels_for_each_strategy() -> None:
     figure = decodings_figure(rows, PLAN, ["random", "adaptive"])
     assert [axis.get_title() for axis in figure.axes] == ["random", "random", "adaptive", "adaptive"]
     labels = [axis.get_ylabel() for axis in figure.axes]
-    assert labels == ["MSE to the VQ-VAE's reconstruction", "classification error"] * 2
+    assert labels == ["MSE to the VQ-VAE's reconstruction", "classification error (degraded judge)"] * 2
     for axis in figure.axes:
         assert list(curves(axis)) == ["argmax", "expected"], "sample was not measured"
 
@@ -186,11 +186,13 @@ def test_bits_are_against_error_with_other_methods_beside() -> None:
 
 
 CONTEXT = [
-    [strategy, percent, group, pictures, error, share]
+    [strategy, percent, judge, group, pictures, error, share]
     for strategy, percent in (("adaptive", 75), ("adaptive", 50), ("random", 50), ("half", 50), (ALL_FORGOTTEN, 100))
-    for group, pictures, error, share in (
-        ("congruent", 100, percent / 200, float("nan")),
-        ("incongruent", 40, percent / 100, percent / 150),
+    for judge, group, pictures, error, share in (
+        ("degraded", "congruent", 100, percent / 200, float("nan")),
+        ("degraded", "incongruent", 40, percent / 100, percent / 150),
+        ("clean", "congruent", 100, 0.9, float("nan")),
+        ("clean", "incongruent", 40, 0.9, 0.9),
     )
 ]
 
@@ -207,12 +209,12 @@ def test_context_has_both_groups_and_the_share_of_wrong_recalls() -> None:
 
 def test_a_share_of_few_wrong_recalls_is_not_shown() -> None:
     """Of 40 pictures 9.2 are wrong on average at 23 %, 10 at 25 %."""
-    rows = [["adaptive", percent, "incongruent", 40, percent / 100, 0.5] for percent in (23, 25, 50)]
-    rows += [["adaptive", percent, "congruent", 40, 0.1, float("nan")] for percent in (23, 25, 50)]
+    rows = [["adaptive", percent, "degraded", "incongruent", 40, percent / 100, 0.5] for percent in (23, 25, 50)]
+    rows += [["adaptive", percent, "degraded", "congruent", 40, 0.1, float("nan")] for percent in (23, 25, 50)]
     plan = replace(PLAN, strategies=("adaptive",))
     shares = curves(context_figure(rows, plan).axes[1])
     assert FEWEST_WRONG == 10 and [x for x, _ in shares["adaptive"]] == [25, 50]
-    few = [[*each[:4], 0.01, each[5]] for each in rows]
+    few = [[*each[:5], 0.01, each[6]] for each in rows]
     assert set(curves(context_figure(few, plan).axes[1])) == {"chance, 1 of 9"}
 
 

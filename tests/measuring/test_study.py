@@ -76,7 +76,7 @@ def test_a_batch_has_pictures_and_reconstructions_in_the_unit_range(split: Split
     torch.testing.assert_close(second.truth, torch.from_numpy(split.images[6:7]).permute(0, 3, 1, 2) / 255)
     painted = memory.paint_tokens(second.tokens)
     torch.testing.assert_close(second.whole, to_unit(painted))
-    assert second.seen.tolist() == memory.classifier(painted).argmax(1).tolist()
+    assert second.seen["degraded"].tolist() == memory.classifier(painted).argmax(1).tolist()
 
 
 @pytest.mark.parametrize("passes", [1, 3])
@@ -91,7 +91,7 @@ def test_nothing_forgotten_gives_the_plain_reconstruction_in_every_decoding(
         for seed in range(len(table["mse_to_picture"])):
             assert (table["mse_to_reconstruction"][seed] == 0).all() and (table["disagreement"][seed] == 0).all()
             torch.testing.assert_close(table["mse_to_picture"][seed], mse(batch.whole, batch.truth))
-            assert torch.equal(table["classification_error"][seed], (batch.seen != batch.labels).float())
+            assert torch.equal(table["classification_error"][seed], (batch.seen["degraded"] != batch.labels).float())
         assert not any(name.startswith("masked") for name in table)
     assert not study.calibration
 
@@ -119,7 +119,7 @@ def test_the_measures_are_those_of_each_decoding_painted_directly(
         predicted = memory.classifier(painted).argmax(1)
         assert torch.equal(table["predicted"], predicted.float())
         assert torch.equal(table["classification_error"], (predicted != batch.labels).float())
-        assert torch.equal(table["disagreement"], (predicted != batch.seen).float())
+        assert torch.equal(table["disagreement"], (predicted != batch.seen["degraded"]).float())
 
 
 def test_accuracy_and_cross_entropy_are_of_masked_tokens_picture_by_picture(

@@ -154,22 +154,26 @@ def test_context_by_hand(split: Split) -> None:
     Seed 0 takes them for 0, 2, 1, 0 and seed 1 for 0, 1, 0, 1: congruent 1 of 4 wrong; incongruent 3 of 4 wrong, of
     these 2 as the context suggests.
     """
-    table = {"predicted": torch.tensor([[0.0, 2, 1, 0], [0, 1, 0, 1]])}
+    table = {
+        "predicted": torch.tensor([[0.0, 2, 1, 0], [0, 1, 0, 1]]),
+        "clean_predicted": torch.tensor([[0.0, 1, 2, 0]]),
+    }
     tables = {
         ("random", 50, "argmax"): table,
         ("random", 50, "expected"): {"predicted": torch.zeros(2, 4)},
         ("random", 50, "tokens"): {"accuracy": torch.zeros(2, 4)},
     }
     congruent, suggested = np.array([True, True, False, False]), np.array([0, 1, 1, 1])
-    usual, elsewhere = context_rows(hand_made(tables, [0, 1, 2, 3]), split, congruent, suggested, "argmax")
-    assert usual[:5] == ["random", 50, "congruent", 2, 0.25] and math.isnan(usual[5])
-    assert elsewhere == ["random", 50, "incongruent", 2, 0.75, pytest.approx(2 / 3)]
+    usual, elsewhere, *clean = context_rows(hand_made(tables, [0, 1, 2, 3]), split, congruent, suggested, "argmax")
+    assert usual[:6] == ["random", 50, "degraded", "congruent", 2, 0.25] and math.isnan(usual[6])
+    assert elsewhere == ["random", 50, "degraded", "incongruent", 2, 0.75, pytest.approx(2 / 3)]
+    assert [row[2:6] for row in clean] == [["clean", "congruent", 2, 0.0], ["clean", "incongruent", 2, 0.0]]
 
 
 def test_context_without_a_wrong_recall_has_no_share_and_without_classes_no_rows(split: Split) -> None:
     right = {("random", 50, "argmax"): {"predicted": torch.tensor([[0.0, 1]])}}
     congruent, suggested = np.array([True, False]), np.array([0, 2])
     _, elsewhere = context_rows(hand_made(right, [0, 1]), split, congruent, suggested, "argmax")
-    assert elsewhere[4] == 0 and math.isnan(elsewhere[5])
+    assert elsewhere[5] == 0 and math.isnan(elsewhere[6])
     unseen = {("random", 50, "argmax"): {"mse_to_picture": torch.zeros(1, 2)}}
     assert context_rows(hand_made(unseen, [0, 1]), split, congruent, suggested, "argmax") == []

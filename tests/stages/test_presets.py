@@ -38,7 +38,8 @@ TINY_MODEL = {
     "reconstruct_masked.strategies": ["random", "adaptive"], "reconstruct_masked.percentages": [50, 100],
     "reconstruct_masked.choosing_passes": 2, "reconstruct_masked.candidates": 2, "reconstruct_masked.pictures": 3,
     "reconstruct_masked.bootstrap": 100, "reconstruct_masked.grid_pictures": 2, "reconstruct_masked.seeds": 1,
-    "reconstruct_masked.rivals": False,
+    "reconstruct_masked.rivals": False, "reconstruct_masked.clean_classifier": None,
+    "reconstruct_masked.elsewhere_judge": False,
 }  # fmt: skip
 TRAINING = ("train_vqvae", "train_classifier", "train_distil", "train_prior")
 

@@ -226,7 +226,7 @@ def test_context_tells_usual_places_from_others(demo):
     cfg, folder = demo
     rows = read_csv(folder / "context.csv")
     assert list(rows[0]) == [
-        "strategy", "percent", "group", "pictures", "classification_error", "wrong_as_context_suggests",
+        "strategy", "percent", "judge", "group", "pictures", "classification_error", "wrong_as_context_suggests",
     ]  # fmt: skip
     groups: dict[tuple[str, int], dict[str, dict[str, str]]] = {}
     for row in rows:
