@@ -9,7 +9,9 @@ CLEAN = --train_classifier.degrade false --train_classifier.tune.trials 0
 STAGES = data_split.py train_vqvae.py vqvae_reconstruction.py train_classifier.py "train_classifier.py $(CLEAN)" \
   train_distil.py reconstruct_masked.py
 
-RIVALS = "train_prior prior_pixelcnn" "train_prior prior_gan" "train_distil prior_distil" "train_vqvae prior_components"
+UNTOLD = --train_prior.condition_on_class false
+RIVALS = "train_prior prior_pixelcnn" "train_prior prior_pixelcnn $(UNTOLD)" "train_prior prior_gan" \
+  "train_prior prior_gan $(UNTOLD)" "train_distil prior_distil" "train_distil published_study" "train_vqvae prior_components"
 
 .PHONY: demo study app rivals test lint docs bench ui
 
@@ -24,8 +26,8 @@ app: $(VENV)/installed
 	$(RUN) app.py $(ARGS)
 
 rivals: $(VENV)/installed
-	@for stage in $(RIVALS); do echo "== $$stage"; set -- $$stage; \
-	  $(RUN) $$1.py --config $(CONFIG) presets/$$2.yaml $(OPTIONS) || exit $$?; done
+	@for stage in $(RIVALS); do echo "== $$stage"; set -- $$stage; script=$$1; preset=$$2; shift 2; \
+	  $(RUN) $$script.py --config $(CONFIG) presets/$$preset.yaml $(OPTIONS) $$@ || exit $$?; done
 	$(RUN) compare_priors.py $(ARGS) --compare_priors.told_distil best --compare_priors.masked_vqvae best
 
 bench: $(VENV)/installed

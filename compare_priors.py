@@ -1,47 +1,44 @@
 """Every way to fill in and to invent, side by side: PixelCNN, GAN, DistilBERT, VQ-VAE trained with masked components.
 
-Reads:  the models that reconstruct_masked reads; the best pixelcnn and gan of runs/train_prior; the VQ-VAE and the
-        DistilBERT named by compare_priors.masked_vqvae and compare_priors.told_distil, if any
-Writes: runs/compare_priors/<run>/ with inpainting.csv, samples.csv and figures/inpainting.png, figures/samples.png
+Reads:  the models that reconstruct_masked reads; the best pixelcnn and gan of runs/train_prior, those that are told the
+        class and those that are told nothing; the VQ-VAE and the DistilBERT named by compare_priors.masked_vqvae and
+        compare_priors.told_distil, if any
+Writes: runs/compare_priors/<run>/ with inpainting.csv, speed.csv, samples.csv, sweep.csv and figures/
 
     python compare_priors.py
     python compare_priors.py --compare_priors.masked_vqvae runs/train_vqvae/TIME-ID
 
-All fill in the same tokens of the same test pictures, told nothing about them. Samples are asked for class by class
-where the prior can be told the class. Masks: True = masked, to be filled in.
+All fill in the same tokens of the same test pictures, told nothing about them, and trained without being told. Samples
+are asked for class by class where the prior can be told the class. Masks: True = masked, to be filled in.
 """
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from handoff.asking import take_priors
+from handoff.asking import Priors, take_priors
 from handoff.memory import HandedMemory, take_memory
 from handoff.split import note_data, open_split
 from measuring.figures import grey_out
 from measuring.priors import (
-    EXPECTED,
     INPAINTING_HEADER,
-    ONLY_TIMED,
-    PIXELCNN,
-    SAMPLES_HEADER,
-    SECONDS,
-    WHOLE_GRID,
+    SPEED_HEADER,
     filling_ways,
     hole_for,
-    inventors,
     measure_inpainting,
-    measure_samples,
+    measure_speed,
     middle_percent,
-    one_pass_ways,
     paint_way,
     shared_mask,
     spread_batches,
 )
+from measuring.samples import SAMPLES_HEADER, SWEEP_HEADER, inventors, measure_samples, measure_sweep
 from measuring.study import Batch
+from measuring.sweep_figure import sweep_figure
 from pipeline.figures import picture_grid
 from pipeline.machine import Stream, generator, prepare_machine
 from pipeline.metrics import to_unit
@@ -52,8 +49,9 @@ from settings.command import stage_main
 from settings.compare_priors import ComparePriorsSection
 from settings.config import Config
 
-FILES = ("inpainting.csv", "samples.csv")
+FILES = ("inpainting.csv", "speed.csv", "samples.csv", "sweep.csv")
 SHOWN = 8  # pictures in the figure of what is filled in
+MAIN, MAIN_WAY = "mse_to_picture", "DistilBERT, one pass, expected"
 
 
 def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
@@ -64,59 +62,76 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     priors = take_priors(cfg, handed)
     with open_stage("compare_priors", cfg, handed.inputs | priors.inputs, machine, resume) as stage:
         note_data(stage, cfg, split)
-        ways = filling_ways(handed.memory, priors, section)
-        batches = spread_batches(handed, section.pictures, section.batch_size)
-        rows = measure_inpainting(handed.memory, ways, batches, section, seed)
+        memory = replace(handed.memory, bf16=False)  # all are compared in float32
+        ways = filling_ways(memory, priors, section)
+        rows = measure_inpainting(
+            memory, ways, spread_batches(handed, section.pictures, section.batch_size), section, seed
+        )
         write_rows(stage.folder.path / "inpainting.csv", INPAINTING_HEADER, rows)
-        report_inpainting(stage, rows, ways, section)
+        report_inpainting(stage, rows, section)
         some = next(spread_batches(handed, SHOWN, SHOWN)())
         stage.figure("inpainting", inpainting_figure(handed, ways, some, section, seed))
-        count = min(section.samples, len(split.positions("test")), len(split.positions("val")))
-        makers = inventors(handed.memory, priors, section, split.classes)
-        found, shown = measure_samples(handed, makers, count, section.batch_size, seed)
-        write_rows(stage.folder.path / "samples.csv", SAMPLES_HEADER, found)
-        report_compared(stage, found)
-        stage.figure("samples", picture_grid(list(shown.items())))
+        compare_speed(stage, handed, priors, section, seed)
+        compare_samples(stage, handed, priors, section, seed)
         stage.finish(handed.vqvae.key(split), extra_artifacts=FILES)
-        return float(np.mean([row["mean"] for row in rows if (row["method"], row["measure"]) == (EXPECTED, MAIN)]))
+        return float(np.mean([row["mean"] for row in rows if (row["method"], row["measure"]) == (MAIN_WAY, MAIN)]))
+
+
+def compare_speed(stage: Stage, handed: HandedMemory, priors: Priors, section: ComparePriorsSection, seed: int) -> None:
+    """speed.csv, and a table on the console."""
+    batch = next(spread_batches(handed, section.timed_pictures, section.timed_pictures)())
+    rows = measure_speed(handed.memory, priors, batch, section, seed)
+    write_rows(stage.folder.path / "speed.csv", SPEED_HEADER, rows)
+    say(f"ms per picture, {len(batch.tokens)} at once, {section.rounds} rounds   median   lowest   highest")
+    for row in rows:
+        taken = (1000 * row[key] for key in ("seconds_per_picture", "low", "high"))
+        say(f"{row['precision']} {row['method']:44}" + "".join(f"{each:9.3f}" for each in taken))
+
+
+def compare_samples(
+    stage: Stage, handed: HandedMemory, priors: Priors, section: ComparePriorsSection, seed: int
+) -> None:
+    """samples.csv and sweep.csv with their figures."""
+    count = min(section.samples, len(handed.split.positions("test")) // 2, len(handed.split.positions("val")))
+    makers = inventors(handed.memory, priors, section, handed.split.classes)
+    found, shown = measure_samples(handed, makers, count, section.batch_size, seed)
+    write_rows(stage.folder.path / "samples.csv", SAMPLES_HEADER, found)
+    report_compared(stage, found)
+    stage.figure("samples", picture_grid(list(shown.items())))
+    swept = measure_sweep(handed, priors, section, count, seed)
+    write_rows(stage.folder.path / "sweep.csv", SWEEP_HEADER, swept)
+    if swept:
+        stage.figure("sweep", sweep_figure(swept))
 
 
 # --- reports ----------------------------------------------------------------------------------------------------------
 
-MAIN = "mse_to_picture"
 
-
-def report_inpainting(stage: Stage, rows: Rows, ways: dict[str, Way], section: ComparePriorsSection) -> None:
-    """A table of the middle percentage on the console; how many times faster the one-pass ways are in metrics.json."""
+def report_inpainting(stage: Stage, rows: Rows, section: ComparePriorsSection) -> None:
+    """A table of the middle percentage on the console, its squared errors also in metrics.json."""
     value = {(row["method"], row["mask"], row["percent"], row["measure"]): row["mean"] for row in rows}
     percent = middle_percent(section)
-    methods = list(dict.fromkeys(row["method"] for row in rows))
+    methods = {row["method"]: row["passes"] for row in rows}
+    measures = (MAIN, "ssim_to_picture", "classification_error", "clean_classification_error")
     for kind in section.masks:
-        say(f"{kind} masks, {percent} % forgotten        MSE     SSIM   class error   ms per picture")
-        for method in methods:
-            measures = (MAIN, "ssim_to_picture", "classification_error")
+        title = f"{kind} masks, {percent} % forgotten"
+        say(f"{title:44}   passes      MSE    SSIM   class error, clean judge")
+        for method, passes in methods.items():
             numbers = [value.get((method, kind, percent, measure), float("nan")) for measure in measures]
-            taken = 1000 * value[method, kind, percent, SECONDS]
-            say(f"{method:38}{numbers[0]:8.4f} {numbers[1]:7.3f} {numbers[2]:8.3f} {taken:16.3f}")
-    for slow in (PIXELCNN, WHOLE_GRID):
-        for fast in one_pass_ways(ways):
-            ratios = [
-                value[slow, kind, percent, SECONDS] / value[fast, kind, percent, SECONDS] for kind in section.masks
-            ]
-            stage.metrics[f"times_faster {fast} than {slow}".replace(",", "")] = float(np.median(ratios))
-    for (method, kind, share, measure), mean in value.items():
-        if measure == MAIN and share == percent:
-            stage.metrics[f"{kind} {percent} {method} mse".replace(",", "")] = mean
+            say(f"{method:44}{passes:9}{numbers[0]:9.4f}{numbers[1]:8.3f}{numbers[2]:14.3f}{numbers[3]:13.3f}")
+            stage.metrics[f"{kind} {percent} {method} mse".replace(",", "")] = numbers[0]
 
 
 def report_compared(stage: Stage, rows: Rows) -> None:
-    say("samples                             Frechet distance   class accuracy   ms per picture")
+    say("samples                                 Frechet distance   class as asked   ms per picture")
     for row in rows:
-        distance, accuracy, taken = (row.get(key) for key in ("frechet_distance", "class_accuracy", SECONDS))
+        distance, accuracy, taken = (
+            row.get(key) for key in ("frechet_distance", "class_accuracy", "seconds_per_picture")
+        )
         shown = [f"{distance:8.2f}" if distance is not None else " " * 8]
         shown += [f"{accuracy:8.3f}" if accuracy is not None else " " * 8]
         shown += [f"{1000 * taken:8.3f}" if taken is not None else ""]
-        say(f"{row['method']:36}{'         '.join(shown)}")
+        say(f"{row['method']:40}{'         '.join(shown)}")
         if distance is not None:
             stage.metrics[f"frechet_distance {row['method']}".replace(",", "")] = distance
 
@@ -132,10 +147,9 @@ def inpainting_figure(
             mask = shared_mask(kind, percent, len(batch.tokens), memory, seed, start)
             rows.append((f"{kind}, {percent} %", grey_out(batch.whole, mask, memory.stride).cpu()))
             for name, way in ways.items():
-                if name not in ONLY_TIMED:
-                    draws = generator(seed, Stream.COMPARED_FILLS, percent, start)
-                    painted, _ = paint_way(memory, way, hole_for(way, batch, mask, memory.stride), draws)
-                    rows.append((name, to_unit(painted).cpu()))
+                draws = generator(seed, Stream.COMPARED_FILLS, percent, start)
+                painted, _ = paint_way(memory, way, hole_for(way, batch, mask, memory.stride), draws)
+                rows.append((name, to_unit(painted).cpu()))
     return picture_grid(rows)
 
 

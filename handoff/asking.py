@@ -32,8 +32,10 @@ UNTOLD = "it cannot fill in without being told"
 class Priors(NamedTuple):
     """Who takes part beside the memory's own DistilBERT; None: not there."""
 
-    pixelcnn: HandedPrior
+    pixelcnn: HandedPrior  # makes new pictures
     gan: HandedPrior
+    untold_pixelcnn: HandedPrior  # fills in, trained without being told anything
+    untold_gan: HandedPrior
     told_distil: HandedDistil | None  # one that can be told the class
     masked_vqvae: HandedVQVAE | None  # trained with masked components
 
@@ -53,6 +55,12 @@ def take_priors(cfg: Config, handed: HandedMemory) -> Priors:
     gan = take_prior(cfg, section.gan, "gan", split, vqvae, told, 0)
     for prior in (pixelcnn, gan):
         check_compared(prior, told, mend("train_prior", cfg))
+    untold_pixelcnn, untold_gan = pixelcnn, gan
+    if told:
+        untold_pixelcnn = take_prior(cfg, section.untold_pixelcnn, "pixelcnn", split, vqvae, False, 0)
+        untold_gan = take_prior(cfg, section.untold_gan, "gan", split, vqvae, False, 0)
+        for prior in (untold_pixelcnn, untold_gan):
+            check_compared(prior, False, mend("train_prior", cfg))
     check_compared_guidance(section, told, handed)
     distil, masked = None, None
     if section.told_distil is not None:
@@ -62,7 +70,7 @@ def take_priors(cfg: Config, handed: HandedMemory) -> Priors:
         say("the DistilBERT is not asked for classes; for one that can be: --compare_priors.told_distil best")
     if section.masked_vqvae is not None:
         masked = take_masked_vqvae(cfg, section.masked_vqvae, split, vqvae.device)
-    return Priors(pixelcnn, gan, distil, masked)
+    return Priors(pixelcnn, gan, untold_pixelcnn, untold_gan, distil, masked)
 
 
 def check_compared(prior: HandedPrior, told: bool, command: str) -> None:

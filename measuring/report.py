@@ -8,7 +8,7 @@ import torch
 
 from measuring import figures
 from measuring.bits import BITS_HEADER, frontiers, measure_bits
-from measuring.rivals import RIVALS_HEADER, RivalCounts, measure_rivals
+from measuring.rivals import PUBLISHED_HEADER, RIVALS_HEADER, RivalCounts, measure_rivals, published_steps
 from measuring.study import ALL_FORGOTTEN, Findings, Study, StudyPlan
 from measuring.tables import context_rows, curve, error_split
 from pipeline.files import write_csv
@@ -83,10 +83,12 @@ def draw_curves(stage: Stage, findings: Findings) -> None:
 
 
 def compare(stage: Stage, findings: Findings, section: ReconstructMaskedSection, published: Any) -> None:
-    """rivals.csv and equal_bits.csv with their figures."""
+    """rivals.csv, published.csv and equal_bits.csv with their figures."""
     study, folder = findings.study, stage.folder.path
+    counts = RivalCounts(section.rival_pictures, section.slow_pictures, section.bootstrap)
+    if published is not None:
+        write_rows(folder / "published.csv", PUBLISHED_HEADER, published_steps(findings, published, counts))
     if "random" in study.orders:
-        counts = RivalCounts(section.rival_pictures, section.slow_pictures, section.bootstrap)
         found = measure_rivals(findings, published, counts)
         write_rows(folder / "rivals.csv", RIVALS_HEADER, found)
         stage.figure("rivals", figures.rivals_figure(found))

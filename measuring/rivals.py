@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from transformers import DistilBertForMaskedLM
 
 RIVALS_HEADER = ("rival", "percent", "measure", "mean", "low", "high", "pictures")
+PUBLISHED_HEADER = ("model", "selection", "decoding", "percent", "measure", "mean", "low", "high", "pictures")
+SELECTIONS = ("selective", "adaptive")  # of the published study, and ours
 
 
 @dataclass(frozen=True)
@@ -67,13 +69,13 @@ def rival_ways(memory: Memory, mean: Tensor, published: "DistilBertForMaskedLM |
     kept = KeepingPixels(ours, memory)
     found += [Way(kept, "expected", kept.name)]
     if published is not None:
-        found += [Way(distil_filler(memory, model=published, name="published recipe"), "argmax", "published recipe")]
+        theirs = distil_filler(memory, model=published, name="published recipe")
+        found += [Way(theirs, each, f"{theirs.name}, {each}") for each in ("argmax", "expected")]
     return found
 
 
 def measure_rivals(findings: Findings, published: "DistilBertForMaskedLM | None", counts: RivalCounts) -> Rows:
-    """The random masks of the study filled in by others and by ours; the published recipe also with its own way to
-    choose what to keep. The study must have the strategy random."""
+    """The random masks of the study filled in by others and by ours. The study must have the strategy random."""
     study, split = findings.study, findings.handed.split
     everything = np.arange(len(study.positions))
     found: Rows = []
@@ -82,9 +84,6 @@ def measure_rivals(findings: Findings, published: "DistilBertForMaskedLM | None"
         slow = isinstance(way.filler, Biharmonic)
         picks = spread(everything, counts.slow_pictures if slow else counts.pictures)
         found += rival_rows(way, findings, picks, counts.resamples)
-    if published is not None:
-        positions = study.positions[spread(everything, counts.pictures)]
-        found += published_selection(findings, positions, published, counts.resamples)
     return found
 
 
@@ -109,25 +108,25 @@ def rival_rows(way: Way, findings: Findings, picks: np.ndarray, resamples: int) 
     ]
 
 
-def published_selection(
-    findings: Findings, positions: np.ndarray, published: "DistilBertForMaskedLM", resamples: int
-) -> Rows:
-    """The published study as a whole: its model, its selection, the likeliest codes in one pass."""
+def published_steps(findings: Findings, published: "DistilBertForMaskedLM", counts: RivalCounts) -> Rows:
+    """The way from the published study to ours, step by step: its model or ours, its decoding (the likeliest codes) or
+    ours (expected), its selection (`selective`) or ours (`adaptive`), in all eight combinations; rows of published.csv.
+    Everything in one pass, told nothing. The model that fills in also chooses."""
     plan, handed = findings.plan, findings.handed
-    theirs = replace(findings.memory, distil=published)
-    strategies = tuple(name for name in ("selective", "additive") if name in plan.strategies)
-    if not strategies:
-        return []
+    positions = spread(findings.study.positions, counts.pictures)
     their_plan = replace(
-        plan, strategies=strategies, decodings=("argmax",), seeds=1, filling=Filling(), tell_class=False
+        plan, strategies=SELECTIONS, decodings=("argmax", "expected"), seeds=1, filling=Filling(), tell_class=False
     )
-    found = measure_recall(theirs, handed.split, handed.indices, positions, their_plan)
-    rows = summarise(found, resamples, plan.seed, bits_of(theirs))
-    return [
-        {"rival": f"published recipe, {row['strategy']}", **{key: row[key] for key in RIVALS_HEADER[1:]}}
-        for row in rows
-        if row["decoding"] == "argmax" and row["strategy"] != ALL_FORGOTTEN
-    ]
+    rows: Rows = []
+    for name, model in (("published", published), ("ours", findings.memory.distil)):
+        memory = replace(findings.memory, distil=model)
+        found = measure_recall(memory, handed.split, handed.indices, positions, their_plan)
+        rows += [
+            {"model": name, "selection": row["strategy"], **{key: row[key] for key in PUBLISHED_HEADER[2:]}}
+            for row in summarise(found, counts.resamples, plan.seed, bits_of(memory))
+            if row["decoding"] != "tokens" and row["strategy"] != ALL_FORGOTTEN
+        ]
+    return rows
 
 
 def mean_picture(split: Split, enough: int = 2000) -> Tensor:

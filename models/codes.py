@@ -15,7 +15,9 @@ class Filling:
     """How masked tokens are filled. `temperature` 0 takes the likeliest code, otherwise codes are drawn.
 
     passes: 1 fills everything at once; more fill a part each, the sure tokens ("confidence") or well spread ones
-    ("halton") first, so that later ones see what was filled before.
+    ("halton") first, so that later ones see what was filled before. choice_noise: of the order "confidence", Gumbel
+    noise on the logarithm of the confidence, which falls linearly to zero over the passes (MaskGIT's choice
+    temperature).
     """
 
     passes: int = 1
@@ -24,6 +26,7 @@ class Filling:
     top_k: int = 0  # draw from the k likeliest codes; 0: from all
     top_p: float = 1.0  # draw from the likeliest codes that together have this probability
     guidance_scale: float = 1.0  # with labels
+    choice_noise: float = 0.0
 
 
 def choose_codes(logits: Tensor, filling: Filling, generator: torch.Generator | None) -> Tensor:

@@ -123,8 +123,8 @@ def masked_logits(
 ) -> Tensor:
     """(B, N) indices, (B, N) bool -> (M, K) logits of the M masked tokens, row by row.
 
-    labels: (B,) classes, -1 for "not told"; None tells none. The output layer runs on masked tokens only and answers
-    with codes only. Raises ValueError for labels on a model that was trained without.
+    labels: (B,) classes, -1 for "not told"; None tells none. The output layer runs on masked tokens only, in float32
+    also under autocast, and answers with codes only. Raises ValueError for labels on a model that was trained without.
     """
     ids = hide(indices, mask, mask_id(model))
     classes, codes = classes_of(model), codes_of(model)
@@ -138,7 +138,8 @@ def masked_logits(
     hidden = hidden[:, 1:][mask] if classes else hidden[mask]  # (M, dim)
     hidden = model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
     projector = model.vocab_projector
-    return F.linear(hidden, projector.weight[:codes], projector.bias[:codes]).float()  # (M, K)
+    with torch.autocast(hidden.device.type, enabled=False):  # in bfloat16 one in thirty of the two likeliest are equal
+        return F.linear(hidden.float(), projector.weight[:codes].float(), projector.bias[:codes].float())  # (M, K)
 
 
 def guided_logits(

@@ -34,7 +34,8 @@ def complete(
 ) -> Completed:
     """Fill all masked tokens; the others stay as they are. codebook: (K, D) code vectors; hole.told: classes (B,).
 
-    generator: on the CPU; needed when temperature > 0. bf16: the model is asked in bfloat16, the rest is float32.
+    generator: on the CPU; needed when temperature or choice_noise > 0. bf16: the model is asked in bfloat16, all else
+    is float32.
     """
     completed, mask, expected = hole.tokens.clone(), hole.mask, codebook[hole.tokens]
     confidence = torch.ones_like(expected[..., 0])
@@ -49,13 +50,26 @@ def complete(
         sure = torch.full_like(confidence, -1)
         sure[waiting] = probabilities.gather(1, chosen.unsqueeze(1)).squeeze(1)
         candidates = completed.masked_scatter(waiting, chosen)
-        now = waiting & _take_now(waiting, mask, sure, step, filling)
+        now = waiting & _take_now(waiting, mask, noisy(sure, step, filling, generator), step, filling)
         rows = now[waiting]
         completed = torch.where(now, candidates, completed)
         expected[now] = probabilities[rows] @ codebook
         confidence[now] = sure[now]
         waiting = waiting & ~now
     return Completed(completed, expected, confidence)
+
+
+def noisy(sure: Tensor, step: int, filling: Filling, generator: torch.Generator | None) -> Tensor:
+    """(B, N) confidences -> what decides who is filled first: log confidence plus Gumbel noise, whose scale falls from
+    choice_noise to zero in the last pass (Chang et al. 2022, the annealed choice temperature of their code). Without
+    noise the confidences themselves. Raises ValueError for noise without a generator."""
+    scale = filling.choice_noise * (1 - (step + 1) / filling.passes)
+    if scale <= 0 or filling.fill_order != "confidence":
+        return sure
+    if generator is None:
+        raise ValueError("choice_noise needs a generator")
+    uniform = torch.rand(sure.shape, generator=generator).clamp(min=1e-9).to(sure.device)
+    return sure.clamp(min=1e-9).log() - scale * (-uniform.log()).log()
 
 
 def _take_now(waiting: Tensor, mask: Tensor, sure: Tensor, step: int, filling: Filling) -> Tensor:

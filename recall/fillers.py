@@ -44,6 +44,30 @@ def with_temperature(filling: Filling, decoding: str) -> Filling:
     return replace(filling, temperature=(filling.temperature or 1.0) if decoding == "sample" else 0.0)
 
 
+@dataclass(frozen=True)
+class MeanOfDraws:
+    """What to expect, for a filler that can only draw: the mean code vector of `count` draws of the same hole. The
+    codes behind it are the most frequent ones."""
+
+    filler: Filler
+    codebook: Tensor  # (K, D)
+    count: int
+    decodings: tuple[str, ...] = ("expected",)
+
+    @property
+    def name(self) -> str:
+        return f"{self.filler.name}, mean of {self.count} draws"
+
+    @property
+    def passes(self) -> int:
+        return self.filler.passes * self.count
+
+    def fill(self, hole: Hole, decoding: str, draws: torch.Generator | None) -> Filled:
+        check_decoding(self, decoding)
+        drawn = torch.stack([self.filler.fill(hole, "sample", draws).tokens for _ in range(self.count)])
+        return Filled(drawn.mode(0).values, self.codebook[drawn].mean(0))
+
+
 class Prediction(NamedTuple):
     """What a DistilBERT says about a hole in one pass; all decodings come from it."""
 
@@ -106,7 +130,7 @@ class DistilFiller:
             if decoding == "sample":
                 found[decoding] = self._in_passes(hole, decoding, draws)
                 continue
-            undrawn = undrawn or self._in_passes(hole, "expected", None)
+            undrawn = undrawn or self._in_passes(hole, "expected", draws if self.filling.choice_noise else None)
             found[decoding] = undrawn if decoding == "expected" else Filled(undrawn.tokens)
         return found
 

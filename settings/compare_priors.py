@@ -15,12 +15,26 @@ class ComparePriorsSection(Section):
     """What is missing: a rectangle, tokens at random, the lower part."""
     percentages: list[Annotated[Whole, Field(ge=1, le=99)]] = Field(default=[25, 50, 75], min_length=1)
     """How much is missing."""
+    draws: Annotated[Whole, Field(ge=2)] = 16
+    """Draws whose mean is what a prior expects that can only draw."""
     samples: Annotated[Whole, Field(ge=2)] = 500
-    """New pictures of each prior, at most as many as there are test pictures and validation pictures."""
+    """New pictures of each prior, at most half as many as there are test pictures, which are what they are compared
+    with."""
+    sweep_passes: list[PositiveInt] = [1, 2, 4, 8, 16, 32, 64]
+    """Numbers of passes of the DistilBERT that are compared for new pictures; empty: none."""
+    rounds: Annotated[Whole, Field(ge=5)] = 5
+    """How often each way is timed, by turns, after one that does not count."""
+    timed_pictures: PositiveInt = 100
+    """Pictures at once when speeds are compared."""
     pixelcnn: RunName = "best"
-    """The PixelCNN: best of those told the same, a run folder of train_prior, or models:/NAME@ALIAS."""
+    """The PixelCNN that makes new pictures: best of those told the same, a run folder of train_prior, or
+    models:/NAME@ALIAS."""
     gan: RunName = "best"
-    """The GAN, likewise."""
+    """The GAN that makes new pictures, likewise."""
+    untold_pixelcnn: RunName = "best"
+    """The PixelCNN that fills in, trained without being told anything: best, or a run folder."""
+    untold_gan: RunName = "best"
+    """The GAN that fills in, likewise."""
     told: bool = True
     """Take priors that were trained to be told the class, and ask them for each in turn."""
     told_distil: RunName | None = None
@@ -35,9 +49,11 @@ class ComparePriorsSection(Section):
     """Passes of the DistilBERT when it fills step by step."""
     fill_order: Literal["confidence", "halton"] = "halton"
     """Its sure tokens first, or well spread ones."""
+    choice_noise: Annotated[Real, Field(ge=0, le=100)] = 4.5
+    """Of the order by confidence with noise, as in MaskGIT: scale of the noise in the first pass."""
     pool: PositiveInt = 512
     """Grids of the GAN among which it looks for what fits."""
     batch_size: PositiveInt = 250
-    """Pictures at once; speeds are compared at this size."""
+    """Pictures at once."""
     bootstrap: Annotated[Whole, Field(ge=100)] = 1000
     """Resamples behind the 95 % intervals."""

@@ -84,6 +84,8 @@ class ReconstructMaskedSection(Section):
     """Passes in which masked tokens are filled: 1 fills all at once."""
     fill_order: Literal["confidence", "halton"] = "confidence"
     """With more passes: the sure tokens first, or well spread ones."""
+    choice_noise: Annotated[Real, Field(ge=0, le=100)] = 0.0
+    """Of fill_order confidence: scale of the noise in the first pass, which falls to zero (MaskGIT took 4.5)."""
     temperature: Annotated[Real, Field(gt=0, le=10)] = 1.0
     """Of drawn codes: below 1 the likelier ones come more often."""
     top_k: Annotated[Whole, Field(ge=0)] = 0

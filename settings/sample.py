@@ -31,6 +31,8 @@ class SampleSection(Section):
     """Passes in which the DistilBERT fills a grid."""
     fill_order: Literal["confidence", "halton"] = "halton"
     """The DistilBERT's sure tokens first, or well spread ones."""
+    choice_noise: Annotated[Real, Field(ge=0, le=100)] = 0.0
+    """Of fill_order confidence: scale of the noise in the first pass, which falls to zero (MaskGIT took 4.5)."""
     pool: PositiveInt = 512
     """Grids of the GAN among which mode inpainting looks for what fits."""
     mask: MaskName = "block"

@@ -73,13 +73,23 @@ def test_the_demo_is_all_stages_in_order_and_the_summary(environment: Path) -> N
     assert table == f"python summary.py {GIVEN}"
 
 
-def test_the_rivals_are_four_models_and_their_comparison(environment: Path) -> None:
+def test_the_rivals_are_all_models_and_their_comparison(environment: Path) -> None:
     *loop, last = commands("rivals", environment).splitlines()
     text = "\n".join(loop)
-    pairs = re.findall(r'"(\w+) (\w+)"', text)
-    assert [stage for stage, _ in pairs] == ["train_prior", "train_prior", "train_distil", "train_vqvae"]
-    assert all((ROOT / "presets" / f"{preset}.yaml").is_file() for _, preset in pairs)
-    assert "python $1.py --config presets/imagenette.yaml presets/$2.yaml --run.seed 3 || exit $?" in text
+    found = re.findall(r'"(\w+) (\w+)([^"]*)"', text)
+    untold = " --train_prior.condition_on_class false"
+    assert found == [
+        ("train_prior", "prior_pixelcnn", ""),
+        ("train_prior", "prior_pixelcnn", untold),
+        ("train_prior", "prior_gan", ""),
+        ("train_prior", "prior_gan", untold),
+        ("train_distil", "prior_distil", ""),
+        ("train_distil", "published_study", ""),
+        ("train_vqvae", "prior_components", ""),
+    ]
+    assert all((ROOT / "presets" / f"{preset}.yaml").is_file() for _, preset, _ in found)
+    assert "script=$1; preset=$2; shift 2;" in text
+    assert "python $script.py --config presets/imagenette.yaml presets/$preset.yaml --run.seed 3 $@ || exit $?" in text
     told = "--compare_priors.told_distil best --compare_priors.masked_vqvae best"
     assert last == f"python compare_priors.py {GIVEN} {told}"
 
@@ -88,7 +98,7 @@ def test_the_rivals_are_four_models_and_their_comparison(environment: Path) -> N
 def test_every_named_script_is_there(target: str, environment: Path) -> None:
     text = commands(target, environment)
     words = re.findall(r"python (\S+)\.py", text)
-    named = [word for word in words if not word.startswith("$")] + re.findall(r'"(\w+) \w+"', text)
+    named = [word for word in words if not word.startswith("$")] + re.findall(r'"(\w+) \w+[^"]*"', text)
     assert named and all((ROOT / f"{name}.py").is_file() for name in named)
 
 

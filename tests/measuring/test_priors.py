@@ -12,7 +12,7 @@ from measuring.priors import INPAINTING_HEADER, measure_inpainting, middle_perce
 from measuring.study import Batch, batches_of
 from pipeline.machine import generator
 from pipeline.metrics import to_unit
-from recall.fillers import MaskedVQVAEFiller, Way
+from recall.fillers import MaskedVQVAEFiller, MeanOfDraws, Way
 from recall.hole import Filled, Hole, dig
 from recall.memory import Memory
 from settings.compare_priors import ComparePriorsSection
@@ -157,8 +157,8 @@ def test_a_way_that_errs_by_known_amounts_has_known_numbers_in_each_column() -> 
         row, each = found[name], share * shifts.square()
         assert row["mean"] == pytest.approx(float(each.mean()), rel=1e-3) and row["pictures"] == 5
         assert float(each.min()) <= row["low"] < row["mean"] < row["high"] <= float(each.max())
-    seconds = found["seconds_per_picture"]
-    assert 0 < seconds["low"] <= seconds["mean"] <= seconds["high"] < 1 and seconds["pictures"] == 3, "of 3 batches"
+    assert (found["mse_to_picture"]["decoding"], found["mse_to_picture"]["passes"]) == ("argmax", 0)
+    assert "diversity" not in found, "nothing is drawn"
 
 
 def test_percentages_are_sorted_and_count_once() -> None:
@@ -176,3 +176,51 @@ def test_a_mask_or_percentage_that_is_named_twice_is_measured_once() -> None:
         memory, {"toy": way}, lambda: batches_of(memory, split, indices, split.positions("test"), 4), section, 0
     )
     assert [row["pictures"] for row in rows if row["measure"] == "mse_to_reconstruction"] == [4]
+
+
+# --- decodings that are means of draws --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Coin:
+    """Draws code 0 with probability 3/4, else code 1."""
+
+    name: str = "coin"
+    passes: int = 2
+    decodings: tuple[str, ...] = ("sample",)
+
+    def fill(self, hole: Hole, decoding: str, draws: torch.Generator | None) -> Filled:
+        drawn = (torch.rand(hole.tokens.shape, generator=draws) > 0.75).long()
+        return Filled(torch.where(hole.mask, drawn, hole.tokens))
+
+
+def test_the_mean_of_draws_tends_to_what_is_to_be_expected(draws: torch.Generator) -> None:
+    codebook = torch.tensor([[0.0, 4.0], [1.0, 0.0], [7.0, 7.0]])
+    mask = torch.tensor([[True, False, True]] * 50)
+    hole = dig(torch.full((50, 3), 2), mask)
+    mean = MeanOfDraws(Coin(), codebook, 64)
+    assert (mean.name, mean.passes) == ("coin, mean of 64 draws", 128)
+    filled = mean.fill(hole, "expected", draws)
+    assert torch.equal(filled.vectors[:, 1], codebook[2].expand(50, -1)) and (filled.tokens[:, 1] == 2).all()
+    torch.testing.assert_close(filled.vectors[mask].mean(0), torch.tensor([0.25, 3.0]), atol=0.05, rtol=0)
+    assert (filled.tokens[mask] == 0).float().mean() > 0.95, "the most frequent code"
+    spread = filled.vectors[mask][:, 0].std()
+    assert float(spread) == pytest.approx((0.25 * 0.75 / 64) ** 0.5, rel=0.3), "as means of 64 draws differ"
+    with pytest.raises(ValueError, match="cannot decode as 'sample'"):
+        mean.fill(hole, "sample", draws)
+
+
+@torch.no_grad()
+def test_what_is_drawn_has_a_diversity_and_what_is_not_has_none() -> None:
+    memory, split, indices = tiny_memory(SIDE), fake_split(["test"] * 4, size=SIDE * STRIDE), fake_indices(4, SIDE)
+    section = ComparePriorsSection(masks=["half"], percentages=[33], bootstrap=100)
+    ways = {
+        "coin": Way(Coin(), "sample", "coin"),
+        "mean": Way(MeanOfDraws(Coin(), memory.codebook, 2), "expected", "mean"),
+    }
+    rows = measure_inpainting(
+        memory, ways, lambda: batches_of(memory, split, indices, split.positions("test"), 4), section, 0
+    )
+    apart = {row["method"]: row for row in rows if row["measure"] == "diversity"}
+    assert set(apart) == {"coin"} and apart["coin"]["mean"] > 0 and apart["coin"]["pictures"] == 4
+    assert {row["passes"] for row in rows if row["method"] == "mean"} == {4}

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,12 @@ from handoff.split import Split
 from handoff.vqvae import HandedIndices
 from masking import mask_first
 from measuring.rivals import (
+    PUBLISHED_HEADER,
     RIVALS_HEADER,
     RivalCounts,
     mean_picture,
     measure_rivals,
-    published_selection,
+    published_steps,
     rival_rows,
     rival_ways,
 )
@@ -136,9 +138,8 @@ def test_rivals_ours_and_the_published_recipe_stand_side_by_side(
     published = tiny_distil(layers=1) if with_published else None
     findings = findings_of(memory, split, indices, plan, study, rows)
     found = measure_rivals(findings, published, RivalCounts(PICTURES, slow_pictures=2, resamples=100))
-    theirs = ["published recipe, selective"] if with_published else []
     simple = [way.shown for way in rival_ways(memory, mean_picture(split), published)]
-    assert list(dict.fromkeys(row["rival"] for row in found)) == [*simple, *theirs]
+    assert list(dict.fromkeys(row["rival"] for row in found)) == simple
     (slow,) = where(found, {"rival": "biharmonic inpainting", "percent": 50, "measure": "mse_to_picture"})
     (fast,) = where(found, {"rival": "mean picture", "percent": 50, "measure": "mse_to_picture"})
     assert (slow["pictures"], fast["pictures"]) == (2, PICTURES)
@@ -149,43 +150,36 @@ def test_rivals_ours_and_the_published_recipe_stand_side_by_side(
         )
         assert ours["mean"] == pytest.approx(row["mean"], abs=1e-6) and ours["pictures"] == row["pictures"]
     if with_published:
-        (filled,) = where(found, {"rival": "published recipe", "percent": 50, "measure": "mse_to_picture"})
+        (filled,) = where(found, {"rival": "published recipe, argmax", "percent": 50, "measure": "mse_to_picture"})
         batch = one_batch(memory, split, indices)
         by_hand = likeliest(memory, published, batch.tokens, mask_first(study.orders["random"][0], 8))
         by_hand = mse(to_unit(by_hand), batch.truth).mean()
         assert filled["mean"] == pytest.approx(float(by_hand), abs=1e-6)
 
 
-def test_the_published_study_chooses_and_fills_with_its_own_model(split: Split, indices: HandedIndices) -> None:
-    """Its likeliest codes in one pass, told no class, whatever our plan says; the classifier is ours."""
+def test_each_step_from_the_published_study_to_ours_is_measured(split: Split, indices: HandedIndices) -> None:
+    """Each model chooses and fills in by itself, in one pass, told nothing, whatever our plan says."""
     memory, published = tiny_memory(classifier="compact"), tiny_distil(layers=1)
-    plan = study_plan(strategies=("random", "selective", "additive"), percentages=(50, 100), tell_class=True,
-        filling=Filling(passes=3), decodings=("expected",),
-    )  # fmt: skip
-    findings, positions = findings_of(memory, split, indices, plan), split.positions("test")
-    rows = published_selection(findings, positions, published, 100)
-    assert {(row["rival"], row["percent"]) for row in rows} == {
-        ("published recipe, selective", 50), ("published recipe, additive", 50)
-    }  # fmt: skip
-    assert all(set(row) == set(RIVALS_HEADER) for row in rows)
-    theirs = replace(memory, distil=published)
+    plan = study_plan(strategies=("random",), percentages=(50, 100), tell_class=True, filling=Filling(passes=3))
+    findings = findings_of(memory, split, indices, plan)
+    rows = published_steps(findings, published, RivalCounts(PICTURES, 1, 100))
+    assert all(tuple(row) == PUBLISHED_HEADER for row in rows)
+    steps = {(row["model"], row["selection"], row["decoding"]) for row in rows}
+    assert steps == set(product(("published", "ours"), ("selective", "adaptive"), ("argmax", "expected")))
     batch = one_batch(memory, split, indices)
-    for strategy in ("selective", "additive"):
-        order = choose_order(strategy, theirs, batch.tokens, torch.Generator(), plan.choosing)
-        painted = likeliest(memory, published, batch.tokens, mask_first(order, 8))
-        (pixels,) = where(rows, {"rival": f"published recipe, {strategy}", "measure": "mse_to_picture"})
-        assert pixels["mean"] == pytest.approx(float(mse(to_unit(painted), batch.truth).mean()), abs=1e-6)
-        (error,) = where(rows, {"rival": f"published recipe, {strategy}", "measure": "classification_error"})
-        wrong = memory.classifier(painted).argmax(1) != batch.labels
-        assert error["mean"] == pytest.approx(float(wrong.float().mean()))
-    ours = published_selection(findings, positions, memory.distil, 100)
-    assert not same_rows(ours, rows), "another model would be noticed"
+    for name, model in (("published", published), ("ours", memory.distil)):
+        asked = replace(memory, distil=model)
+        for selection, decoding in product(("selective", "adaptive"), ("argmax", "expected")):
+            order = choose_order(selection, asked, batch.tokens, torch.Generator(), plan.choosing)
+            hole = dig(batch.tokens, mask_first(order, 8))
+            painted = memory.paint(distil_filler(asked).fill(hole, decoding, None))
+            cell = {"model": name, "selection": selection, "decoding": decoding, "percent": 50}
+            (pixels,) = where(rows, cell | {"measure": "mse_to_picture"})
+            assert pixels["mean"] == pytest.approx(float(mse(to_unit(painted), batch.truth).mean()), abs=1e-6)
+            (error,) = where(rows, cell | {"measure": "classification_error"})
+            wrong = memory.classifier(painted).argmax(1) != batch.labels
+            assert error["mean"] == pytest.approx(float(wrong.float().mean()))
     assert memory.distil is not published, "ours is left as it is"
-
-
-def test_the_published_study_is_left_out_when_its_strategies_are(split: Split, indices: HandedIndices) -> None:
-    findings = findings_of(tiny_memory(classifier="compact"), split, indices)
-    assert published_selection(findings, split.positions("test"), tiny_distil(layers=1), 100) == []
 
 
 def test_the_mean_picture_is_of_training_pictures(split: Split) -> None:

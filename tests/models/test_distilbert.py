@@ -375,3 +375,15 @@ def test_a_blank_mask_token_stays_zero_while_the_codes_learn(grids: Tensor, mask
     assert (before[:K] - after[:K]).abs().amax(1).min() > 1e-3
     before, after = codes_after_training(lambda model: None, grids, mask)
     assert (before[K] - after[K]).abs().max() > 1e-3, "otherwise MASK learns like all others"
+
+
+def test_the_last_layer_is_float32_also_when_the_model_is_asked_in_bf16() -> None:
+    """In bfloat16, which has 8 bits, many logits of a row would be equal."""
+    model, grids = tiny_distil(200, 16), torch.randint(0, 200, (20, 16))
+    mask = torch.ones(20, 16, dtype=torch.bool)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        logits = masked_logits(model, grids, mask)
+    assert logits.dtype == torch.float32
+    assert not torch.equal(logits, logits.bfloat16().float())
+    two = logits.topk(2, dim=1).values
+    assert not (two[:, 0] == two[:, 1]).any()

@@ -1,5 +1,6 @@
 """Filling masked tokens in one pass and in several: order, confidence, draws, classes. K = 11 codes, N = 9."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -14,6 +15,7 @@ from models.distilbert import (
     masked_cross_entropy,
     masked_logits,
 )
+from recall.completing import noisy
 from toys import complete, tiny_distil
 
 K, N, C = 11, 9, 3
@@ -275,3 +277,36 @@ def test_complete_fills_by_the_guided_logits(
         assert torch.equal(guided[mask], guided_logits(conditioned, grids, mask, labels, 8.0).argmax(1))
     assert not torch.equal(guided, complete(conditioned, grids, mask, codebook).indices)
     assert guided.max() < K, "a class is never an answer"
+
+
+# --- noise on the confidence ------------------------------------------------------------------------------------------
+
+
+def test_noise_falls_to_nothing_in_the_last_pass_and_needs_a_generator(draws: torch.Generator) -> None:
+    sure = torch.rand(4, 9, generator=draws)
+    filling = Filling(passes=4, choice_noise=4.5)
+    assert torch.equal(noisy(sure, 3, filling, None), sure), "in the last pass everything is filled anyway"
+    assert torch.equal(noisy(sure, 0, Filling(passes=4), None), sure)
+    assert torch.equal(noisy(sure, 0, replace(filling, fill_order="halton"), None), sure)
+    with pytest.raises(ValueError, match="choice_noise needs a generator"):
+        noisy(sure, 0, filling, None)
+
+
+def test_noise_is_gumbel_on_the_log_of_the_confidence(draws: torch.Generator) -> None:
+    """The scale of pass s of S is choice_noise * (1 - s/S); a Gumbel variable has mean .5772, deviation 1.2825."""
+    sure = torch.full((200, 200), 0.25)
+    for step, scale in ((0, 3.0), (2, 1.0)):
+        added = noisy(sure, step, Filling(passes=4, choice_noise=4.0), draws) - sure.log()
+        assert float(added.mean()) == pytest.approx(0.5772 * scale, abs=0.03 * scale)
+        assert float(added.std()) == pytest.approx(1.2825 * scale, abs=0.03 * scale)
+
+
+def test_much_noise_makes_the_order_random_and_none_keeps_it(draws: torch.Generator) -> None:
+    """By confidence the same tokens come first each time; with noise others do."""
+    model, grids = tiny_distil(), torch.zeros(30, 16, dtype=torch.long)
+    mask, codebook = torch.ones(30, 16, dtype=torch.bool), torch.randn(8, 4, generator=draws)
+    plain = Filling(passes=4)
+    found = complete(model, grids, mask, codebook, plain, draws).confidence
+    assert torch.equal(found[0], found[1]), "alike grids are filled alike"
+    noised = complete(model, grids, mask, codebook, replace(plain, choice_noise=50.0), draws).confidence
+    assert len(noised.unique(dim=0)) > 20
