@@ -1,7 +1,8 @@
 """Finds the pictures of a data set on disk, in the layouts that people have.
 
 - class folders: ROOT/CLASS/*.jpg (also nested deeper inside the class folder)
-- a split tree: ROOT/train, ROOT/val or valid or validate or validation, ROOT/test, each with class folders or pictures
+- a split tree: some of ROOT/train, ROOT/val or valid or validate or validation, ROOT/test, each with class folders or
+  pictures
 - Kaggle's ImageNet-100: ROOT/train.X1 ... train.X4 and ROOT/val.X, each with class folders
 - the OASIS course set: ROOT/keras_png_slices_train, _validate, _test with pictures and no classes
 - pictures without classes: ROOT/*.png
@@ -26,7 +27,7 @@ NO_CLASS = ""
 
 
 class Found(NamedTuple):
-    """One file. `split` is empty unless the folder has all of train, val and test."""
+    """One file. `split`: the part that it lies in (train, val, test), empty in a folder without parts."""
 
     path: str  # relative to the root, with /
     class_name: str
@@ -41,24 +42,26 @@ def find_pictures(root: Path) -> list[Found]:
     if not root.is_dir():
         raise InputError(f"data.source {root} is not a folder; type --data.source PATH_TO_PICTURES")
     parts = _split_parts(root)
-    if not parts:
-        found = _scan_part(root, root, "")
-    else:
-        given = {split for split, _ in parts} == {"train", "val", "test"}
-        found = [one for split, part in parts for one in _scan_part(root, part, split if given else "")]
+    found = [one for split, part in parts or [("", root)] for one in _scan_part(root, part, split)]
     if not found:
         raise InputError(f"{root} has no pictures; expected class folders with pictures in them, or pictures")
     return sorted(found)
 
 
 def _split_parts(root: Path) -> list[tuple[str, Path]]:
-    """(split, folder) of each train/val/test part, when all subfolders are such parts and one is for training."""
+    """(split, folder) of each train/val/test part. Folders beside them are passed over when one part is for training.
+
+    None when they are classes: a folder named `train` beside others that are no parts is a class of trains.
+    """
     folders, files = _entries(root)
     if len(folders) == 1 and not files and not _part_of(folders[0].name):  # one wrapping folder, as zip files have
         return _split_parts(folders[0])
     parts = [(_part_of(folder.name), folder) for folder in folders]
     named = [(split, folder) for split, folder in parts if split]
-    return named if any(split == "train" for split, _ in named) else []
+    if len(named) == len(folders):
+        return named
+    is_class = len(named) == 1 and named[0][1].name.lower() in SPLIT_NAMES
+    return named if any(split == "train" for split, _ in named) and not is_class else []
 
 
 def _part_of(name: str) -> str:
