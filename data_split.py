@@ -1,6 +1,6 @@
 """Stage 1: find pictures, decode each once into a uint8 cache, split them 70/15/15 or as the folder does.
 
-Reads:  data.source (the embedded demo, a folder of pictures, or imagenette)
+Reads:  data.source (the embedded demo, a folder of pictures, tars, or imagenette)
 Writes: runs/data_split/<run>/ with manifest.csv, images.npy (uint8, N x H x W x C), split.json
 
     python data_split.py
@@ -29,6 +29,7 @@ from pipeline.stage import Stage, open_stage, say
 from settings.command import stage_main
 from settings.common import DataSection
 from settings.config import Config
+from sources.archives import find_in_tars, is_archive
 from sources.embedded import EMBEDDED, check_embedded, make_embedded
 from sources.folders import NO_CLASS, Found, find_pictures
 from sources.metadata import is_notes, read_metadata
@@ -94,7 +95,7 @@ def kept_parts(found: list[Found], data: DataSection) -> list[str]:
     if parts in ([], ["train"]):
         return []
     if not data.given_split:
-        say(f"pooling the folder's own {in_words(parts)}, as data.given_split is false")
+        say(f"pooling the data set's own {in_words(parts)}, as data.given_split is false")
         return []
     if "train" not in parts:
         raise InputError(
@@ -114,15 +115,13 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
         check_embedded(cfg.data)
         stacks = EMBEDDED[cfg.data.source].stacks
     else:
-        root = source_folder(cfg.data)
-        found = [one for one in find_pictures(root) if not is_notes(root / one.path, cfg.data.metadata)]
+        found = [one for one in find_files(cfg.data) if not is_notes(one.place, cfg.data.metadata)]
         parts = kept_parts(found, cfg.data)
         found = choose(found, cfg.data)
         extra = read_metadata(Path(cfg.data.metadata), [one.path for one in found]) if cfg.data.metadata else []
-        paths = [str(root / one.path) for one in found]
-        stacks = survey(paths, cfg.data.channels, cfg.data.components, cfg.data.workers)
+        stacks = survey([one.place for one in found], cfg.data.channels, cfg.data.components, cfg.data.workers)
     with open_stage("data_split", cfg, {}, machine, resume, identity) as stage:
-        items = cache_folder(stage, cfg.data, root, found, stacks, extra) if found else cache_embedded(stage, cfg.data)
+        items = cache_found(stage, cfg.data, found, stacks, extra) if found else cache_embedded(stage, cfg.data)
         items, sides = settle(stage, items, cfg.data, parts)
         report_patients(stage, items, sides)
         manifest = write_manifest(stage, items, sides)
@@ -136,13 +135,13 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
         return float(len(manifest))
 
 
-def source_folder(data: DataSection) -> Path:
-    """Where the pictures are; downloads imagenette when it is asked for and not there."""
+def find_files(data: DataSection) -> list[Found]:
+    """What should be pictures, in a folder or in tars; downloads imagenette when it is asked for and not there."""
     if data.source == "imagenette":
         from sources.imagenette import imagenette_folder
 
-        return imagenette_folder(Path(data.download_dir))
-    return Path(data.source)
+        return find_pictures(imagenette_folder(Path(data.download_dir)))
+    return find_in_tars(data.source, say) if is_archive(data.source) else find_pictures(Path(data.source))
 
 
 def cache_embedded(stage: Stage, data: DataSection) -> list[Item]:
@@ -159,19 +158,14 @@ def cache_embedded(stage: Stage, data: DataSection) -> list[Item]:
     return items
 
 
-def cache_folder(
-    stage: Stage,
-    data: DataSection,
-    root: Path,
-    found: list[Found],
-    stacks: Stacks | None,
-    extra: list[dict[str, str]],
+def cache_found(
+    stage: Stage, data: DataSection, found: list[Found], stacks: Stacks | None, extra: list[dict[str, str]]
 ) -> list[Item]:
-    """A folder of pictures -> images.partial.npy; broken files are listed, and end the run unless data.skip_broken.
+    """Files of pictures -> images.partial.npy; broken files are listed, and end the run unless data.skip_broken.
 
     extra: metadata of each file, or empty.
     """
-    say(f"{len(found)} files in {len({one.class_name for one in found})} classes under {root}")
+    say(f"{len(found)} files in {len({one.class_name for one in found})} classes under {data.source}")
     notes = stage.folder.last / "decoded.json"
     scan = digest(*(one.path for one in found), *([repr(stacks)] if stacks else []))  # one range for all pictures
     earlier = read_json(notes) if notes.is_file() else {}
@@ -180,10 +174,10 @@ def cache_folder(
         cache = np.lib.format.open_memmap(stage.folder.path / "images.partial.npy", mode="r+")
     else:
         cache = _create_cache(stage.folder.path, len(found), data)
-    paths = [str(root / one.path) for one in found]
-    with progress_bar(total=len(paths), initial=len(done), desc="decoding", unit="picture") as bar:
-        for start in range(len(done), len(paths), CHECKPOINT_EVERY):
-            chunk = paths[start : start + CHECKPOINT_EVERY]
+    places = [one.place for one in found]
+    with progress_bar(total=len(places), initial=len(done), desc="decoding", unit="picture") as bar:
+        for start in range(len(done), len(places), CHECKPOINT_EVERY):
+            chunk = places[start : start + CHECKPOINT_EVERY]
             for decoded in decode_all(chunk, data.image_size, data.channels, data.workers, stacks):
                 if decoded.pixels is not None:
                     cache[len(done)] = decoded.pixels
@@ -191,7 +185,8 @@ def cache_folder(
                 bar.update()
             cache.flush()
             write_json(notes, {"scan": scan, "done": done})
-    _report_broken(stage, [(path, problem) for path, (_, problem) in zip(paths, done, strict=True) if problem], data)
+    pairs = zip(places, done, strict=True)
+    _report_broken(stage, [(str(place), problem) for place, (_, problem) in pairs if problem], data)
     return [
         Item(row, one.path, one.class_name, str(name), one.split, extra[row] if extra else {}, patient_of(one.path))
         for row, (one, (name, problem)) in enumerate(zip(found, done, strict=True))
@@ -242,7 +237,7 @@ def settle(stage: Stage, items: list[Item], data: DataSection, parts: list[str])
     groups, unit = together([item.hash for item in items], patients), "patients" if any(patients) else "pictures"
     if not parts:
         return items, assign_splits(classes, groups, tuple(ratios.values()), data.seed, unit)
-    sides, line = [item.given for item in items], f"keeping the folder's own {in_words(parts)}"
+    sides, line = [item.given for item in items], f"keeping the data set's own {in_words(parts)}"
     for missing in set(SPLITS) - set(parts):
         share = ratios[missing] / (ratios["train"] + ratios[missing])
         sides = complete_split(sides, classes, groups, share, data.seed, unit)

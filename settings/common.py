@@ -25,7 +25,8 @@ class RunSection(Section):
 
 class DataSection(Section):
     source: str = "digits_in_context"
-    """digits_in_context or five_components (embedded), imagenette (downloaded by torchvision), or a folder."""
+    """digits_in_context or five_components (embedded), imagenette (downloaded by torchvision), a folder, a .tar, or a
+    pattern of several (shards/*.tar)."""
     classes: Annotated[Whole, Field(ge=2)] | list[str] | None = None
     """How many class folders to take, in name order, or their names; null takes all."""
     images_per_class: PositiveInt | None = None

@@ -71,7 +71,7 @@ def test_what_is_given_stays_and_what_is_missing_is_cut_from_train(tmp_path, cap
         assert [cut.count(side) for side in SPLITS if side not in given] == [
             number // 2 for side, number in zip(SPLITS, counts, strict=True) if side not in given
         ], "the same of each class"
-    assert f"keeping the folder's own {line}" in capsys.readouterr().out
+    assert f"keeping the data set's own {line}" in capsys.readouterr().out
     other = make_split(tmp_path / "other", tmp_path / "set", **ratios, seed=1)
     assert (other.hash == split.hash) == (len(given) == 3)
 
@@ -102,8 +102,8 @@ def test_given_split_can_be_pooled_which_is_said(tmp_path, capsys, given, words,
     split = make_split(tmp_path, fill_parts(tmp_path / "set", **given), given_split=False)
     assert tuple(split.meta["counts"].values()) == counts
     assert "train" in sides_of(split, "test/"), "test pictures are no longer kept apart"
-    lines = [line for line in capsys.readouterr().out.splitlines() if "the folder's own" in line]
-    assert lines == [f"pooling the folder's own {words}, as data.given_split is false"]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "the data set's own" in line]
+    assert lines == [f"pooling the data set's own {words}, as data.given_split is false"]
 
 
 def test_a_class_with_one_picture_in_train_cannot_be_cut(tmp_path):
@@ -222,7 +222,7 @@ def test_skip_broken_goes_on_without_them(tmp_path):
     split = make_split(tmp_path, tmp_path / "set", skip_broken=True)
     assert len(split.manifest) == 20 and len(read_csv(split.folder / "broken.csv")) == 5
     position = next(n for n, row in enumerate(split.manifest) if row["path"] == "b/0103.png")
-    direct = decode(str(tmp_path / "set" / "b" / "0103.png"), 16, 3).pixels
+    direct = decode(tmp_path / "set" / "b" / "0103.png", 16, 3).pixels
     assert (split.images[split.rows[position]] == direct).all()
 
 
