@@ -1,6 +1,6 @@
-"""Stage 1: find pictures, decode each once into a uint8 cache, split them 70/15/15.
+"""Stage 1: find pictures, decode each once into a uint8 cache, split them 70/15/15 or as the folder does.
 
-Reads:  data.source (the embedded demo, a folder of pictures, or imagenette)
+Reads:  data.source (the embedded demo, a folder of pictures, tars, or imagenette)
 Writes: runs/data_split/<run>/ with manifest.csv, images.npy (uint8, N x H x W x C), split.json
 
     python data_split.py
@@ -29,21 +29,22 @@ from pipeline.stage import Stage, open_stage, say
 from settings.command import stage_main
 from settings.common import DataSection
 from settings.config import Config
+from sources.archives import find_in_tars, is_archive
 from sources.embedded import EMBEDDED, check_embedded, make_embedded
 from sources.folders import NO_CLASS, Found, find_pictures
 from sources.metadata import is_notes, read_metadata
 from sources.patients import describe_patients, on_two_sides, patient_of, together
 from sources.pictures import decode_all
 from sources.pixels import to_model
-from sources.splitting import SPLITS, assign_splits, shared_with_later
+from sources.splitting import SPLITS, assign_splits, complete_split, in_words, shared_with_later
 from sources.stacks import Stacks, default_names, survey
 
 CHECKPOINT_EVERY = 2000  # pictures between two notes of how far decoding has come
 
 
 class Item(NamedTuple):
-    """A picture before the split. `given`: its split where the folder has one; `row`: its place in images.npy;
-    `patient`: the case number of a slice, empty where there is none; `extra`: columns of metadata."""
+    """A picture before the split. `given`: the part of the folder that it lies in, or empty; `row`: its place in
+    images.npy; `patient`: the case number of a slice, empty where there is none; `extra`: columns of metadata."""
 
     row: int
     path: str
@@ -85,27 +86,43 @@ def _sample(pictures: list[Found], data: DataSection, number: int) -> list[Found
     return [pictures[i] for i in sorted(chosen)]
 
 
+def kept_parts(found: list[Found], data: DataSection) -> list[str]:
+    """Which of train, val and test the folder has and the settings keep; none when all of it is split anew.
+
+    Raises InputError when there are parts, but none to train on.
+    """
+    parts = [split for split in SPLITS if any(one.split == split for one in found)]
+    if parts in ([], ["train"]):
+        return []
+    if not data.given_split:
+        say(f"pooling the data set's own {in_words(parts)}, as data.given_split is false")
+        return []
+    if "train" not in parts:
+        raise InputError(
+            f"{data.source} has {in_words(parts)}, but no train; add it, or type --data.given_split false to split anew"
+        )
+    return parts
+
+
 # --- the stage --------------------------------------------------------------------------------------------------------
 
 
 def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     """Make the split. Returns the number of pictures in it. (`trial`: there is nothing to tune here.)"""
     machine = prepare_machine(cfg.run, say)
-    identity, found, extra = data_key(cfg.data), [], []
+    identity, found, parts, extra = data_key(cfg.data), [], [], []
     if cfg.data.source in EMBEDDED:  # what cannot be used is refused before there is a run folder
         check_embedded(cfg.data)
         stacks = EMBEDDED[cfg.data.source].stacks
     else:
-        root = source_folder(cfg.data)
-        found = choose(
-            [one for one in find_pictures(root) if not is_notes(root / one.path, cfg.data.metadata)], cfg.data
-        )
+        found = [one for one in find_files(cfg.data) if not is_notes(one.place, cfg.data.metadata)]
+        parts = kept_parts(found, cfg.data)
+        found = choose(found, cfg.data)
         extra = read_metadata(Path(cfg.data.metadata), [one.path for one in found]) if cfg.data.metadata else []
-        paths = [str(root / one.path) for one in found]
-        stacks = survey(paths, cfg.data.channels, cfg.data.components, cfg.data.workers)
+        stacks = survey([one.place for one in found], cfg.data.channels, cfg.data.components, cfg.data.workers)
     with open_stage("data_split", cfg, {}, machine, resume, identity) as stage:
-        items = cache_folder(stage, cfg.data, root, found, stacks, extra) if found else cache_embedded(stage, cfg.data)
-        items, sides = settle(stage, items, cfg.data) if found else (items, [item.given for item in items])
+        items = cache_found(stage, cfg.data, found, stacks, extra) if found else cache_embedded(stage, cfg.data)
+        items, sides = settle(stage, items, cfg.data, parts) if found else (items, [item.given for item in items])
         report_patients(stage, items, sides)
         manifest = write_manifest(stage, items, sides)
         meta = describe(stage, manifest, cfg.data, stacks)
@@ -118,13 +135,13 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
         return float(len(manifest))
 
 
-def source_folder(data: DataSection) -> Path:
-    """Where the pictures are; downloads imagenette when it is asked for and not there."""
+def find_files(data: DataSection) -> list[Found]:
+    """What should be pictures, in a folder or in tars; downloads imagenette when it is asked for and not there."""
     if data.source == "imagenette":
         from sources.imagenette import imagenette_folder
 
-        return imagenette_folder(Path(data.download_dir))
-    return Path(data.source)
+        return find_pictures(imagenette_folder(Path(data.download_dir)))
+    return find_in_tars(data.source, say) if is_archive(data.source) else find_pictures(Path(data.source))
 
 
 def cache_embedded(stage: Stage, data: DataSection) -> list[Item]:
@@ -141,19 +158,14 @@ def cache_embedded(stage: Stage, data: DataSection) -> list[Item]:
     return items
 
 
-def cache_folder(
-    stage: Stage,
-    data: DataSection,
-    root: Path,
-    found: list[Found],
-    stacks: Stacks | None,
-    extra: list[dict[str, str]],
+def cache_found(
+    stage: Stage, data: DataSection, found: list[Found], stacks: Stacks | None, extra: list[dict[str, str]]
 ) -> list[Item]:
-    """A folder of pictures -> images.partial.npy; broken files are listed, and end the run unless data.skip_broken.
+    """Files of pictures -> images.partial.npy; broken files are listed, and end the run unless data.skip_broken.
 
     extra: metadata of each file, or empty.
     """
-    say(f"{len(found)} files in {len({one.class_name for one in found})} classes under {root}")
+    say(f"{len(found)} files in {len({one.class_name for one in found})} classes under {data.source}")
     notes = stage.folder.last / "decoded.json"
     scan = digest(*(one.path for one in found), *([repr(stacks)] if stacks else []))  # one range for all pictures
     earlier = read_json(notes) if notes.is_file() else {}
@@ -162,10 +174,10 @@ def cache_folder(
         cache = np.lib.format.open_memmap(stage.folder.path / "images.partial.npy", mode="r+")
     else:
         cache = _create_cache(stage.folder.path, len(found), data)
-    paths = [str(root / one.path) for one in found]
-    with progress_bar(total=len(paths), initial=len(done), desc="decoding", unit="picture") as bar:
-        for start in range(len(done), len(paths), CHECKPOINT_EVERY):
-            chunk = paths[start : start + CHECKPOINT_EVERY]
+    places = [one.place for one in found]
+    with progress_bar(total=len(places), initial=len(done), desc="decoding", unit="picture") as bar:
+        for start in range(len(done), len(places), CHECKPOINT_EVERY):
+            chunk = places[start : start + CHECKPOINT_EVERY]
             for decoded in decode_all(chunk, data.image_size, data.channels, data.workers, stacks):
                 if decoded.pixels is not None:
                     cache[len(done)] = decoded.pixels
@@ -173,7 +185,8 @@ def cache_folder(
                 bar.update()
             cache.flush()
             write_json(notes, {"scan": scan, "done": done})
-    _report_broken(stage, [(path, problem) for path, (_, problem) in zip(paths, done, strict=True) if problem], data)
+    pairs = zip(places, done, strict=True)
+    _report_broken(stage, [(str(place), problem) for place, (_, problem) in pairs if problem], data)
     return [
         Item(row, one.path, one.class_name, str(name), one.split, extra[row] if extra else {}, patient_of(one.path))
         for row, (one, (name, problem)) in enumerate(zip(found, done, strict=True))
@@ -212,27 +225,40 @@ def _report_broken(stage: Stage, broken: list[tuple[str, str]], data: DataSectio
     say(f"going on without {len(broken)} files, as data.skip_broken is true")
 
 
-def settle(stage: Stage, items: list[Item], data: DataSection) -> tuple[list[Item], list[str]]:
-    """Which item is on which side: the folder's own split if it has one and it is wanted, else a new one."""
+def settle(stage: Stage, items: list[Item], data: DataSection, parts: list[str]) -> tuple[list[Item], list[str]]:
+    """Which item is on which side. `parts`: those of the folder that are kept, with what is missing cut from train;
+    without them all is split anew."""
     if not items:
         raise InputError(f"{data.source} has no picture that can be used")
-    if all(item.given for item in items) and data.given_split:
-        shared = shared_with_later([item.hash for item in items], [item.given for item in items])
-        dropped = [item for item, is_shared in zip(items, shared, strict=True) if is_shared]
-        items = [item for item, is_shared in zip(items, shared, strict=True) if not is_shared]
-        if dropped:
-            write_csv(
-                stage.folder.path / "dropped.csv", ("path", "split"), [(item.path, item.given) for item in dropped]
-            )
-            say(f"{len(dropped)} pictures are also in a later split and were dropped (dropped.csv)")
-        missing = [split for split in SPLITS if not any(item.given == split for item in items)]
-        if missing:
-            raise InputError(f"{data.source}: nothing is left in {', '.join(missing)}; type --data.given_split false")
-        say("keeping the folder's own train, val and test")
-        return items, [item.given for item in items]
-    ratios, patients = (data.train, data.val, data.test), [item.patient for item in items]
+    if parts:
+        items = drop_shared(stage, items, data, parts)
+    ratios = dict(zip(SPLITS, (data.train, data.val, data.test), strict=True))
+    classes, patients = [item.class_name for item in items], [item.patient for item in items]
     groups, unit = together([item.hash for item in items], patients), "patients" if any(patients) else "pictures"
-    return items, assign_splits([item.class_name for item in items], groups, ratios, data.seed, unit)
+    if not parts:
+        return items, assign_splits(classes, groups, tuple(ratios.values()), data.seed, unit)
+    sides, line = [item.given for item in items], f"keeping the data set's own {in_words(parts)}"
+    for missing in set(SPLITS) - set(parts):
+        share = ratios[missing] / (ratios["train"] + ratios[missing])
+        sides = complete_split(sides, classes, groups, share, data.seed, unit)
+        name = {"val": "validation", "test": "test"}[missing]
+        line += f"; {100 * share:.3g} % of train become {name} pictures, chosen by data.seed"
+    say(line)
+    return items, sides
+
+
+def drop_shared(stage: Stage, items: list[Item], data: DataSection, parts: list[str]) -> list[Item]:
+    """Without the pictures that also stand in a later part; they are listed. Raises InputError when a part is empty."""
+    shared = shared_with_later([item.hash for item in items], [item.given for item in items])
+    dropped = [item for item, is_shared in zip(items, shared, strict=True) if is_shared]
+    items = [item for item, is_shared in zip(items, shared, strict=True) if not is_shared]
+    if dropped:
+        write_csv(stage.folder.path / "dropped.csv", ("path", "split"), [(item.path, item.given) for item in dropped])
+        say(f"{len(dropped)} pictures are also in a later split and were dropped (dropped.csv)")
+    empty = [part for part in parts if not any(item.given == part for item in items)]
+    if empty:
+        raise InputError(f"{data.source}: nothing is left in {in_words(empty)}; type --data.given_split false")
+    return items
 
 
 def report_patients(stage: Stage, items: list[Item], sides: list[str]) -> None:

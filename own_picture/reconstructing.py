@@ -105,7 +105,7 @@ def input_files(source: Path) -> list[Path]:
 
 def load_own(files: list[Path], size: int, channels: int, stacks: Stacks | None) -> np.ndarray:
     """(B, H, W, C) uint8. Raises InputError that lists the files that cannot be used."""
-    decoded = list(decode_all([str(file) for file in files], size, channels, workers=0, stacks=stacks))
+    decoded = list(decode_all(files, size, channels, workers=0, stacks=stacks))
     broken = [f"{one.path} {one.problem}" for one in decoded if one.problem]
     if broken:
         raise InputError(f"{len(broken)} of {len(files)} files cannot be used: {'; '.join(broken[:5])}")

@@ -25,7 +25,8 @@ class RunSection(Section):
 
 class DataSection(Section):
     source: str = "digits_in_context"
-    """digits_in_context or five_components (embedded), imagenette (downloaded by torchvision), or a folder."""
+    """digits_in_context or five_components (embedded), imagenette (downloaded by torchvision), a folder, a .tar, or a
+    pattern of several (shards/*.tar)."""
     classes: Annotated[Whole, Field(ge=2)] | list[str] | None = None
     """How many class folders to take, in name order, or their names; null takes all."""
     images_per_class: PositiveInt | None = None
@@ -45,7 +46,7 @@ class DataSection(Section):
     test: Annotated[Real, Field(gt=0, lt=1)] = 0.15
     """Share of pictures for the one final look."""
     given_split: bool = True
-    """Keep the split of a folder that has train, val and test; false pools and splits anew."""
+    """Keep a folder's own train, val and test; what is missing is cut from train. false pools and splits anew."""
     skip_broken: bool = False
     """Go on without files that cannot be read (they are listed either way)."""
     seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 0

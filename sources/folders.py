@@ -1,18 +1,23 @@
-"""Finds the pictures of a data set on disk, in the layouts that people have.
+"""Finds the pictures of a data set on disk, in the layouts that people have. `arrange` knows the layouts, of any tree.
 
 - class folders: ROOT/CLASS/*.jpg (also nested deeper inside the class folder)
-- a split tree: ROOT/train, ROOT/val or valid or validate or validation, ROOT/test, each with class folders or pictures
+- a split tree: some of ROOT/train, ROOT/val or valid or validate or validation, ROOT/test, each with class folders or
+  pictures
 - Kaggle's ImageNet-100: ROOT/train.X1 ... train.X4 and ROOT/val.X, each with class folders
 - the OASIS course set: ROOT/keras_png_slices_train, _validate, _test with pictures and no classes
 - pictures without classes: ROOT/*.png
+
+One more folder around a split tree or around class folders is passed through.
 """
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.files import InputError
+from sources.places import Place
 
 SPLIT_NAMES = {
     "train": "train", "training": "train",
@@ -25,12 +30,18 @@ LITTER = {"thumbs.db", "desktop.ini"}  # left by operating systems; hidden files
 NO_CLASS = ""
 
 
+#: Lists a folder below the root ('' is the root): the paths of its subfolders and of its files below the root, with /,
+#: in order and without litter.
+Listing = Callable[[str], tuple[list[str], list[str]]]
+
+
 class Found(NamedTuple):
-    """One file. `split` is empty unless the folder has all of train, val and test."""
+    """One file. `split`: the part that it lies in (train, val, test), empty in a tree without parts."""
 
     path: str  # relative to the root, with /
     class_name: str
     split: str
+    place: Place
 
 
 def find_pictures(root: Path) -> list[Found]:
@@ -39,65 +50,86 @@ def find_pictures(root: Path) -> list[Found]:
     Raises InputError when the folder is missing, unreadable, empty, or mixes pictures with class folders.
     """
     if not root.is_dir():
-        raise InputError(f"data.source {root} is not a folder; type --data.source PATH_TO_PICTURES")
-    parts = _split_parts(root)
-    if not parts:
-        found = _scan_part(root, root, "")
-    else:
-        given = {split for split, _ in parts} == {"train", "val", "test"}
-        found = [one for split, part in parts for one in _scan_part(root, part, split if given else "")]
+        raise InputError(f"data.source {root} is not a folder; type --data.source PATH_TO_PICTURES, or to a .tar")
+    found = arrange(lambda folder: _entries(root, folder), str(root))
     if not found:
         raise InputError(f"{root} has no pictures; expected class folders with pictures in them, or pictures")
-    return sorted(found)
+    return [Found(path, class_name, split, root / path) for path, class_name, split in sorted(found)]
 
 
-def _split_parts(root: Path) -> list[tuple[str, Path]]:
-    """(split, folder) of each train/val/test part, when all subfolders are such parts and one is for training."""
-    folders, files = _entries(root)
-    if len(folders) == 1 and not files and not _part_of(folders[0].name):  # one wrapping folder, as zip files have
-        return _split_parts(folders[0])
-    parts = [(_part_of(folder.name), folder) for folder in folders]
+def arrange(listing: Listing, where: str, wrapped: bool = False) -> list[tuple[str, str, str]]:
+    """(path, class, part) of each file of a tree, by its layout.
+
+    where: what the root is called in messages; wrapped: a lone folder at the top is no class, even with pictures in it.
+    Raises InputError when pictures are mixed with class folders.
+    """
+    top = _within(listing, "", wrapped)
+    parts = _split_parts(listing, top) or [("", top)]
+    return [one for split, part in parts for one in _scan_part(listing, where, part, split)]
+
+
+def _within(listing: Listing, folder: str, wrapped: bool) -> str:
+    """The folder itself, or the innermost of those that only wrap another one, as zip files have."""
+    folders, files = listing(folder)
+    if len(folders) == 1 and not files and not _part_of(folders[0]) and (wrapped or listing(folders[0])[0]):
+        return _within(listing, folders[0], wrapped)
+    return folder
+
+
+def _split_parts(listing: Listing, top: str) -> list[tuple[str, str]]:
+    """(split, folder) of each train/val/test part. Folders beside them are passed over when one part is for training.
+
+    None when they are classes: a folder named `train` beside others that are no parts is a class of trains.
+    """
+    folders, _ = listing(top)
+    parts = [(_part_of(folder), folder) for folder in folders]
     named = [(split, folder) for split, folder in parts if split]
-    return named if any(split == "train" for split, _ in named) else []
+    if len(named) == len(folders):
+        return named
+    is_class = len(named) == 1 and _name(named[0][1]).lower() in SPLIT_NAMES
+    return named if any(split == "train" for split, _ in named) and not is_class else []
 
 
-def _part_of(name: str) -> str:
-    match = PART.match(name)
+def _part_of(folder: str) -> str:
+    match = PART.match(_name(folder))
     return SPLIT_NAMES.get(match["name"].lower(), "") if match else ""
 
 
-def _scan_part(root: Path, part: Path, split: str) -> list[Found]:
-    folders, files = _entries(part)
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _scan_part(listing: Listing, where: str, part: str, split: str) -> list[tuple[str, str, str]]:
+    folders, files = listing(part)
     if folders:  # notes and lists beside class folders are no pictures, and no mistake
-        files = [file for file in files if file.suffix.lower() in PICTURE_ENDINGS]
+        files = [file for file in files if Path(file).suffix.lower() in PICTURE_ENDINGS]
     if folders and files:
         raise InputError(
-            f"{part} has {len(folders)} folders and {len(files)} pictures ({files[0].name}, ...); "
+            f"{Path(where) / part} has {len(folders)} folders and {len(files)} pictures ({_name(files[0])}, ...); "
             "expected class folders only, or pictures only"
         )
-    unclassed = [_found(root, file, NO_CLASS, split) for file in files]
-    return unclassed + [_found(root, file, folder.name, split) for folder in folders for file in _all_files(folder)]
+    unclassed = [(file, NO_CLASS, split) for file in files]
+    return unclassed + [(file, _name(folder), split) for folder in folders for file in _all_files(listing, folder)]
 
 
-def _found(root: Path, file: Path, class_name: str, split: str) -> Found:
-    return Found(file.relative_to(root).as_posix(), class_name, split)
+def _all_files(listing: Listing, folder: str) -> list[str]:
+    folders, files = listing(folder)
+    return files + [file for inner in folders for file in _all_files(listing, inner)]
 
 
-def _all_files(folder: Path) -> list[Path]:
-    folders, files = _entries(folder)
-    return files + [file for inner in folders for file in _all_files(inner)]
-
-
-def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Subfolders and files of a folder in name order, without hidden ones. Raises InputError when unreadable."""
+def _entries(root: Path, folder: str) -> tuple[list[str], list[str]]:
+    """Raises InputError when the folder is unreadable."""
     try:
-        with os.scandir(folder) as entries:
-            seen = sorted((entry for entry in entries if not _is_litter(entry.name)), key=lambda entry: entry.name)
-            folders = [Path(entry.path) for entry in seen if entry.is_dir()]
-            return folders, [Path(entry.path) for entry in seen if not entry.is_dir()]
+        with os.scandir(root / folder) as entries:
+            seen = sorted((entry for entry in entries if not is_litter(entry.name)), key=lambda entry: entry.name)
+            kinds: tuple[list[str], list[str]] = [], []
+            for entry in seen:
+                kinds[not entry.is_dir()].append(f"{folder}/{entry.name}" if folder else entry.name)
+            return kinds
     except OSError as error:
-        raise InputError(f"cannot read folder {folder}: {error.strerror}") from error
+        raise InputError(f"cannot read folder {root / folder}: {error.strerror}") from error
 
 
-def _is_litter(name: str) -> bool:
+def is_litter(name: str) -> bool:
+    """Whether a file or folder is hidden or left by an operating system."""
     return name.startswith(".") or name.lower() in LITTER

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.files import InputError, read_csv
+from sources.places import Place
 
 RESERVED = ("position", "row", "path", "class", "label", "split", "hash")  # columns that the manifest has of its own
 
 
-def is_notes(path: Path, metadata: str | None) -> bool:
+def is_notes(place: Place, metadata: str | None) -> bool:
     """Whether a file is the one that holds the metadata, which may lie beside the pictures."""
-    return metadata is not None and path.resolve() == Path(metadata).resolve()
+    return metadata is not None and isinstance(place, Path) and place.resolve() == Path(metadata).resolve()
 
 
 def read_metadata(file: Path, paths: Sequence[str]) -> list[dict[str, str]]:

@@ -6,13 +6,13 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sources.pixels import MAX_PIXELS, plain_mode
+from sources.places import Place
 from sources.stacks import ORDINARY, StackError, Stacks, decode_stack, is_stack
 
 
@@ -26,22 +26,23 @@ class Decoded(NamedTuple):
 
 
 def decode_all(
-    paths: Sequence[str], size: int, channels: int, workers: int, stacks: Stacks | None = None
+    places: Sequence[Place], size: int, channels: int, workers: int, stacks: Stacks | None = None
 ) -> Iterator[Decoded]:
     """Decode files on `workers` threads (0: all cores), in order; Pillow decodes outside Python's lock."""
     with warnings.catch_warnings(), ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield from pool.map(lambda path: decode(path, size, channels, stacks), paths)
+        yield from pool.map(lambda place: decode(place, size, channels, stacks), places)
 
 
-def decode(path: str, size: int, channels: int, stacks: Stacks | None = None) -> Decoded:
+def decode(place: Place, size: int, channels: int, stacks: Stacks | None = None) -> Decoded:
     """Read a file once: hash its bytes, decode, turn upright, fit to size x size. Never raises for a bad file.
 
     stacks: how .npy, .npz and .tiff files are read as stacks of components; their hash also names components and
     ranges, as another choice of them makes another picture.
     """
+    path = str(place)
     try:
-        content = Path(path).read_bytes()
+        content = place.read_bytes()
     except OSError as error:
         return Decoded(path, "", None, f"cannot be read: {error.strerror}")
     name = hashlib.sha256(content).hexdigest()

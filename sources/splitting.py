@@ -1,4 +1,4 @@
-"""Who stands on which side: the seeded, stratified split by picture, as pure functions."""
+"""Who stands on which side: the seeded, stratified split by picture, and what a given split lacks. Pure functions."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -25,13 +25,19 @@ def split_counts(total: int, ratios: Sequence[float], owed: Sequence[float] = (0
 
 
 def assign_splits(
-    classes: Sequence[str], hashes: Sequence[str], ratios: Sequence[float], seed: int, unit: str = "pictures"
+    classes: Sequence[str],
+    hashes: Sequence[str],
+    ratios: Sequence[float],
+    seed: int,
+    unit: str = "pictures",
+    sides: Sequence[str] = SPLITS,
 ) -> list[str]:
     """Seeded, stratified split by picture; what has the same name in `hashes` always lands on the same side:
     byte-identical pictures, or slices of one patient. `unit` says in the error what the names stand for.
 
     Rounding is carried from class to class, so that the totals keep the ratios too. Does not depend on the order of
-    the input. Raises InputError when a class has fewer than three different ones.
+    the input. `sides`: what is split into, a ratio for each. Raises InputError when a class has fewer different ones
+    than there are sides.
     """
     members: dict[str, list[int]] = defaultdict(list)
     for position, name in enumerate(hashes):
@@ -40,13 +46,14 @@ def assign_splits(
     for name in sorted(members):
         strata[min(classes[position] for position in members[name])].append(name)
     result = [""] * len(hashes)
-    seen, placed = 0, [0] * len(SPLITS)
+    seen, placed = 0, [0] * len(sides)
     for number, stratum in enumerate(sorted(strata)):
         groups = strata[stratum]
-        if len(groups) < len(SPLITS):
+        if len(groups) < len(sides):
             label = f"class {stratum}" if stratum else "the data set"
             raise InputError(
-                f"{label} has {len(groups)} different {unit}; a split into train, val and test needs at least 3"
+                f"{label} has {len(groups)} different {unit}; "
+                f"a split into {in_words(sides)} needs at least {len(sides)}"
             )
         total = sum(len(members[name]) for name in groups)
         owed = [seen * ratio - have for ratio, have in zip(ratios, placed, strict=True)]
@@ -54,12 +61,41 @@ def assign_splits(
         seen += total
         order = np.random.default_rng((seed, number)).permutation(len(groups))
         for name in sorted((groups[i] for i in order), key=lambda name: -len(members[name])):
-            side = max(range(len(SPLITS)), key=lambda i: want[i])
+            side = max(range(len(sides)), key=lambda i: want[i])
             for position in members[name]:
-                result[position] = SPLITS[side]
+                result[position] = sides[side]
             want[side] -= len(members[name])
             placed[side] += len(members[name])
     return result
+
+
+def complete_split(
+    given: Sequence[str], classes: Sequence[str], hashes: Sequence[str], share: float, seed: int, unit: str = "pictures"
+) -> list[str]:
+    """A split into train and one of val and test, with the third cut from train: `share` of it, as in `assign_splits`.
+
+    All others stay where they are. Raises InputError when a class has one picture in train only.
+    """
+    (missing,) = set(SPLITS) - set(given)
+    train = [position for position, side in enumerate(given) if side == "train"]
+    cut = assign_splits(
+        [classes[position] for position in train],
+        [hashes[position] for position in train],
+        (1 - share, share),
+        seed,
+        f"{unit} in train",
+        ("train", missing),
+    )
+    result = list(given)
+    for position, side in zip(train, cut, strict=True):
+        result[position] = side
+    return result
+
+
+def in_words(names: Sequence[str]) -> str:
+    """train, val and test."""
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def at_least_one(want: list[int]) -> list[int]:

@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.files import InputError, replacing
+from sources.places import Place
 
 NUMPY_ENDINGS, TIFF_ENDINGS = (".npy", ".npz"), (".tif", ".tiff")
 FULL_RANGE = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0), "bool": (0.0, 1.0)}
@@ -177,18 +178,18 @@ class Seen(NamedTuple):
     high: np.ndarray
 
 
-def survey(paths: Sequence[str], channels: int, names: Sequence[str] | None, workers: int) -> Stacks | None:
+def survey(places: Sequence[Place], channels: int, names: Sequence[str] | None, workers: int) -> Stacks | None:
     """How to read the stacks among the files: components, names and ranges that fit all. None when there is no stack.
 
     Reads every stack once. Files that are broken are passed over; decoding lists them.
     Raises InputError when counts or names of components differ between files, or are not those that are asked for.
     """
     tiffs = names is not None or channels not in ORDINARY
-    chosen = [path for path in paths if is_stack(path, tiffs)]
+    chosen = [place for place in places if is_stack(str(place), tiffs)]
     if not chosen:
         return None
     with ThreadPoolExecutor(workers or None) as pool:
-        seen = [one for one in pool.map(lambda path: _see(path, channels, names), chosen) if one.components]
+        seen = [one for one in pool.map(lambda place: _see(place, channels, names), chosen) if one.components]
     if not seen:
         return Stacks(tuple(names or default_names(channels)), ((0.0, 255.0),) * channels, tiffs)
     first = seen[0]
@@ -217,10 +218,10 @@ def survey(paths: Sequence[str], channels: int, names: Sequence[str] | None, wor
     return Stacks(found, ranges, tiffs)
 
 
-def _see(path: str, channels: int, names: Sequence[str] | None) -> Seen:
-    nothing = np.zeros(0)
+def _see(place: Place, channels: int, names: Sequence[str] | None) -> Seen:
+    path, nothing = str(place), np.zeros(0)
     try:
-        layers = read_layers(path, Path(path).read_bytes())
+        layers = read_layers(path, place.read_bytes())
         if layers.named is not None:
             lacking = [name for name in names or () if name not in layers.named]
             if lacking:

@@ -1,7 +1,9 @@
 """What many tests need: tiny models and settings, drawn pictures, splits out of nothing, and eyes on what is called."""
 
 import inspect
+import io
 import shutil
+import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -294,6 +296,31 @@ def draw_classes(folder: Path, classes: int = 3, each: int = 14, size: int = 20)
             pixels[..., number % 3] += 160
             Image.fromarray(pixels.astype(np.uint8)).save(folder / f"class{number}" / f"{picture:02d}.png")
     return folder
+
+
+def png(seed: int) -> bytes:
+    """The file of a picture of noise."""
+    file = io.BytesIO()
+    noise(seed=seed).save(file, "PNG")
+    return file.getvalue()
+
+
+def pack(file: Path, members: dict[str, bytes]) -> Path:
+    """A tar of these files, path inside -> content."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return file
+
+
+def pack_folder(file: Path, folder: Path, inside: str = ".") -> Path:
+    """A tar of a folder, as `tar cf` makes it; `inside` is what the folder is called there."""
+    with tarfile.open(file, "w") as tar:
+        tar.add(folder, inside)
+    return file
 
 
 def pictures_in(source: Path) -> list[str]:

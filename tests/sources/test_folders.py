@@ -22,13 +22,13 @@ def test_class_folders(tmp_path):
     assert {one.split for one in found} == {""}
 
 
-def test_kaggle_imagenet100_layout_is_pooled(tmp_path):
+def test_kaggle_imagenet100_layout_has_train_and_val(tmp_path):
     for part, name in (("train.X1", "n01"), ("train.X2", "n02"), ("val.X", "n01")):
         fill_folder(tmp_path / part / name, 3)
     (tmp_path / "Labels.json").write_text("{}")
     found = find_pictures(tmp_path)
     assert len(found) == 9 and {one.class_name for one in found} == {"n01", "n02"}
-    assert {one.split for one in found} == {""}
+    assert [sum(one.split == split for one in found) for split in SPLITS] == [6, 3, 0]
 
 
 @pytest.mark.parametrize("val", ["val", "valid", "validate", "validation"])
@@ -36,6 +36,27 @@ def test_given_split_is_recognised(tmp_path, val):
     for part in ("train", val, "test"):
         fill_folder(tmp_path / part / "a", 2)
     assert {one.split for one in find_pictures(tmp_path)} == set(SPLITS)
+
+
+@pytest.mark.parametrize(
+    ("folders", "splits"),
+    [
+        (("train/a", "test/a"), {"train", "test"}),
+        (("wrapping/train/a", "wrapping/valid/a"), {"train", "val"}),
+        (("train/a", "train/b"), {"train"}),
+        (("val/a", "test/a"), {"val", "test"}),
+        (("train/a", "test/a", "notes/a"), {"train", "test"}),
+        (("train.X1/a", "notes/a"), {"train"}),
+        (("train", "bus"), {""}),  # classes
+        (("val", "test", "exam"), {""}),
+    ],
+)
+def test_a_file_knows_the_part_it_lies_in(tmp_path, folders, splits):
+    for folder in folders:
+        fill_folder(tmp_path / "set" / folder, 2)
+    found = find_pictures(tmp_path / "set")
+    assert {one.split for one in found} == splits
+    assert {one.class_name for one in found} <= {"a", "b"} if splits != {""} else len(found) == 2 * len(folders)
 
 
 def test_oasis_layout_has_a_split_and_no_classes(tmp_path):

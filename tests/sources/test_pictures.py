@@ -11,9 +11,9 @@ from toys import noise
 # --- decoding ---------------------------------------------------------------------------------------------------------
 
 
-def saved(picture: Image.Image, file: Path, **options: object) -> str:
+def saved(picture: Image.Image, file: Path, **options: object) -> Path:
     picture.save(file, **options)
-    return str(file)
+    return file
 
 
 def test_exif_rotation_is_applied(tmp_path):

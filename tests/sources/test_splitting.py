@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from handoff.split import open_split
 from pipeline.files import InputError
-from sources.splitting import SPLITS, assign_splits, split_counts, spread
+from sources.splitting import SPLITS, assign_splits, complete_split, in_words, split_counts, spread
 from toys import prior_settings
 
 RATIOS = (0.7, 0.15, 0.15)
@@ -67,6 +67,48 @@ def test_split_counts_sum_to_the_total_and_stay_within_one(total, ratios):
 def test_too_few_pictures_for_a_split_are_named():
     with pytest.raises(InputError, match=r"class a has 2 different pictures.*at least 3"):
         assign_splits(["a", "a"], ["x", "y"], RATIOS, 0)
+
+
+# --- what a given split lacks -----------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(2, 40), min_size=1, max_size=5), st.sampled_from(["val", "test"]), st.integers(0, 100))
+def test_what_is_missing_is_cut_from_train_class_by_class_and_the_rest_stays(sizes, missing, seed):
+    kept = "test" if missing == "val" else "val"
+    classes = [f"c{number}" for number, size in enumerate(sizes) for _ in range(size)] * 2
+    given = ["train"] * sum(sizes) + [kept] * sum(sizes)
+    hashes = [f"h{position}" for position in range(len(classes))]
+    sides = complete_split(given, classes, hashes, 0.25, seed)
+    assert sides[sum(sizes) :] == given[sum(sizes) :] and kept not in sides[: sum(sizes)]
+    for number, size in enumerate(sizes):
+        cut = sum(s == missing and c == f"c{number}" for s, c in zip(sides, classes, strict=True))
+        assert 1 <= cut < size and abs(cut - 0.25 * size) <= 2
+
+
+def test_what_is_cut_keeps_equal_pictures_together_and_the_share_over_small_classes():
+    given = ["train"] * 400 + ["test"] * 10
+    classes = [f"c{n // 4}" for n in range(400)] + ["c0"] * 10
+    hashes = [f"h{n - n % 2 if n < 40 else n}" for n in range(410)]
+    sides = complete_split(given, classes, hashes, 0.3, 0)
+    assert [sides.count(side) for side in SPLITS] == [280, 120, 10]
+    assert all(sides[n] == sides[n + 1] for n in range(0, 40, 2))
+    assert complete_split(given, classes, hashes, 0.3, 1) != sides
+
+
+def test_too_few_pictures_in_train_are_named():
+    given, classes = ["train", "train", "train", "val", "val"], ["a", "a", "b", "b", "b"]
+    with pytest.raises(
+        InputError, match=r"class b has 1 different pictures in train; .* train and test needs at least 2"
+    ):
+        complete_split(given, classes, list("vwxyz"), 0.2, 0)
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "train"), (2, "train and val"), (3, "train, val and test")])
+def test_names_are_listed_in_words(count, words):
+    assert in_words(SPLITS[:count]) == words
+
+
+# --- spreading --------------------------------------------------------------------------------------------------------
 
 
 def test_what_priors_are_measured_on_is_spread_over_all_classes(made):

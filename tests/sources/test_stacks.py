@@ -127,9 +127,9 @@ def test_a_file_that_is_broken_inside_is_a_problem_and_no_traceback(tmp_path: Pa
     with pytest.raises(raised):
         tifffile.imread(io.BytesIO(content)) if "tif" in name else np.load(io.BytesIO(content))["a"]
     (tmp_path / name).write_bytes(content)
-    decoded = decode(str(tmp_path / name), 16, 5, FIVE)
+    decoded = decode(tmp_path / name, 16, 5, FIVE)
     assert decoded.pixels is None and decoded.problem.startswith("is broken: ") and "\n" not in decoded.problem
-    assert survey([str(tmp_path / name)], 5, None, 1) == Stacks(tuple(f"component{n}" for n in range(5)), BYTES, True)
+    assert survey([tmp_path / name], 5, None, 1) == Stacks(tuple(f"component{n}" for n in range(5)), BYTES, True)
 
 
 def test_skip_broken_goes_on_without_stacks_that_are_broken_inside(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_skip_broken_goes_on_without_stacks_that_are_broken_inside(tmp_path: Pat
 )
 def test_ranges_are_the_types_own_or_measured_over_all_files(tmp_path: Path, dtype: str, expected: object) -> None:
     files = fill_stacks(tmp_path, 3, dtype)
-    found = survey([str(file) for file in files], 5, None, 1)
+    found = survey(files, 5, None, 1)
     every = np.stack([np.load(file) for file in files])
     measured = [(every[:, place].min(), every[:, place].max()) for place in range(5)]
     assert list(found.ranges) == ([expected] * 5 if expected else measured)
@@ -188,13 +188,13 @@ def test_resuming_starts_over_when_the_ranges_are_others(tmp_path, monkeypatch, 
     wider = stack(11, "float32")
     wider[:, 0, 0] = peak
     files[11].write_bytes(as_npy(wider))
-    ranges = survey([str(file) for file in files], 5, None, 1).ranges
+    ranges = survey(files, 5, None, 1).ranges
     data_split.run(cfg, resume=True)
     assert calls == [4] * chunks
     split = open_split(cfg)
     assert split.stacks.ranges == ranges and len(list((tmp_path / "runs" / "data_split").glob("2*"))) == 1
     for row in split.manifest:
-        direct = decode(str(tmp_path / "set" / row["path"]), 16, 5, split.stacks)
+        direct = decode(tmp_path / "set" / row["path"], 16, 5, split.stacks)
         assert (split.images[int(row["row"])] == direct.pixels).all() and row["hash"] == direct.hash
 
 

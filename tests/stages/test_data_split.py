@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,12 +12,13 @@ from PIL import Image
 
 import data_split
 import train_vqvae
-from handoff.split import open_split
+from handoff.split import Split, open_split
 from pipeline.files import InputError, read_csv
 from settings import command
 from sources import pictures
 from sources.pictures import decode
 from sources.pixels import to_model
+from sources.splitting import SPLITS
 from toys import fill_folder, make_split, noise, split_settings
 
 
@@ -32,12 +34,122 @@ def test_full_disk_is_said_before_anything_is_decoded(tmp_path, capsys, monkeypa
     assert not list((tmp_path / "runs").rglob("images*.npy"))
 
 
-def test_given_split_can_be_pooled(tmp_path):
-    for number, part in enumerate(("train", "val", "test")):
-        fill_folder(tmp_path / part / "a", 10, first=10 * number)
-        fill_folder(tmp_path / part / "b", 10, first=100 + 10 * number)
-    split = make_split(tmp_path, tmp_path, given_split=False)
-    assert split.meta["counts"]["train"] == 42
+# --- splits that the folder has ---------------------------------------------------------------------------------------
+
+
+def fill_parts(root: Path, **counts: int) -> Path:
+    """part/a and part/b with so many pictures each, all different."""
+    for number, (part, count) in enumerate(counts.items()):
+        fill_folder(root / part / "a", count, first=1000 * number)
+        fill_folder(root / part / "b", count, first=1000 * number + 500)
+    return root
+
+
+def sides_of(split: Split, folder: str) -> list[str]:
+    """The sides that the pictures of a folder of the source are on, in order."""
+    return [row["split"] for row in split.manifest if row["path"].startswith(folder)]
+
+
+@pytest.mark.parametrize(
+    ("given", "counts", "line"),
+    [
+        ({"train": 20, "test": 5}, (32, 8, 10), "train and test; 20 % of train become validation pictures, chosen by "),
+        ({"train": 20, "val": 5}, (30, 10, 10), "train and val; 25 % of train become test pictures, chosen by "),
+        ({"train": 6, "val": 5, "test": 4}, (12, 10, 8), "train, val and test\n"),
+    ],
+)
+def test_what_is_given_stays_and_what_is_missing_is_cut_from_train(tmp_path, capsys, given, counts, line):
+    """val / (train + val) is 0.15 / 0.75, then test / (train + test) 0.2 / 0.8."""
+    ratios = {"train": 0.6, "val": 0.15, "test": 0.25} if "test" in given else {"train": 0.6, "val": 0.2, "test": 0.2}
+    fill_parts(tmp_path / "set", **given)
+    split = make_split(tmp_path, tmp_path / "set", **ratios)
+    assert tuple(split.meta["counts"].values()) == counts
+    for part in set(given) - {"train"}:
+        assert set(sides_of(split, f"{part}/")) == {part}, "what is given stays"
+    for name in "ab":
+        cut = sides_of(split, f"train/{name}/")
+        assert [cut.count(side) for side in SPLITS if side not in given] == [
+            number // 2 for side, number in zip(SPLITS, counts, strict=True) if side not in given
+        ], "the same of each class"
+    assert f"keeping the data set's own {line}" in capsys.readouterr().out
+    other = make_split(tmp_path / "other", tmp_path / "set", **ratios, seed=1)
+    assert (other.hash == split.hash) == (len(given) == 3)
+
+
+def test_a_tree_with_train_only_is_split_as_class_folders_are(tmp_path):
+    fill_parts(tmp_path / "set", train=20)
+    split, plain = make_split(tmp_path, tmp_path / "set"), make_split(tmp_path, tmp_path / "set" / "train")
+    assert split.meta["counts"] == {"train": 28, "val": 6, "test": 6}
+    assert [row["split"] for row in split.manifest] == [row["split"] for row in plain.manifest]
+
+
+def test_parts_without_train_are_refused_unless_pooled(tmp_path):
+    fill_parts(tmp_path / "set", val=5, test=5)
+    with pytest.raises(InputError, match=r"has val and test, but no train; .* --data.given_split false") as error:
+        make_split(tmp_path, tmp_path / "set")
+    assert "\n" not in str(error.value) and not (tmp_path / "runs").exists()
+    assert sum(make_split(tmp_path, tmp_path / "set", given_split=False).meta["counts"].values()) == 20
+
+
+@pytest.mark.parametrize(
+    ("given", "words", "counts"),
+    [
+        ({"train": 10, "val": 10, "test": 10}, "train, val and test", (42, 9, 9)),
+        ({"train": 10, "test": 10}, "train and test", (28, 6, 6)),
+    ],
+)
+def test_given_split_can_be_pooled_which_is_said(tmp_path, capsys, given, words, counts):
+    split = make_split(tmp_path, fill_parts(tmp_path / "set", **given), given_split=False)
+    assert tuple(split.meta["counts"].values()) == counts
+    assert "train" in sides_of(split, "test/"), "test pictures are no longer kept apart"
+    lines = [line for line in capsys.readouterr().out.splitlines() if "the data set's own" in line]
+    assert lines == [f"pooling the data set's own {words}, as data.given_split is false"]
+
+
+def test_a_class_with_one_picture_in_train_cannot_be_cut(tmp_path):
+    fill_parts(tmp_path / "set", train=5, val=3)
+    fill_folder(tmp_path / "set" / "train" / "c", 1, first=9000)
+    with pytest.raises(InputError, match=r"class c has 1 different pictures in train; a split into train and test"):
+        make_split(tmp_path, tmp_path / "set")
+
+
+def test_a_given_part_of_which_no_picture_is_chosen_is_not_replaced(tmp_path):
+    """Class c is in train and test only: its pictures alone must not make a val out of train."""
+    fill_parts(tmp_path / "set", train=5, val=3, test=3)
+    for number, part in enumerate(("train", "test")):
+        for name in "cd":
+            fill_folder(tmp_path / "set" / part / name, 5, first=9000 + 100 * number + 10 * ord(name))
+    with pytest.raises(InputError, match=r"nothing is left in val; type --data.given_split false"):
+        make_split(tmp_path, tmp_path / "set", classes=["c", "d"])
+
+
+def test_what_is_cut_from_train_keeps_patients_and_equal_pictures_together(tmp_path):
+    """Slices of grey noise: ten patients in train, and copies of a slice of patient 3 under other names."""
+    for part, cases in (("train", range(10)), ("test", range(20, 23))):
+        (tmp_path / "set" / part).mkdir(parents=True)
+        for case in cases:
+            for one in range(3):
+                file = tmp_path / "set" / part / f"case_{case:03d}_slice_{one}.nii.png"
+                noise(mode="L", seed=10 * case + one).save(file)
+    for copy in range(2):
+        noise(mode="L", seed=31).save(tmp_path / "set" / "train" / f"copy{copy}.png")
+    split = make_split(tmp_path, tmp_path / "set", channels=1)
+    for case in range(10):
+        assert len(set(sides_of(split, f"train/case_{case:03d}"))) == 1, "slices of a patient"
+    assert set(sides_of(split, "train/copy")) == set(sides_of(split, "train/case_003")), "equal pictures"
+    assert set(sides_of(split, "train")) == {"train", "val"} and set(sides_of(split, "test")) == {"test"}
+
+
+@pytest.mark.parametrize("missing", ["val", "test"])
+def test_a_picture_also_in_a_later_part_leaves_train_before_the_cut(tmp_path, missing):
+    kept = "test" if missing == "val" else "val"
+    fill_parts(tmp_path / "set", **{"train": 10, kept: 4})
+    noise(seed=1000).save(tmp_path / "set" / "train" / "a" / "copy.png")  # also the first picture of the other part
+    split = make_split(tmp_path, tmp_path / "set")
+    assert [row["path"] for row in read_csv(split.folder / "dropped.csv")] == ["train/a/copy.png"]
+    shutil.rmtree(tmp_path / "runs")
+    (tmp_path / "set" / "train" / "a" / "copy.png").unlink()
+    assert make_split(tmp_path, tmp_path / "set").hash == split.hash
 
 
 def test_picture_on_both_sides_of_a_given_split_leaves_train(tmp_path):
@@ -110,7 +222,7 @@ def test_skip_broken_goes_on_without_them(tmp_path):
     split = make_split(tmp_path, tmp_path / "set", skip_broken=True)
     assert len(split.manifest) == 20 and len(read_csv(split.folder / "broken.csv")) == 5
     position = next(n for n, row in enumerate(split.manifest) if row["path"] == "b/0103.png")
-    direct = decode(str(tmp_path / "set" / "b" / "0103.png"), 16, 3).pixels
+    direct = decode(tmp_path / "set" / "b" / "0103.png", 16, 3).pixels
     assert (split.images[split.rows[position]] == direct).all()
 
 
@@ -147,9 +259,10 @@ def test_changed_manifest_is_refused(tmp_path):
         open_split(split_settings(tmp_path, tmp_path / "set"))
 
 
-def test_interrupted_decoding_resumes(tmp_path, monkeypatch):
-    for number, name in enumerate("ab"):
-        fill_folder(tmp_path / "set" / name, 10, first=100 * number)
+@pytest.mark.parametrize("parts", [(), ("train", "test")], ids=["class folders", "train and test"])
+def test_interrupted_decoding_resumes(tmp_path, monkeypatch, parts):
+    for number, (part, name) in enumerate(product(parts or ("",), "ab")):
+        fill_folder(tmp_path / "set" / part / name, 10 if not parts else 5, first=100 * number)
     cfg = split_settings(tmp_path, tmp_path / "set")
     monkeypatch.setattr(data_split, "CHECKPOINT_EVERY", 8)
     real, calls = pictures.decode_all, []
