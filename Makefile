@@ -13,7 +13,7 @@ UNTOLD = --train_prior.condition_on_class false
 RIVALS = "train_prior prior_pixelcnn" "train_prior prior_pixelcnn $(UNTOLD)" "train_prior prior_gan" \
   "train_prior prior_gan $(UNTOLD)" "train_distil prior_distil" "train_distil published_study" "train_vqvae prior_components"
 
-.PHONY: demo study app rivals test lint docs bench ui
+.PHONY: demo study seeds app rivals test lint docs bench ui
 
 demo: $(VENV)/installed
 	@for stage in $(STAGES); do echo "== $$stage"; $(RUN) $$stage $(ARGS) || exit $$?; done
@@ -24,6 +24,21 @@ study: $(VENV)/installed
 
 app: $(VENV)/installed
 	$(RUN) app.py $(ARGS)
+
+# Several training seeds of the whole demo, two at once with one thread each; a seed that is done is not run again.
+SEEDS ?= 0 1 2 3 4
+SEED_RUNS ?= runs/seeds
+UNTUNED = $(foreach stage,train_vqvae train_classifier train_distil,--$(stage).tune.trials 0)
+STUDIED = --reconstruct_masked.pictures null --reconstruct_masked.rivals false
+seeds: $(VENV)/installed
+	@$(MAKE) --no-print-directory -j 2 $(SEEDS:%=$(SEED_RUNS)/%/done)
+	$(RUN) compare_seeds.py $(ARGS) --compare_seeds.folders "$(SEED_RUNS)/*"
+
+$(SEED_RUNS)/%/done: | $(VENV)/installed
+	@mkdir -p $(@D); echo "seed $*: see $(@D)/log.txt"
+	@for stage in $(STAGES); do $(RUN) $$stage $(ARGS) $(UNTUNED) $(STUDIED) --run.dir $(@D) --run.seed $* \
+	  --run.threads 1 >> $(@D)/log.txt 2>&1 || { tail -n 3 $(@D)/log.txt; exit 1; }; done
+	@touch $@
 
 rivals: $(VENV)/installed
 	@for stage in $(RIVALS); do echo "== $$stage"; set -- $$stage; script=$$1; preset=$$2; shift 2; \

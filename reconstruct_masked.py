@@ -85,7 +85,7 @@ def complete_own_pictures(cfg: Config, handed: HandedMemory, machine: Machine, r
         return complete_own(stage, handed.memory, section.own, request, split.classes)
 
 
-FILES = ("curves.csv", "equal_bits.csv", "rivals.csv", "published.csv", "error_split.csv", "context.csv")
+FILES = ("curves.csv", "equal_bits.csv", "rivals.csv", "paired.csv", "published.csv", "error_split.csv", "context.csv")
 
 
 def check_own_options(own: OwnPicture) -> None:

@@ -8,22 +8,27 @@ import torch
 
 from measuring import figures
 from measuring.bits import BITS_HEADER, frontiers, measure_bits
+from measuring.paired import (
+    PAIRED_HEADER,
+    PER_PICTURE,
+    TESTED_MEASURES,
+    is_better,
+    paired_rows,
+    per_picture,
+    reference_of,
+    write_per_picture,
+)
 from measuring.rivals import PUBLISHED_HEADER, RIVALS_HEADER, RivalCounts, measure_rivals, published_steps
 from measuring.study import ALL_FORGOTTEN, Findings, Study, StudyPlan
 from measuring.tables import context_rows, curve, error_split
 from pipeline.files import write_csv
-from pipeline.metrics import mse
+from pipeline.machine import Stream, generator
+from pipeline.metrics import Bootstrap, mse
 from pipeline.stage import Stage, say
 from pipeline.tables import Rows, write_rows
-from settings.judges import JUDGES
 from settings.reconstruct_masked import ReconstructMaskedSection
 from sources.embedded import EMBEDDED
 from sources.splitting import spread
-
-JUDGED = tuple(
-    f"{judge.prefix}{name}" for judge in JUDGES.values() for name in ("classification_error", "disagreement")
-)
-MAIN_MEASURES = ("mse_to_reconstruction", "mse_to_picture", *JUDGED)
 
 
 def report_study(stage: Stage, rows: Rows, plan: StudyPlan) -> None:
@@ -33,7 +38,7 @@ def report_study(stage: Stage, rows: Rows, plan: StudyPlan) -> None:
     for percent in plan.percentages:
         points: dict[str, float] = {}
         for row in rows:
-            if (row["percent"], row["decoding"]) == (percent, decoding) and row["measure"] in MAIN_MEASURES:
+            if (row["percent"], row["decoding"]) == (percent, decoding) and row["measure"] in TESTED_MEASURES:
                 stage.metrics[f"{row['strategy']}_{row['measure']}_at_{percent}"] = row["mean"]
                 names = plan.strategies if row["strategy"] == ALL_FORGOTTEN else (row["strategy"],)
                 points |= {f"{row['measure']}/{name}": row["mean"] for name in names}
@@ -50,13 +55,13 @@ SHOWN_MEASURES = (
     "mse_to_reconstruction",
     "mse_to_picture",
     "ssim_to_reconstruction",
-    *JUDGED,
+    *TESTED_MEASURES[2:],
 )
 
 
 def study_files(stage: Stage, findings: Findings, section: ReconstructMaskedSection, published: Any) -> None:
-    """Everything beside curves.csv: error split, context, rivals, equal bits, figures. published: the DistilBERT of the
-    published recipe, or None."""
+    """Everything beside curves.csv: error split, context, paired tests, rivals, equal bits, figures. published: the
+    DistilBERT of the published recipe, or None."""
     plan, positions = findings.plan, findings.study.positions
     draw_curves(stage, findings)
     telling = [name for name in plan.strategies if name in ("random", "adaptive")] or [plan.strategies[-1]]
@@ -67,9 +72,33 @@ def study_files(stage: Stage, findings: Findings, section: ReconstructMaskedSect
     write_csv(stage.folder.path / "error_split.csv", header, split_rows)
     stage.figure("error_split", figures.split_figure(split_rows, telling))
     measure_context(stage, findings)
+    compare_strategies(stage, findings, section.bootstrap)
     if section.rivals:
         compare(stage, findings, section, published)
     draw_grids(stage, findings, spread(positions, section.grid_pictures), telling)
+
+
+def compare_strategies(stage: Stage, findings: Findings, resamples: int) -> None:
+    """paired.csv: every strategy against the reference on the same pictures; and the values of each picture."""
+    study, seed, strategies = findings.study, findings.plan.seed, findings.plan.strategies
+    values, folder = per_picture(study, findings.decoding), stage.folder.path
+    write_per_picture(folder / PER_PICTURE, values, study.positions, findings.handed.split.hash)
+    bootstrap = Bootstrap(resamples, lambda: generator(seed, Stream.BOOTSTRAP))
+    rows = paired_rows(values, reference_of(strategies), bootstrap, generator(seed, Stream.SIGN_FLIPS))
+    write_rows(folder / "paired.csv", PAIRED_HEADER, rows)
+    say_who_is_better(rows, reference_of(strategies))
+
+
+def say_who_is_better(rows: Rows, reference: str) -> None:
+    """A line for each strategy and percentage that is significantly better than the reference, or one that none is."""
+    better = [row for row in rows if is_better(row)]
+    for row in better:
+        say(
+            f"{row['strategy']} is better than {reference} at {row['percent']} %: {row['measure']} "
+            f"{row['difference']:+.4g} (p {row['p_holm']:.2g} after Holm)"
+        )
+    if rows and not better:
+        say(f"no strategy is significantly better than {reference} at any percentage, by any measure")
 
 
 def draw_curves(stage: Stage, findings: Findings) -> None:

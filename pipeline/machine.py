@@ -37,6 +37,7 @@ class Stream(IntEnum):
     PICTURES = 204  # which of them are measured
     FEWER_CODES = 205
     BRAIN_BOOTSTRAP = 206
+    SIGN_FLIPS = 207
     OWN_ORDERS = 211  # own pictures
     OWN_CODES = 212
     VALIDATION = 301  # what a learner draws there, the same each time: degraded cells, noise

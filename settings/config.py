@@ -6,6 +6,7 @@ from pydantic import model_validator
 
 from settings.common import DataSection, RunSection
 from settings.compare_priors import ComparePriorsSection
+from settings.compare_seeds import CompareSeedsSection
 from settings.kinds import Section, flatten
 from settings.reconstruct_masked import ReconstructMaskedSection
 from settings.sample import SampleSection
@@ -29,6 +30,7 @@ class Config(Section):
     train_prior: TrainPriorSection = TrainPriorSection()
     sample: SampleSection = SampleSection()
     compare_priors: ComparePriorsSection = ComparePriorsSection()
+    compare_seeds: CompareSeedsSection = CompareSeedsSection()
 
     @model_validator(mode="after")
     def _stride_divides(self) -> "Config":

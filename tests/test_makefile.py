@@ -121,3 +121,14 @@ def test_a_stage_that_is_refused_ends_make(environment: Path, tmp_path: Path) ->
     started = [line for line in done.stdout.splitlines() if line.startswith("== ")]
     assert done.returncode != 0 and started == ["== data_split.py"], "no other stage is started"
     assert "is not a folder" in done.stderr
+
+
+def test_seeds_are_the_whole_demo_for_each_seed_and_their_comparison(environment: Path, tmp_path: Path) -> None:
+    """A seed that is done is not run again."""
+    seeds = tmp_path / "seeds"
+    (seeds / "7").mkdir(parents=True)
+    (seeds / "7" / "done").touch()
+    text = commands("seeds", environment, "SEEDS=7 8", f"SEED_RUNS={seeds}")
+    assert f"--run.dir {seeds}/8 --run.seed 8" in text and "--run.seed 7" not in text
+    assert "--train_distil.tune.trials 0" in text and "--reconstruct_masked.pictures null" in text
+    assert f'python compare_seeds.py {GIVEN} --compare_seeds.folders "{seeds}/*"' in text

@@ -1,0 +1,80 @@
+"""Several training seeds of the whole study: their spread, and which differences between strategies hold.
+
+Reads:  the newest finished study in each runs folder of compare_seeds.folders (`make seeds` makes five)
+Writes: runs/compare_seeds/<run>/ with seeds.csv, paired.csv, models.csv and figures/seeds.png
+
+    python compare_seeds.py
+    python compare_seeds.py --compare_seeds.folders "elsewhere/seed-*"
+
+All seeds must share the split and measure the same pictures (same data settings, same reconstruct_masked.pictures).
+"""
+
+import sys
+from typing import Any
+
+from measuring.paired import is_better
+from measuring.seeds import (
+    MODELS_HEADER,
+    SEED_PAIRS_HEADER,
+    SEEDS_HEADER,
+    find_seeds,
+    model_rows,
+    seed_pairs,
+    seed_rows,
+    seeds_figure,
+    stacked_values,
+)
+from pipeline.machine import Stream, generator, prepare_machine
+from pipeline.metrics import Bootstrap
+from pipeline.stage import open_stage, say
+from pipeline.tables import Rows, write_rows
+from settings.command import stage_main
+from settings.config import Config
+
+FILES = ("seeds.csv", "paired.csv", "models.csv")
+SHOWN_METRICS = ("test_psnr", "test_top1_originals", "test_top1_reconstructions", "test_loss_at_50")
+
+
+def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
+    """The whole stage; returns how many seeds there are."""
+    machine = prepare_machine(cfg.run, say)
+    section, seed = cfg.compare_seeds, cfg.run.seed
+    seeds = find_seeds(section.folders)
+    values = stacked_values(seeds)
+    with open_stage(
+        "compare_seeds", cfg, {each.runs.name: str(each.study) for each in seeds}, machine, resume
+    ) as stage:
+        bootstrap = Bootstrap(section.bootstrap, lambda: generator(seed, Stream.BOOTSTRAP))
+        rows = seed_rows(values, bootstrap)
+        write_rows(stage.folder.path / "seeds.csv", SEEDS_HEADER, rows)
+        pairs = seed_pairs(values, bootstrap, generator(seed, Stream.SIGN_FLIPS))
+        write_rows(stage.folder.path / "paired.csv", SEED_PAIRS_HEADER, pairs)
+        models = model_rows(seeds)
+        write_rows(stage.folder.path / "models.csv", MODELS_HEADER, models)
+        stage.figure("seeds", seeds_figure(rows))
+        report(models, pairs, len(seeds))
+        stage.finish(None, extra_artifacts=FILES)
+        return float(len(seeds))
+
+
+def report(models: Rows, pairs: Rows, seeds: int) -> None:
+    """The models over the seeds, and who is better than the reference."""
+    for row in models:
+        if row["metric"] in SHOWN_METRICS:
+            say(f"{row['stage']:<24}{row['metric']:<28}{row['mean']:.4g} (sd {row['seed_sd']:.2g} over {seeds} seeds)")
+    better = [row for row in pairs if is_better(row)]
+    for row in better:
+        say(
+            f"{row['strategy']} is better than {row['against']} at {row['percent']} %: {row['measure']} "
+            f"{row['difference']:+.4g} (p {row['p_holm']:.2g} after Holm, {row['seeds_agreeing']} of {seeds} seeds)"
+        )
+    if pairs and not better:
+        say(f"no strategy is significantly better than {pairs[0]['against']} at any percentage, by any measure")
+
+
+def main() -> int:
+    return stage_main("compare_seeds", run, __doc__ or "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
