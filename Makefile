@@ -9,7 +9,7 @@ STAGES = data_split train_vqvae vqvae_reconstruction train_classifier train_dist
 
 RIVALS = "train_prior prior_pixelcnn" "train_prior prior_gan" "train_distil prior_distil" "train_vqvae prior_components"
 
-.PHONY: demo study app rivals test lint docs bench ui
+.PHONY: demo study app rivals bits test lint docs bench ui
 
 demo: $(VENV)/installed
 	@for stage in $(STAGES); do echo "== $$stage"; $(RUN) $$stage.py $(ARGS) || exit $$?; done
@@ -25,6 +25,9 @@ rivals: $(VENV)/installed
 	@for stage in $(RIVALS); do echo "== $$stage"; set -- $$stage; \
 	  $(RUN) $$1.py --config $(CONFIG) presets/$$2.yaml $(OPTIONS) || exit $$?; done
 	$(RUN) compare_priors.py $(ARGS) --compare_priors.told_distil best --compare_priors.masked_vqvae best
+
+bits: $(VENV)/installed
+	$(RUN) compare_bits.py $(ARGS)
 
 bench: $(VENV)/installed
 	$(RUN) benchmarks/published_loop.py $(ARGS)

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from measuring import figures
-from measuring.bits import BITS_HEADER, frontiers, measure_bits
 from measuring.rivals import RIVALS_HEADER, RivalCounts, measure_rivals
 from measuring.study import ALL_FORGOTTEN, Findings, Study, StudyPlan
 from measuring.tables import context_rows, curve, error_split
@@ -53,8 +52,8 @@ SHOWN_MEASURES = (
 
 
 def study_files(stage: Stage, findings: Findings, section: ReconstructMaskedSection, published: Any) -> None:
-    """Everything beside curves.csv: error split, context, rivals, equal bits, figures. published: the DistilBERT of the
-    published recipe, or None."""
+    """Everything beside curves.csv: error split, context, rivals, figures. published: the DistilBERT of the published
+    recipe, or None."""
     plan, positions = findings.plan, findings.study.positions
     draw_curves(stage, findings)
     telling = [name for name in plan.strategies if name in ("random", "adaptive")] or [plan.strategies[-1]]
@@ -81,18 +80,14 @@ def draw_curves(stage: Stage, findings: Findings) -> None:
 
 
 def compare(stage: Stage, findings: Findings, section: ReconstructMaskedSection, published: Any) -> None:
-    """rivals.csv and equal_bits.csv with their figures."""
-    study, folder = findings.study, stage.folder.path
-    if "random" in study.orders:
-        counts = RivalCounts(section.rival_pictures, section.slow_pictures, section.bootstrap)
-        found = measure_rivals(findings, published, counts)
-        write_rows(folder / "rivals.csv", RIVALS_HEADER, found)
-        stage.figure("rivals", figures.rivals_figure(found))
-    else:
+    """rivals.csv with its figure."""
+    if "random" not in findings.study.orders:
         say("rivals.csv is skipped: it is made on the masks of strategy random, which is not among the strategies")
-    ours, others = measure_bits(findings, spread(study.positions, section.rival_pictures))
-    write_rows(folder / "equal_bits.csv", BITS_HEADER, ours + others)
-    stage.figure("equal_bits", figures.bits_figure(findings.rows, findings.plan, frontiers(others), findings.decoding))
+        return
+    counts = RivalCounts(section.rival_pictures, section.slow_pictures, section.bootstrap)
+    found = measure_rivals(findings, published, counts)
+    write_rows(stage.folder.path / "rivals.csv", RIVALS_HEADER, found)
+    stage.figure("rivals", figures.rivals_figure(found))
 
 
 def measure_context(stage: Stage, findings: Findings) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import model_validator
 
 from settings.common import DataSection, RunSection
+from settings.compare_bits import CompareBitsSection
 from settings.compare_priors import ComparePriorsSection
 from settings.kinds import Section, flatten
 from settings.reconstruct_masked import ReconstructMaskedSection
@@ -29,6 +30,7 @@ class Config(Section):
     train_prior: TrainPriorSection = TrainPriorSection()
     sample: SampleSection = SampleSection()
     compare_priors: ComparePriorsSection = ComparePriorsSection()
+    compare_bits: CompareBitsSection = CompareBitsSection()
 
     @model_validator(mode="after")
     def _stride_divides(self) -> "Config":
