@@ -13,7 +13,7 @@ UNTOLD = --train_prior.condition_on_class false
 RIVALS = "train_prior prior_pixelcnn" "train_prior prior_pixelcnn $(UNTOLD)" "train_prior prior_gan" \
   "train_prior prior_gan $(UNTOLD)" "train_distil prior_distil" "train_distil published_study" "train_vqvae prior_components"
 
-.PHONY: demo study seeds app rivals test lint docs bench ui
+.PHONY: demo study seeds app rivals bits test lint docs bench ui
 
 demo: $(VENV)/installed
 	@for stage in $(STAGES); do echo "== $$stage"; $(RUN) $$stage $(ARGS) || exit $$?; done
@@ -44,6 +44,9 @@ rivals: $(VENV)/installed
 	@for stage in $(RIVALS); do echo "== $$stage"; set -- $$stage; script=$$1; preset=$$2; shift 2; \
 	  $(RUN) $$script.py --config $(CONFIG) presets/$$preset.yaml $(OPTIONS) $$@ || exit $$?; done
 	$(RUN) compare_priors.py $(ARGS) --compare_priors.told_distil best --compare_priors.masked_vqvae best
+
+bits: $(VENV)/installed
+	$(RUN) compare_bits.py $(ARGS)
 
 bench: $(VENV)/installed
 	$(RUN) benchmarks/published_loop.py $(ARGS)

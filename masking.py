@@ -190,7 +190,8 @@ def hide(indices: Tensor, mask: Tensor, mask_id: int) -> Tensor:
 def stored_bits(tokens_total: int, kept: int, codebook_size: int, fixed: bool) -> float:
     """Bits per picture of a memory that keeps `kept` of N tokens: kept * log2 K, and which ones they are.
 
-    fixed: the pattern is known beforehand, so positions cost nothing; how many are kept always is. No entropy coding.
+    fixed: the pattern is known beforehand, or follows from the kept codes, so positions cost nothing; how many are kept
+    is always known. No entropy coding.
     Raises ValueError when kept is not 0 to N.
     """
     if not 0 <= kept <= tokens_total:

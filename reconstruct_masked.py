@@ -1,8 +1,8 @@
 """Stage 6: how much must be kept, and what? Recall of the test pictures against the percentage of tokens forgotten.
 
 Reads:  the best VQ-VAE, its indices, the DistilBERT and the classifier (all made on the same split and codebook)
-Writes: runs/reconstruct_masked/<run>/ with curves.csv, equal_bits.csv, rivals.csv, error_split.csv, context.csv and
-        figures/; or, with --image, own/: your picture, completed
+Writes: runs/reconstruct_masked/<run>/ with curves.csv, rivals.csv, error_split.csv, context.csv and figures/; or, with
+        --image, own/: your picture, completed
 
     python reconstruct_masked.py
     python reconstruct_masked.py --reconstruct_masked.pictures 200 --reconstruct_masked.strategies "[random, adaptive]"
@@ -85,7 +85,7 @@ def complete_own_pictures(cfg: Config, handed: HandedMemory, machine: Machine, r
         return complete_own(stage, handed.memory, section.own, request, split.classes)
 
 
-FILES = ("curves.csv", "equal_bits.csv", "rivals.csv", "paired.csv", "published.csv", "error_split.csv", "context.csv")
+FILES = ("curves.csv", "rivals.csv", "paired.csv", "published.csv", "error_split.csv", "context.csv")
 
 
 def check_own_options(own: OwnPicture) -> None:

@@ -249,7 +249,7 @@ def registry_lines(mark: Mark, folder: Path) -> list[str]:
                 f"`{name}`",
                 entry.keeps,
                 entry.asks,
-                "no" if entry.free else "yes",
+                "no" if entry.free else "no, replayed" if entry.replayed else "yes",
                 "yes" if entry.place < IN_FIGURES else "no",
             ]
             for name, entry in STRATEGIES.items()

@@ -82,6 +82,22 @@ def take_prior(
     return handed
 
 
+def take_untold_pixelcnn(cfg: Config, asked: str | None, split: Split, vqvae: HandedVQVAE) -> HandedPrior | None:
+    """A PixelCNN that is told nothing: the best, or the run that is named. None for none asked for; and when there is
+    no best one, which is said. Raises InputError for a named one that is told something."""
+    if asked is None:
+        return None
+    command = f"{mend('train_prior', cfg)} --train_prior.kind pixelcnn"
+    if asked == "best" and prior_key(split, vqvae, "pixelcnn", []) not in read_best(Path(cfg.run.dir), "train_prior"):
+        say(f"no PixelCNN that is told nothing, so none is asked; to have one, type: {command}")
+        return None
+    handed = take_prior(cfg, asked, "pixelcnn", split, vqvae, False, 0)
+    if handed.columns:
+        told = ", ".join(handed.columns.names)
+        raise InputError(f"{handed.folder} is told {told}, but one that is told nothing is needed; type: {command}")
+    return handed
+
+
 def _tells(key: str, plain: str, by_class: bool, values: int) -> bool:
     """Whether a prior with this key can be told just so much."""
     if not by_class and not values:

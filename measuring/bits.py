@@ -1,7 +1,13 @@
-"""Error against bits: our strategies, picture formats, and smaller codebooks."""
+"""Error against bits: what is measured of every method, and two of them, picture formats and smaller codebooks.
+
+The strategies and whole grids are in `measuring/coded.py`, the best of all in `measuring/envelope.py`. Bits are those
+of real streams (`coding/`), each picture its own, decoded as a check.
+"""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,18 +15,101 @@ import torch
 from torch import Tensor
 
 import masking
+from coding.coders import code_by_table, code_whole
+from coding.streams import Coded, Coder, Sender, there_and_back
+from handoff.memory import HandedMemory
 from measuring import fewer_codes, formats
-from measuring.study import ALL_FORGOTTEN, Batch, Findings, judge_classes
+from measuring.study import Batch, StudyPlan, batches_of, judge_classes
 from pipeline.machine import Stream, generator
-from pipeline.metrics import to_unit
+from pipeline.metrics import Bootstrap, to_unit
 from pipeline.progress import progress_bar
 from pipeline.stage import say
 from pipeline.tables import Rows
-from recall.memory import Memory
+from recall.memory import Memory, baseline_probabilities
+from settings.judges import JUDGES
 from sources.pixels import from_model, to_model
 from sources.stacks import ORDINARY
 
-# --- curves -----------------------------------------------------------------------------------------------------------
+ERRORS = tuple(f"{judge.prefix}classification_error" for judge in JUDGES.values())
+WITH_INTERVALS = ("mse_to_picture", *ERRORS)
+BITS_HEADER = (
+    "method", "setting", "bits", "ideal_bits", "bits_without_coding", "position_bits", "counted_position_bits",
+    *(f"{name}{end}" for name in WITH_INTERVALS for end in ("", "_low", "_high")),
+    *(f"{judge.prefix}disagreement" for judge in JUDGES.values()), "pictures",
+)  # fmt: skip
+OF_THE_CODE, OF_THE_POSITION = "most frequent code", "most frequent code of the position"  # of baseline_probabilities
+
+
+@dataclass(frozen=True)
+class BitsPlan:
+    """What is measured, and on which pictures. study: strategies, percentages, the one decoding, how to choose and to
+    fill; passes: of the DistilBERT over what it codes; resamples: behind each interval."""
+
+    handed: HandedMemory
+    study: StudyPlan
+    positions: np.ndarray  # of the test pictures
+    passes: int
+    resamples: int
+
+    @property
+    def memory(self) -> Memory:
+        return self.handed.memory
+
+    @property
+    def decoding(self) -> str:
+        return self.study.decodings[0]
+
+    def batches(self, doing: str) -> Iterator[Batch]:
+        """The pictures with all that they are compared with. doing: what the progress bar says."""
+        size = self.study.batch_size
+        found = batches_of(self.memory, self.handed.split, self.handed.indices, self.positions, size)
+        yield from progress_bar(found, total=-(-len(self.positions) // size), desc=doing, unit="batch")
+
+
+class Gathered:
+    """What was measured of each picture, under method and setting, batch by batch."""
+
+    def __init__(self) -> None:
+        self.values: dict[tuple[str, str], dict[str, list[Tensor]]] = {}
+
+    def add(self, method: str, setting: str, values: dict[str, Tensor]) -> None:
+        """values: name -> (B,)."""
+        known = self.values.setdefault((method, setting), {})
+        for name, value in values.items():
+            known.setdefault(name, []).append(value.double().cpu())
+
+    def rows(self, plan: BitsPlan) -> Rows:
+        """Means over pictures, 95 % bootstrap intervals of the errors, and how many pictures."""
+        bootstrap = Bootstrap(plan.resamples, lambda: generator(plan.study.seed, Stream.BOOTSTRAP))
+        rows: Rows = []
+        for (method, setting), known in self.values.items():
+            pictures = {name: torch.cat(parts) for name, parts in known.items()}
+            row: dict[str, Any] = {"method": method, "setting": setting}
+            row |= {name: float(value.mean()) for name, value in pictures.items()}
+            for name in WITH_INTERVALS:
+                if name in pictures:
+                    row[f"{name}_low"], row[f"{name}_high"] = bootstrap.interval(pictures[name])
+            rows.append(row | {"pictures": len(pictures["bits"])})
+        return rows
+
+
+def judge_stored(memory: Memory, batch: Batch, pictures: Tensor, grids: Tensor | None = None) -> dict[str, Tensor]:
+    """mse_to_picture, and the two measures of each judge, (B,) each, of pictures (B, C, H, W) in [-1, 1].
+
+    grids: (B, N), the codes behind them, for a classifier of codes; None: those that the VQ-VAE makes of the pictures.
+    """
+    values = {"mse_to_picture": ((to_unit(pictures) - batch.truth) ** 2).flatten(1).mean(1).cpu()}
+    if grids is None:
+        coded = any(judge.sees_codes for judge in memory.judges.values())
+        grids = memory.encode(pictures) if coded else batch.tokens
+    judged = judge_classes(memory, batch, pictures, grids)
+    return values | {name: value.float().cpu() for name, value in judged.items() if not name.endswith("predicted")}
+
+
+def costs(coded: Coded, without_coding: float) -> dict[str, Tensor]:
+    """What a batch costs, (B,) each, by the columns of bits.csv. without_coding: bits of each picture."""
+    plain = torch.full_like(coded.bits, without_coding)
+    return {"bits": coded.bits, "ideal_bits": coded.ideal_bits, "bits_without_coding": plain}
 
 
 def frontier(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -38,101 +127,69 @@ def frontier(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]
     return found
 
 
-BITS_HEADER = ("method", "setting", "bits", "mse_to_picture", "classification_error", "disagreement", "pictures")
+# --- picture formats --------------------------------------------------------------------------------------------------
 
 
-def measure_bits(findings: Findings, positions: np.ndarray) -> tuple[Rows, Rows]:
-    """Error against bits: our strategies; and of the pictures `positions` JPEG, WebP, the VQ-VAE with fewer codes."""
-    memory, plan, rows, decoding = findings.memory, findings.plan, findings.rows, findings.decoding
-    found: Rows = []
-    for strategy in (*plan.strategies, ALL_FORGOTTEN):
-        for percent in plan.percentages:
-            chosen = {
-                row["measure"]: row
-                for row in rows
-                if row["strategy"] == strategy and row["percent"] == percent and row["decoding"] == decoding
-            }
-            if chosen:
-                row: dict[str, Any] = {"method": strategy, "setting": f"{percent} % forgotten"}
-                row |= {key: chosen[key]["mean"] for key in BITS_HEADER[3:6] if key in chosen}
-                found.append(row | {key: chosen["mse_to_picture"][key] for key in ("bits", "pictures")})
+def format_rows(plan: BitsPlan) -> Rows:
+    """JPEG, WebP, AVIF and JPEG XL at all settings, whole files and data only; none for pictures that they cannot hold,
+    which is said."""
+    memory, found = plan.memory, Gathered()
+    names = ", ".join(formats.NAMES.values())
     if memory.vqvae.config.channels not in ORDINARY:
-        say(f"no JPEG and WebP of pictures with {memory.vqvae.config.channels} components")
-        return found, reduced_rows(findings, positions)
-    return found, format_rows(findings, positions) + reduced_rows(findings, positions)
-
-
-def format_rows(findings: Findings, positions: np.ndarray) -> Rows:
-    """JPEG and WebP at all settings, whole files and data only."""
-    memory = findings.memory
-    found: dict[tuple[str, str], Means] = {}
-    for batch in progress_bar(findings.batches(positions), desc="JPEG and WebP", unit="batch"):
+        say(f"no {names} of pictures with {memory.vqvae.config.channels} components")
+        return []
+    for batch in plan.batches(names):
         pixels = from_model(batch.truth.cpu() * 2 - 1)
-        for setting in formats.SETTINGS:
-            back = formats.compress(pixels, setting.kind, setting.quality, setting.reduce)
-            judged = _judge_stored(memory, batch, to_model(back.pictures).to(memory.device))
-            kind = {"jpeg": "JPEG", "webp": "WebP"}[setting.kind]
-            described = f"quality {setting.quality}, side / {setting.reduce}"
-            for method, bits in ((kind, back.bits), (f"{kind}, data only", back.payload_bits)):
-                means = found.setdefault((method, described), Means())
-                means.add(judged | {"bits": torch.from_numpy(bits)})
-    return [{"method": method, "setting": described, **means.row()} for (method, described), means in found.items()]
+        for kind, quality, reduce in formats.SETTINGS:
+            back = formats.compress(pixels, kind, quality, reduce)
+            judged = judge_stored(memory, batch, to_model(back.pictures).to(memory.device))
+            described = f"quality {quality}, side / {reduce}"
+            for method, bits in ((formats.NAMES[kind], back.bits), (data_only(kind), back.payload_bits)):
+                found.add(method, described, {"bits": torch.from_numpy(bits)} | judged)
+    return found.rows(plan)
 
 
-def reduced_rows(findings: Findings, positions: np.ndarray) -> Rows:
-    """The VQ-VAE with its codes merged to fewer; all tokens kept."""
-    memory = findings.memory
-    shares = memory.position_shares.sum(0).cpu()
-    found: dict[int, Means] = {}
-    reduced: dict[int, tuple[Tensor, Tensor]] = {}
+def data_only(kind: formats.Format) -> str:
+    """What a format without its headers is called."""
+    return f"{formats.NAMES[kind]}, data only"
+
+
+# --- smaller codebooks ------------------------------------------------------------------------------------------------
+
+FEWER_CODES = "fewer codes"
+
+
+def reduced_rows(plan: BitsPlan) -> Rows:
+    """The VQ-VAE with its codes merged to fewer, all tokens kept: coded by frequencies of the position, and by the
+    DistilBERT in passes."""
+    memory, found = plan.memory, Gathered()
+    merged = list(_merged(plan))
+    for batch in plan.batches("fewer codes"):
+        for merging, coders in merged:
+            painted = fewer_codes.paint_reduced(memory, batch.tokens, merging.centres, merging.assignment)
+            judged = judge_stored(memory, batch, painted)
+            plain = masking.stored_bits(memory.tokens, memory.tokens, merging.size, fixed=True)
+            for how, coder in coders.items():
+                coded = there_and_back(coder, Sender(merging.assignment[batch.tokens]))
+                found.add(FEWER_CODES, f"{merging.size} codes, {how}", costs(coded, plain) | judged)
+    return found.rows(plan)
+
+
+def _merged(plan: BitsPlan) -> Iterator[tuple[fewer_codes.Merging, dict[str, Coder]]]:
+    """Half as many codes each time, down to two, and who codes them."""
+    memory, handed = plan.memory, plan.handed
+    train = handed.indices.tokens(handed.split.positions("train"))
     size = len(memory.codebook) // 2
     while size >= 2:
-        draws = generator(findings.plan.seed, Stream.FEWER_CODES)
-        centres, assignment = fewer_codes.reduced_codebook(memory.codebook.cpu(), shares, size, draws)
-        reduced[size] = (centres.to(memory.device), assignment.to(memory.device))
+        draws = generator(plan.study.seed, Stream.FEWER_CODES)
+        merging = fewer_codes.merge_codes(memory, size, draws)
+        table = baseline_probabilities(merging.assignment.cpu()[train], size)[OF_THE_POSITION]
+        asked = fewer_codes.MergedMemory(memory, merging)
+        yield (
+            merging,
+            {
+                "frequencies": partial(code_by_table, chances=table, device=memory.device),
+                "DistilBERT": partial(code_whole, memory=asked, passes=plan.passes),
+            },
+        )
         size //= 2
-    for batch in findings.batches(positions):
-        for size, (centres, assignment) in reduced.items():
-            painted = fewer_codes.paint_reduced(memory, batch.tokens, centres, assignment)
-            bits = masking.stored_bits(memory.tokens, memory.tokens, size, fixed=True)
-            judged = _judge_stored(memory, batch, painted) | {"bits": torch.full((len(painted),), bits)}
-            found.setdefault(size, Means()).add(judged)
-    return [
-        {"method": "VQ-VAE, fewer codes", "setting": f"{size} codes", **means.row()} for size, means in found.items()
-    ]
-
-
-class Means:
-    """Means over pictures, gathered batch by batch."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.pictures = 0
-
-    def add(self, values: dict[str, Tensor]) -> None:
-        """(B,) each."""
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value.double().sum())
-        self.pictures += len(next(iter(values.values())))
-
-    def row(self) -> dict[str, Any]:
-        return {name: total / self.pictures for name, total in self.sums.items()} | {"pictures": self.pictures}
-
-
-def _judge_stored(memory: Memory, batch: Batch, pictures: Tensor) -> dict[str, Tensor]:
-    """mse_to_picture, and with a classifier of pictures its two measures."""
-    values = {"mse_to_picture": ((to_unit(pictures) - batch.truth) ** 2).flatten(1).mean(1).cpu()}
-    coded = any(judge.sees_codes for judge in memory.judges.values())
-    grids = memory.encode(pictures) if coded else batch.tokens
-    judged = judge_classes(memory, batch, pictures, grids)
-    return values | {name: value.float().cpu() for name, value in judged.items() if not name.endswith("predicted")}
-
-
-def frontiers(others: Rows) -> Rows:
-    """For the figure: of each method and measure only the settings that no other beats in both bits and error."""
-    found: Rows = []
-    for method in dict.fromkeys(row["method"] for row in others):
-        for name in ("mse_to_picture", "classification_error"):
-            points = [(row["bits"], row[name]) for row in others if row["method"] == method and name in row]
-            found += [{"method": method, "bits": bits, name: error} for bits, error in frontier(points)]
-    return found

@@ -1,6 +1,7 @@
 """The codebook merged to fewer codes: a memory that keeps every token, each with fewer bits."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,11 +58,44 @@ def _nearest(points: Tensor, centres: Tensor) -> Tensor:
     return torch.cdist(points, centres, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
 
 
+class Merging(NamedTuple):
+    """K codes merged to fewer."""
+
+    size: int
+    centres: Tensor  # (size, D)
+    assignment: Tensor  # (K,) long: the centre of each code
+    shown: Tensor  # (size,) long: of each centre the code that is used most
+
+
+def merge_codes(memory: Memory, size: int, generator: torch.Generator) -> Merging:
+    """The codebook of a memory merged to `size` codes by their use in the training grids, on its device."""
+    used = memory.position_shares.sum(0).cpu()
+    centres, assignment = reduced_codebook(memory.codebook.cpu(), used, size, generator)
+    members = assignment == torch.arange(size).unsqueeze(1)  # (size, K)
+    shown = torch.where(members, used, -1.0).argmax(1)
+    return Merging(size, *(tensor.to(memory.device) for tensor in (centres, assignment, shown)))
+
+
+class MergedMemory:
+    """A memory asked about merged codes: its DistilBERT sees of each the code that is used most, and the probabilities
+    of those that are merged are added up."""
+
+    def __init__(self, memory: Memory, merging: Merging) -> None:
+        self.memory, self.merging = memory, merging
+        self.side, self.device = memory.side, memory.device
+        self.members = torch.nn.functional.one_hot(merging.assignment, merging.size).float()  # (K, size)
+
+    def logits(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """(B, N) merged codes -> (M, size) of the masked ones."""
+        probabilities = self.memory.logits(self.merging.shown[tokens], mask).softmax(1) @ self.members
+        return probabilities.clamp(min=1e-30).log()
+
+
 @torch.no_grad()
 def paint_reduced(memory: Memory, tokens: Tensor, centres: Tensor, assignment: Tensor) -> Tensor:
     """(B, N) tokens -> pictures (B, C, H, W) in [-1, 1], each code vector replaced by its centre.
 
-    It costs N * log2(size) bits. This is the trained decoder with codes merged afterwards, not a VQ-VAE trained with a
+    This is the trained decoder with codes merged afterwards, not a VQ-VAE trained with a
     codebook of that size; what that one could do is not measured here.
     """
     return memory.paint(Filled(tokens, centres[assignment[tokens]]))

@@ -26,6 +26,7 @@ RIGHT, WRONG = GREEN, RED  # frames of recognised and unrecognised pictures
 PALETTE = (
     (RED, "-", "o"), (ORANGE, "--", "s"), (PURPLE, "-.", "^"), (BLUE, "-", "D"), (SKY, "--", "v"), (YELLOW, ":", "P"),
     (GREEN, "-.", "X"), (BLACK, "-", "."), (GREY, ":", "<"), (GREY, "--", ">"), (GREY, "-.", "1"), (GREY, "-", "2"),
+    (PURPLE, ":", "d"),
 )  # fmt: skip
 LOOKS = dict(zip(sorted(STRATEGIES, key=lambda name: STRATEGIES[name].place), cycle(PALETTE), strict=False))
 DECODING_LOOKS = dict(zip(DECODINGS, ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, "-.", "^")), strict=True))
@@ -68,8 +69,8 @@ def strategies_figure(rows: Rows, plan: StudyPlan, decoding: str, measure: str, 
     return figure
 
 
-def _plot(axis: Any, found: Curve, label: str, colour: str, style: str, marker: str, x: Sequence[float] = ()) -> None:
-    places = list(x) or found.percentages
+def _plot(axis: Any, found: Curve, label: str, colour: str, style: str, marker: str) -> None:
+    places = found.percentages
     axis.plot(places, found.means, style, color=colour, marker=marker, markersize=4, linewidth=1.3, label=label)
     low, high = zip(*found.intervals, strict=True)
     axis.fill_between(places, low, high, color=colour, alpha=0.13, linewidth=0)
@@ -111,37 +112,12 @@ def rivals_figure(rival_rows: Rows) -> Figure:
                 (r for r in rival_rows if r["rival"] == name and r["measure"] == measure), key=lambda r: r["percent"]
             )
             found = Curve([r["percent"] for r in chosen], [r["mean"] for r in chosen],
-                          [(r["low"], r["high"]) for r in chosen], [])  # fmt: skip
+                          [(r["low"], r["high"]) for r in chosen])  # fmt: skip
             if chosen:
                 _plot(axis, found, name, *look)
         _finish(axis, "tokens forgotten (%)", LABELS[measure], "", legend=False)
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=7, frameon=False)
-    return figure
-
-
-def bits_figure(rows: Rows, plan: StudyPlan, others: Rows, decoding: str) -> Figure:
-    """Error against bits stored per picture, up to twice the bits of the whole grid; what needs more is only in
-    equal_bits.csv. others: method, bits, and the two measures."""
-    most_bits = 2 * max(row["bits"] for row in rows)
-    measures = compared_measures(rows, "mse_to_picture")
-    figure, axes = new_figure(4.4 * len(measures), 4.6, 1, len(measures))
-    looks = {"JPEG": (GREY, ":", "s"), "JPEG, data only": (GREY, "--", "s"), "WebP": (BLACK, ":", "x"),
-             "WebP, data only": (BLACK, "--", "x"), "VQ-VAE, fewer codes": (BLUE, "--", "*")}  # fmt: skip
-    for axis, measure in zip(axes[0], measures, strict=True):
-        for name in [n for n in shown_strategies(plan) if n not in ("additive", "surprisal")]:
-            found = curve(rows, name, decoding, measure)
-            if found.percentages:
-                _plot(axis, found, name, *LOOKS[name], x=found.bits)
-        for method, (colour, style, marker) in looks.items():
-            points = sorted((o["bits"], o[measure]) for o in others if o["method"] == method and measure in o)
-            if points:
-                x, y = zip(*points, strict=True)
-                axis.plot(x, y, style, color=colour, marker=marker, markersize=4, linewidth=1, label=method)
-        _finish(axis, "bits stored per picture (positions included)", LABELS[measure], "", legend=False)
-        axis.set_xlim(0, most_bits)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7, frameon=False)
     return figure
 
 

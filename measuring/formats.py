@@ -1,11 +1,17 @@
-"""What other ways of storing cost, in bits per picture, and at what quality: JPEG, WebP, and smaller codebooks.
+"""What picture formats cost, in bits per picture, and at what quality: JPEG, WebP, AVIF, JPEG XL.
 
-Letters: B batch, C channels, N tokens per picture, K codes, D code dimension. Pictures here are uint8 (B, H, W, C) in
-[0, 255] as in the cache, unless a docstring says otherwise.
+Letters: B batch, C channels, H W pixels. Pictures here are uint8 (B, H, W, C) in [0, 255] as in the cache.
 
 Files carry headers and tables that could be agreed upon beforehand, which weighs heavily on small pictures. So two
 sizes are given: of the file, and of its payload, the part that a picture has for itself. The payload flatters the
 formats a little: how long it is would have to be told, too, as would the length of WebP's first partition (19 bits).
+
+| format | payload |
+|---|---|
+| JPEG | entropy-coded data of the scans |
+| WebP | the VP8 chunk without its frame header |
+| AVIF | the content of the mdat box: sequence header and frame |
+| JPEG XL | the bare codestream without its signature, 2 bytes; headers of image and frame (a few bytes) are inside |
 """
 
 import re
@@ -13,9 +19,11 @@ from io import BytesIO
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
+from imagecodecs import jpegxl_decode, jpegxl_encode
 from PIL import Image
 
-Format = Literal["jpeg", "webp"]
+Format = Literal["jpeg", "webp", "avif", "jxl"]
+NAMES: dict[Format, str] = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF", "jxl": "JPEG XL"}
 
 
 # --- picture formats --------------------------------------------------------------------------------------------------
@@ -32,6 +40,8 @@ class Setting(NamedTuple):
 QUALITIES: dict[Format, tuple[int, ...]] = {
     "jpeg": (1, 5, 10, 20, 35, 50, 70, 85, 95),
     "webp": (1, 10, 25, 50, 75, 95),
+    "avif": (1, 10, 30, 60),
+    "jxl": (1, 10, 20, 50, 75, 90),
 }
 #: Reduced ones, too: on small pictures at few bits they err less than the coarsest of full size.
 SETTINGS = tuple(
@@ -53,17 +63,18 @@ def compress(pictures: np.ndarray, kind: Format, quality: int, reduce: int) -> C
     Pictures are made smaller by `reduce` (Lanczos) before, and larger (bicubic) after. JPEG: baseline, standard Huffman
     tables, so that they need not be stored. WebP: lossy, its slowest and best method; it has no grey, so such pictures
     are stored as RGB and read back as grey. Its blocks are 16x16 pixels, so that reducing below that saves little.
-    Raises ValueError for anything else, with what was found.
+    AVIF: slowest speed, colours at full resolution. JPEG XL: lossy, effort 9 of 10, a bare codestream as file. Raises
+    ValueError for anything else, with what was found.
     """
     _check(pictures, kind, quality, reduce)
     back, bits, payload_bits = np.empty_like(pictures), [], []
     for number, picture in enumerate(pictures):
         image = Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
         data = _encode(_resize(image, image.width // reduce, Image.Resampling.LANCZOS), kind, quality)
-        decoded = Image.open(BytesIO(data)).convert(image.mode)
+        decoded = _decode(data, kind).convert(image.mode)
         back[number] = np.asarray(_resize(decoded, image.width, Image.Resampling.BICUBIC)).reshape(picture.shape)
         bits.append(8 * len(data))
-        payload_bits.append(8 * (jpeg_payload(data) if kind == "jpeg" else webp_payload(data)))
+        payload_bits.append(8 * PAYLOADS[kind](data))
     return Compressed(back, np.array(bits, dtype=np.int64), np.array(payload_bits, dtype=np.int64))
 
 
@@ -90,9 +101,25 @@ def _encode(image: Image.Image, kind: Format, quality: int) -> bytes:
     file = BytesIO()
     if kind == "jpeg":
         image.save(file, format="JPEG", quality=quality, optimize=False, progressive=False)
-    else:
+    elif kind == "webp":
         image.save(file, format="WEBP", quality=quality, lossless=False, method=6)
+    elif kind == "avif":
+        image.save(file, format="AVIF", quality=quality, speed=0, subsampling="4:4:4", max_threads=1)
+    else:
+        distance, pixels = jxl_distance(quality), np.asarray(image)
+        return bytes(jpegxl_encode(pixels, distance=distance, effort=9, lossless=False, usecontainer=False))
     return file.getvalue()
+
+
+def _decode(data: bytes, kind: Format) -> Image.Image:
+    return Image.fromarray(jpegxl_decode(data)) if kind == "jxl" else Image.open(BytesIO(data))
+
+
+def jxl_distance(quality: int) -> float:
+    """1 to 100 -> the distance (0 to 25) that JPEG XL takes instead, as libjxl's JxlEncoderDistanceFromQuality."""
+    if quality >= 30:
+        return 0.1 + (100 - quality) * 0.09
+    return 53 / 3000 * quality**2 - 23 / 20 * quality + 25
 
 
 # Markers of ITU-T T.81, annex B
@@ -153,3 +180,34 @@ def webp_payload(data: bytes) -> int:
             return length - VP8_HEADER
         place += 8 + length + length % 2  # chunks begin at even places
     raise ValueError("WebP file without a VP8 chunk; expected a lossy one")
+
+
+def avif_payload(data: bytes) -> int:
+    """Bytes in the mdat box (ISO/IEC 14496-12, section 8.1.1): the AV1 sequence header and the frame.
+
+    Raises ValueError when the bytes are not a whole AVIF file.
+    """
+    if data[4:8] != b"ftyp" or data[8:12] != b"avif":
+        raise ValueError(f"not an AVIF file: it begins with {data[:12]!r}")
+    place = 0
+    while place + 8 <= len(data):
+        length, name = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
+        if length < 8 or place + length > len(data):
+            raise ValueError(f"AVIF file of {len(data)} bytes: a box of {length} bytes at byte {place}")
+        if name == b"mdat":
+            return length - 8
+        place += length
+    raise ValueError(f"AVIF file of {len(data)} bytes without an mdat box")
+
+
+JXL_SIGNATURE = b"\xff\x0a"  # ISO/IEC 18181-1, section 6.1
+
+
+def jxl_payload(data: bytes) -> int:
+    """Bytes of a bare codestream behind its signature. Raises ValueError when the bytes are none."""
+    if data[:2] != JXL_SIGNATURE:
+        raise ValueError(f"not a bare JPEG XL codestream: it begins with {data[:12]!r}")
+    return len(data) - len(JXL_SIGNATURE)
+
+
+PAYLOADS = {"jpeg": jpeg_payload, "webp": webp_payload, "avif": avif_payload, "jxl": jxl_payload}

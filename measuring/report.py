@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from measuring import figures
-from measuring.bits import BITS_HEADER, frontiers, measure_bits
 from measuring.paired import (
     PAIRED_HEADER,
     PER_PICTURE,
@@ -60,7 +59,7 @@ SHOWN_MEASURES = (
 
 
 def study_files(stage: Stage, findings: Findings, section: ReconstructMaskedSection, published: Any) -> None:
-    """Everything beside curves.csv: error split, context, paired tests, rivals, equal bits, figures. published: the
+    """Everything beside curves.csv: error split, context, paired tests, rivals, figures. published: the
     DistilBERT of the published recipe, or None."""
     plan, positions = findings.plan, findings.study.positions
     draw_curves(stage, findings)
@@ -112,20 +111,17 @@ def draw_curves(stage: Stage, findings: Findings) -> None:
 
 
 def compare(stage: Stage, findings: Findings, section: ReconstructMaskedSection, published: Any) -> None:
-    """rivals.csv, published.csv and equal_bits.csv with their figures."""
-    study, folder = findings.study, stage.folder.path
+    """rivals.csv with its figure, and published.csv where there is a model of the published recipe."""
+    folder = stage.folder.path
     counts = RivalCounts(section.rival_pictures, section.slow_pictures, section.bootstrap)
     if published is not None:
         write_rows(folder / "published.csv", PUBLISHED_HEADER, published_steps(findings, published, counts))
-    if "random" in study.orders:
-        found = measure_rivals(findings, published, counts)
-        write_rows(folder / "rivals.csv", RIVALS_HEADER, found)
-        stage.figure("rivals", figures.rivals_figure(found))
-    else:
+    if "random" not in findings.study.orders:
         say("rivals.csv is skipped: it is made on the masks of strategy random, which is not among the strategies")
-    ours, others = measure_bits(findings, spread(study.positions, section.rival_pictures))
-    write_rows(folder / "equal_bits.csv", BITS_HEADER, ours + others)
-    stage.figure("equal_bits", figures.bits_figure(findings.rows, findings.plan, frontiers(others), findings.decoding))
+        return
+    found = measure_rivals(findings, published, counts)
+    write_rows(folder / "rivals.csv", RIVALS_HEADER, found)
+    stage.figure("rivals", figures.rivals_figure(found))
 
 
 def measure_context(stage: Stage, findings: Findings) -> None:

@@ -55,7 +55,6 @@ class Curve:
     percentages: list[int]
     means: list[float]
     intervals: list[tuple[float, float]]
-    bits: list[float]
 
 
 def curve(rows: Rows, strategy: str, decoding: str, measure: str) -> Curve:
@@ -70,7 +69,6 @@ def curve(rows: Rows, strategy: str, decoding: str, measure: str) -> Curve:
         [row["percent"] for row in chosen],
         [row["mean"] for row in chosen],
         [(row["low"], row["high"]) for row in chosen],
-        [row["bits"] for row in chosen],
     )
 
 
@@ -112,9 +110,9 @@ def context_rows(
     return rows
 
 
-def is_fixed(strategy: str) -> bool:
-    """Whether its pattern is known beforehand, so that positions cost nothing."""
-    return strategy == ALL_FORGOTTEN or STRATEGIES[strategy].free
+def is_placed(strategy: str) -> bool:
+    """Whether positions cost nothing: the pattern is known beforehand, or follows from the kept codes."""
+    return strategy == ALL_FORGOTTEN or STRATEGIES[strategy].free or STRATEGIES[strategy].replayed
 
 
 def bits_of(memory: Memory) -> Callable[[str, int], float]:
@@ -122,6 +120,6 @@ def bits_of(memory: Memory) -> Callable[[str, int], float]:
 
     def bits(strategy: str, percent: int) -> float:
         kept = memory.tokens - masked_count(percent / 100, memory.tokens)
-        return stored_bits(memory.tokens, kept, len(memory.codebook), is_fixed(strategy))
+        return stored_bits(memory.tokens, kept, len(memory.codebook), is_placed(strategy))
 
     return bits

@@ -60,7 +60,10 @@ def epoch_stream(epoch: int) -> int:
     return epoch if epoch < FIRST_STREAM else LATER_EPOCHS + epoch
 
 
-PACKAGES = ("torch", "torchvision", "numpy", "optuna", "mlflow", "matplotlib", "scikit-image", "transformers", "pillow")
+PACKAGES = (
+    "torch", "torchvision", "numpy", "optuna", "mlflow", "matplotlib", "scikit-image", "transformers", "pillow",
+    "constriction", "imagecodecs",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,7 @@ def code_losses(model: PixelCNN, tokens: Tensor, facts: Tensor | None = None, to
 # --- drawing ----------------------------------------------------------------------------------------------------------
 
 
-class _Reader(Protocol):
+class OneByOne(Protocol):
     """Gives the logits of one token after the other, and is told what was put there."""
 
     def logits(self, place: int) -> Tensor: ...
@@ -183,7 +183,7 @@ def draw(
     generator: on the CPU; needed when the temperature is above 0. incremental False asks the whole grid for each token
     and draws the same codes, slower.
     """
-    reader: _Reader
+    reader: OneByOne
     guided = facts is not None and filling.guidance_scale not in (0, 1)
     facts = None if filling.guidance_scale == 0 else facts
     kind = _Incremental if incremental else _Whole
@@ -201,6 +201,11 @@ def draw(
             drawn[hidden, place] = choose_codes(logits[hidden], filling, generator)
         reader.put(place, drawn[:, place].repeat(2) if guided else drawn[:, place])
     return drawn
+
+
+def untold_reader(model: PixelCNN, batch: int) -> OneByOne:
+    """The logits (B, K) of one token after the other in raster order, told nothing. Callers switch gradients off."""
+    return _Incremental(model, batch, None, False)
 
 
 def _told(model: PixelCNN, batch: int, facts: Tensor | None, guided: bool) -> Tensor | None:

@@ -10,6 +10,7 @@ The memory knows its picture while it stores it: it may compare what the model e
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -132,13 +133,31 @@ def direct(memory: Memory, tokens: Tensor, draws: torch.Generator, choosing: Cho
     return by_score(leave_out(memory, tokens, unsure))
 
 
+class Pace(NamedTuple):
+    """How a strategy that can be replayed goes on: by `unsure`, so many tokens at a time, from a first one or none."""
+
+    step: int
+    first: int | None = None
+
+
+def one_by_one(memory: Memory, choosing: Choosing) -> Pace:
+    return Pace(1, memory.side // 2 * memory.side + memory.side // 2)
+
+
+def few_at_a_time(memory: Memory, choosing: Choosing) -> Pace:
+    return Pace(choosing.step(memory.tokens))
+
+
+#: Those that settings.strategies calls replayed. `coding.replay` goes through the same steps without the other codes.
+PACES: dict[str, Callable[[Memory, Choosing], Pace]] = {"selective": one_by_one, "additive": few_at_a_time}
+
+
 def selective(memory: Memory, tokens: Tensor, draws: torch.Generator, choosing: Choosing) -> Tensor:
-    centre = memory.side // 2 * memory.side + memory.side // 2
-    return greedy(memory, tokens, unsure, 1, first=centre)
+    return greedy(memory, tokens, unsure, *one_by_one(memory, choosing))
 
 
 def additive(memory: Memory, tokens: Tensor, draws: torch.Generator, choosing: Choosing) -> Tensor:
-    return greedy(memory, tokens, unsure, choosing.step(memory.tokens))
+    return greedy(memory, tokens, unsure, *few_at_a_time(memory, choosing))
 
 
 def most_surprising(memory: Memory, tokens: Tensor, draws: torch.Generator, choosing: Choosing) -> Tensor:
@@ -159,9 +178,18 @@ def painted(memory: Memory, tokens: Tensor, draws: torch.Generator, choosing: Ch
 
 def adaptive(memory: Memory, tokens: Tensor, draws: torch.Generator, choosing: Choosing) -> Tensor:
     """The tokens that are painted most wrong, in pixels and code vectors, with a look ahead while few are kept."""
+    return _looking_ahead(memory, tokens, choosing, per_bit=False)
+
+
+def distortion_per_bit(memory: Memory, tokens: Tensor, draws: torch.Generator, choosing: Choosing) -> Tensor:
+    """As `adaptive`, but by the error that a token takes away for each bit that it costs."""
+    return _looking_ahead(memory, tokens, choosing, per_bit=True)
+
+
+def _looking_ahead(memory: Memory, tokens: Tensor, choosing: Choosing, per_bit: bool) -> Tensor:
     look_ahead = round(choosing.look_ahead * memory.tokens)
     step = choosing.step(memory.tokens)
-    return painted_order(memory, tokens, step, look_ahead, choosing.candidates, choosing.code_share)
+    return painted_order(memory, tokens, step, look_ahead, choosing.candidates, choosing.code_share, per_bit)
 
 
 #: strategy -> how it orders. The names, and what is said of them, are those of settings.strategies.STRATEGIES.
@@ -178,4 +206,5 @@ ORDERS: dict[str, Order] = {
     "distortion": most_distorted,
     "painted": painted,
     "adaptive": adaptive,
+    "distortion-per-bit": distortion_per_bit,
 }

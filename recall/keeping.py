@@ -1,5 +1,7 @@
 """Orders of keeping: one token after the other, judged by what would be painted."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,70 +12,90 @@ from recall.memory import Memory
 
 
 def painted_order(
-    memory: Memory, tokens: Tensor, step: int, look_ahead: int = 0, candidates: int = 1, code_share: float = 0.0
+    memory: Memory,
+    tokens: Tensor,
+    step: int,
+    look_ahead: int = 0,
+    candidates: int = 1,
+    code_share: float = 0.0,
+    per_bit: bool = False,
 ) -> Tensor:
     """Keep the tokens whose pixels would be painted most wrong, given what is kept.
 
     For the first `look_ahead` tokens each of the `candidates` worst is tried, and the one is kept that leaves the least
     error in the whole picture: what one token tells about the others counts while few are kept. code_share: weight of
     the distortion of the code vectors beside the painted error, each as a share of what it is when nothing is kept;
-    squared pixels alone say little about what a classifier sees.
+    squared pixels alone say little about what a classifier sees. per_bit: errors, and what a candidate takes away, are
+    divided by the bits that the token costs.
     """
     judge = Judge(memory, tokens, code_share)
     keeper = Keeper(tokens)
-    rows, errors = torch.arange(len(tokens), device=tokens.device), judge.first
+    rows, errors, bits = torch.arange(len(tokens), device=tokens.device), judge.first, judge.first_bits
     while keeper.left:
+        scores = errors / bits if per_bit else errors
         if memory.tokens - keeper.left < look_ahead:
-            tried = keeper.best(errors, candidates)  # (B, m)
+            tried = keeper.best(scores, candidates)  # (B, m)
             m = tried.shape[1]
             kept = keeper.kept.unsqueeze(1).repeat(1, m, 1).scatter_(2, tried.unsqueeze(2), True)
-            after = judge.errors(rows.repeat_interleave(m), kept.flatten(0, 1)).view(len(tokens), m, -1)
-            winner = after.sum(2).argmin(1)
+            after, bits_after = judge.errors_and_bits(rows.repeat_interleave(m), kept.flatten(0, 1))
+            after, bits_after = after.view(len(tokens), m, -1), bits_after.view(len(tokens), m, -1)
+            gains = errors.sum(1, keepdim=True) - after.sum(2)
+            winner = (gains / bits.gather(1, tried)).argmax(1) if per_bit else after.sum(2).argmin(1)
             keeper.keep(tried[rows, winner].unsqueeze(1))
-            errors = after[rows, winner]
+            errors, bits = after[rows, winner], bits_after[rows, winner]
         else:
-            keeper.keep(keeper.best(errors, step))
+            keeper.keep(keeper.best(scores, step))
             if keeper.left:
-                errors = judge.errors(rows, keeper.kept)
+                errors, bits = judge.errors_and_bits(rows, keeper.kept)
     return keeper.ranks
 
 
 class Judge:
     """How wrong each token would be painted when only some are kept and the rest is filled with the code vectors to
-    expect; shares of the error of a picture of which nothing is kept."""
+    expect; shares of the error of a picture of which nothing is kept. And what it would cost to keep a token, in bits:
+    the surprisal of its code given what is kept, and log2 N for its position, as if that were named by itself."""
 
     def __init__(self, memory: Memory, tokens: Tensor, code_share: float) -> None:
         self.memory, self.tokens, self.code_share = memory, tokens, code_share
         self.whole = to_unit(memory.paint_tokens(tokens))
         rows = torch.arange(len(tokens), device=tokens.device)
-        painted, coded = self._both(rows, torch.zeros_like(tokens, dtype=torch.bool))
+        painted, coded, self.first_bits = self._asked(rows, torch.zeros_like(tokens, dtype=torch.bool))
         self.scales = (painted.sum(1, keepdim=True).clamp(min=1e-8), coded.sum(1, keepdim=True).clamp(min=1e-8))
         self.first = self._mixed(rows, painted, coded)  # (B, N): errors while nothing is kept
 
     def errors(self, rows: Tensor, kept: Tensor) -> Tensor:
         """rows (R,): which pictures; kept (R, N) -> (R, N)."""
-        return self._mixed(rows, *self._both(rows, kept))
+        return self.errors_and_bits(rows, kept)[0]
+
+    def errors_and_bits(self, rows: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """rows (R,): which pictures; kept (R, N) -> (R, N) each."""
+        painted, coded, bits = self._asked(rows, kept)
+        return self._mixed(rows, painted, coded), bits
 
     def _mixed(self, rows: Tensor, painted: Tensor, coded: Tensor) -> Tensor:
         mixed = (1 - self.code_share) * painted / self.scales[0][rows]
         return mixed + self.code_share * coded / self.scales[1][rows]
 
-    def _both(self, rows: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-        """(R, N) mean squared pixel error over each token's cell, and squared distance of its code vector."""
-        memory, painted, coded = self.memory, [], []
+    def _asked(self, rows: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(R, N) mean squared pixel error over each token's cell, squared distance of its code vector, and its bits."""
+        memory, painted, coded, costs = self.memory, [], [], []
         for part in memory.batches(len(rows)):
             tokens, mask = self.tokens[rows[part]], ~kept[part]
             vectors = memory.codebook[tokens]
-            expected = memory.logits(tokens, mask).softmax(1) @ memory.codebook  # (M, D)
+            logits = memory.logits(tokens, mask)  # (M, K)
+            expected = logits.softmax(1) @ memory.codebook  # (M, D)
             distances = torch.zeros(mask.shape, device=mask.device)
             distances[mask] = (expected - vectors[mask]).square().sum(1)
+            bits = torch.full(mask.shape, math.log2(memory.tokens), device=mask.device)
+            bits[mask] += F.cross_entropy(logits, tokens[mask], reduction="none") / math.log(2)
             vectors[mask] = expected
             with memory.autocast():
                 pictures = to_unit(memory.paint(Filled(tokens, vectors)).float())
             wrong = (pictures - self.whole[rows[part]]).square().mean(1, keepdim=True)
             painted.append(F.avg_pool2d(wrong, memory.stride).flatten(1))
             coded.append(distances)
-        return torch.cat(painted), torch.cat(coded)
+            costs.append(bits)
+        return torch.cat(painted), torch.cat(coded), torch.cat(costs)
 
 
 class Keeper:

@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import model_validator
 
 from settings.common import DataSection, RunSection
+from settings.compare_bits import CompareBitsSection
 from settings.compare_priors import ComparePriorsSection
 from settings.compare_seeds import CompareSeedsSection
 from settings.kinds import Section, flatten
@@ -31,6 +32,7 @@ class Config(Section):
     sample: SampleSection = SampleSection()
     compare_priors: ComparePriorsSection = ComparePriorsSection()
     compare_seeds: CompareSeedsSection = CompareSeedsSection()
+    compare_bits: CompareBitsSection = CompareBitsSection()
 
     @model_validator(mode="after")
     def _stride_divides(self) -> "Config":

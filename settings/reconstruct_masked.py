@@ -97,11 +97,11 @@ class ReconstructMaskedSection(Section):
     guidance_scale: Annotated[Real, Field(ge=0, le=20)] = 1.0
     """With the class told: 1 plain, more exaggerates it (needs label_drop above 0 in training)."""
     rivals: bool = True
-    """Also measure simple rivals on the same random masks, JPEG, WebP and smaller codebooks."""
+    """Also measure simple rivals on the same random masks."""
     rival_distil: str | None = None
     """A DistilBERT made with presets/published_study.yaml, to stand among the rivals: best, or a run folder."""
     rival_pictures: PositiveInt = 250
-    """Pictures for the rivals, JPEG, WebP and smaller codebooks, evenly spread over those measured."""
+    """Pictures for the rivals, evenly spread over those measured."""
     slow_pictures: PositiveInt = 50
     """Pictures for the rivals that take long (biharmonic inpainting)."""
     bootstrap: Annotated[Whole, Field(ge=100)] = 1000

@@ -16,6 +16,7 @@ class Strategy(NamedTuple):
     place: int  # in figures, the most telling first; they show the first eight that were measured
     free: bool = False  # the pattern does not depend on the picture: both sides know it, positions cost no bits
     drawn: bool = False  # the pattern is drawn: several seeds say more
+    replayed: bool = False  # the order follows from the kept codes: who has the model replays it, no position bits
 
 
 _CONFIDENCE, _TRUTH = "the model's confidence", "the model and the true codes"
@@ -38,12 +39,14 @@ STRATEGIES: dict[str, Strategy] = {
         "what the model is least sure of given what is kept; one by one, from the centre on",
         _CONFIDENCE,
         3,
+        replayed=True,
     ),
     "additive": Strategy(
         "keep the least sure, a few at a time",
         "what the model is least sure of given what is kept; a few at a time",
         _CONFIDENCE,
         4,
+        replayed=True,
     ),
     "surprisal": Strategy(
         "keep the most surprising, ranked once",
@@ -71,6 +74,12 @@ STRATEGIES: dict[str, Strategy] = {
         "what helps most to paint the whole picture, in pixels and code vectors; it looks ahead while few are kept",
         _TRUTH,
         0,
+    ),
+    "distortion-per-bit": Strategy(
+        "keep what takes away most distortion for each bit it costs",
+        "what takes away most of the error that `adaptive` looks at, for each bit of its code and position",
+        _TRUTH,
+        12,
     ),
 }
 

@@ -17,13 +17,13 @@ from toys import ROOT
 
 SCRIPTS = (
     "data_split", "train_vqvae", "vqvae_reconstruction", "train_classifier", "train_distil", "reconstruct_masked",
-    "train_prior", "sample", "compare_priors", "compare_seeds", "app", "summary",
+    "train_prior", "sample", "compare_priors", "compare_seeds", "compare_bits", "app", "summary",
 )  # fmt: skip
 TOP = {*SCRIPTS, "vqvae", "masking"}
 #: From the ground up: a room knows those below it and its own.
 LAYERS = (
-    "pipeline", "settings", "sources", "masking", "models", "vqvae", "priors", "recall", "handoff", "measuring",
-    "own_picture", "scripts", "benchmarks", "docs",
+    "pipeline", "settings", "sources", "masking", "models", "vqvae", "priors", "recall", "coding", "handoff",
+    "measuring", "own_picture", "scripts", "benchmarks", "docs",
 )  # fmt: skip
 #: The same part of each stage, under the same name.
 PARTS_OF_A_STAGE = {"main", "run", "report", "save", "announce", "evaluate", "GOAL", "FILES", "SHORTCUTS"}

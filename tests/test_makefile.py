@@ -45,6 +45,7 @@ def commands(target: str, environment: Path, *words: str) -> str:
     [
         ("study", [f"python reconstruct_masked.py {GIVEN} --reconstruct_masked.pictures null"]),
         ("app", [f"python app.py {GIVEN}"]),
+        ("bits", [f"python compare_bits.py {GIVEN}"]),
         ("bench", [f"python benchmarks/published_loop.py {GIVEN}"]),
         ("ui", ["python summary.py --ui --run.seed 3"]),
         ("test", ["python -m pytest"]),
@@ -94,7 +95,7 @@ def test_the_rivals_are_all_models_and_their_comparison(environment: Path) -> No
     assert last == f"python compare_priors.py {GIVEN} {told}"
 
 
-@pytest.mark.parametrize("target", ["demo", "study", "app", "rivals", "bench", "ui"])
+@pytest.mark.parametrize("target", ["demo", "study", "app", "rivals", "bits", "bench", "ui"])
 def test_every_named_script_is_there(target: str, environment: Path) -> None:
     text = commands(target, environment)
     words = re.findall(r"python (\S+)\.py", text)

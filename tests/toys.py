@@ -26,6 +26,7 @@ import vqvae_reconstruction
 from handoff.memory import HandedDistil, HandedMemory
 from handoff.split import Split, open_split
 from handoff.vqvae import HandedIndices, HandedVQVAE
+from measuring.bits import BitsPlan
 from measuring.study import Batch, Findings, Study, StudyPlan, batches_of, measure_recall
 from models.classifier import Classifier, ClassifierConfig
 from models.codes import Filling
@@ -251,6 +252,12 @@ def findings_of(
     """Of all test pictures; without a study nothing was measured."""
     study = study or Study({}, {}, {}, split.positions("test"))
     return Findings(handed_memory(memory, split, indices), plan or study_plan(), study, list(rows))
+
+
+def bits_plan(memory: Memory, split: Split, indices: HandedIndices, **changes: Any) -> BitsPlan:
+    """Of all test pictures. changes: of the study's plan."""
+    study = study_plan(strategies=("random", "additive", "adaptive"), decodings=("expected",), **changes)
+    return BitsPlan(handed_memory(memory, split, indices), study, split.positions("test"), passes=3, resamples=100)
 
 
 def measured(plan: StudyPlan, split: Split, indices: HandedIndices, memory: Memory | None = None) -> Study:

@@ -221,9 +221,15 @@ def test_the_list_of_sources_names_files_that_stages_write() -> None:
     known = yaml.safe_load(collecting.SOURCES.read_text(encoding="utf-8"))
     for group in known.values():
         assert (ROOT / f"{group['stage']}.py").is_file()
-        for name, entry in group["tables"].items():
+        for entry in group["tables"].values():
             assert entry["file"] == "metrics.json" or f'"{entry["file"]}"' in _all_code(), entry
-            assert (shelves.TABLES / f"{name}.csv").is_file(), name
+
+
+def test_a_group_of_tables_is_there_whole_or_not_collected_yet() -> None:
+    known = yaml.safe_load(collecting.SOURCES.read_text(encoding="utf-8"))
+    there = {name: [(shelves.TABLES / f"{table}.csv").is_file() for table in known[name]["tables"]] for name in known}
+    assert all(all(found) or not any(found) for found in there.values()), there
+    assert all(there["demo"]) and all(there["priors"])
 
 
 # --- the pages of this project ----------------------------------------------------------------------------------------

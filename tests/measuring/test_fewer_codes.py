@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from measuring.fewer_codes import paint_reduced, reduced_codebook
+from measuring.fewer_codes import MergedMemory, Merging, merge_codes, paint_reduced, reduced_codebook
 from recall.memory import Memory
 from toys import seeded, tiny_memory
 
@@ -112,3 +112,42 @@ def test_a_codebook_of_full_size_paints_as_before(memory: Memory) -> None:
     with torch.no_grad():
         expected = memory.paint_tokens(tokens)
     torch.testing.assert_close(paint_reduced(memory, tokens, centres, assignment), expected, atol=1e-6, rtol=0)
+
+
+# Asked about merged codes
+
+
+def test_a_merging_shows_of_each_centre_the_code_that_is_used_most() -> None:
+    memory = tiny_memory()
+    used = memory.position_shares.sum(0)
+    merging = merge_codes(memory, 3, seeded(0))
+    assert merging.size == 3 and merging.assignment.shape == (8,) and merging.centres.shape == (3, 4)
+    for centre in range(3):
+        members = (merging.assignment == centre).nonzero().flatten().tolist()
+        assert int(merging.shown[centre]) == max(members, key=lambda code: float(used[code]))
+
+
+def some_masks() -> Tensor:
+    return torch.rand(2, 16, generator=seeded(3)) < 0.5
+
+
+@torch.no_grad()
+def test_merged_codes_have_the_probabilities_of_their_members_together() -> None:
+    memory, mask = tiny_memory(), some_masks()
+    assignment = torch.tensor([0, 1, 1, 0, 2, 2, 2, 0])
+    merging = Merging(3, torch.zeros(3, 4), assignment, torch.tensor([3, 2, 4]))
+    merged = torch.randint(0, 3, (2, 16), generator=seeded(4))
+    found = MergedMemory(memory, merging).logits(merged, mask).softmax(1)
+    asked = memory.logits(merging.shown[merged], mask).softmax(1)
+    expected = torch.stack([asked[:, assignment == centre].sum(1) for centre in range(3)], dim=1)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_as_many_merged_codes_as_codes_are_the_memory_itself() -> None:
+    memory, mask = tiny_memory(), some_masks()
+    merging = merge_codes(memory, 8, seeded(0))
+    tokens = torch.randint(0, 8, (2, 16), generator=seeded(4))
+    found = MergedMemory(memory, merging).logits(merging.assignment[tokens], mask).softmax(1)
+    expected = memory.logits(tokens, mask).softmax(1)
+    torch.testing.assert_close(found[:, merging.assignment], expected, atol=1e-6, rtol=1e-4)

@@ -19,7 +19,6 @@ from measuring.figures import (
     MOST_CURVES,
     RIGHT,
     WRONG,
-    bits_figure,
     context_figure,
     decodings_figure,
     grey_out,
@@ -136,11 +135,7 @@ def test_decodings_have_a_line_of_panels_for_each_strategy() -> None:
 def test_without_a_classifier_there_is_no_panel_of_classification() -> None:
     rows = rows_of(PLAN.strategies, (MSE, "mse_to_picture"))
     rivals = [{**r, "rival": r["strategy"]} for r in rows]
-    for figure in (
-        decodings_figure(rows, PLAN, ["random"]),
-        rivals_figure(rivals),
-        bits_figure(rows, PLAN, [{"method": "JPEG", "bits": 10, "mse_to_picture": 0.1}], "expected"),
-    ):
+    for figure in (decodings_figure(rows, PLAN, ["random"]), rivals_figure(rivals)):
         assert [axis.get_ylabel().startswith("MSE") for axis in figure.axes] == [True]
 
 
@@ -166,23 +161,6 @@ def test_all_rivals_that_there_can_be_have_a_curve() -> None:
     names = [f"rival {number}" for number in range(12)]
     rows = [{**row("", 50, MSE, 0.1), "rival": name} for name in names]
     assert list(curves(rivals_figure(rows).axes[0])) == names
-
-
-def test_bits_are_against_error_with_other_methods_beside() -> None:
-    rows = rows_of(("random", "adaptive", "additive", "surprisal"), ("mse_to_picture", ERROR))
-    others = [
-        {"method": "JPEG", "bits": 300, "mse_to_picture": 0.2, ERROR: 0.5},
-        {"method": "JPEG", "bits": 200, "mse_to_picture": 0.3},
-        {"method": "VQ-VAE, fewer codes", "bits": 100, "mse_to_picture": 0.4},
-    ]
-    plan = replace(PLAN, strategies=("random", "adaptive", "additive", "surprisal"))
-    figure = bits_figure(rows, plan, others, "expected")
-    pixels, classes = figure.axes
-    assert list(curves(pixels)) == ["adaptive", "random", "JPEG", "VQ-VAE, fewer codes"]
-    assert curves(pixels)["random"] == [(250, 0.3), (125, 0.5), (0, 0.8)]
-    assert curves(pixels)["JPEG"] == [(200, 0.3), (300, 0.2)]
-    assert curves(classes)["JPEG"] == [(300, 0.5)] and "VQ-VAE, fewer codes" not in curves(classes)
-    assert pixels.get_xlim() == classes.get_xlim() == (0, 500), "twice the bits of the rows"
 
 
 CONTEXT = [
@@ -339,20 +317,17 @@ def test_without_a_classifier_no_picture_is_framed(memory: Memory, batch: Batch,
 def test_a_legend_outside_leaves_all_panels_room_for_their_curves(tmp_path: Path) -> None:
     """The data, the axes that hold them, and the colours of each curve in the PNG."""
     rows = rows_of(PLAN.strategies, (MSE, "mse_to_picture"))
-    for figure in (
-        rivals_figure([{**r, "rival": r["strategy"]} for r in rows]),
-        bits_figure(rows, PLAN, [], "expected"),
-    ):
-        pixels = picture_of(figure, tmp_path).reshape(-1, 3)
-        for axis in figure.axes:
-            assert axis.get_position().width > 0.25 and axis.get_position().height > 0.4
-            (left, right), (low, high) = axis.get_xlim(), axis.get_ylim()
-            for line in axis.get_lines():
-                if str(line.get_label()).startswith("_"):
-                    continue
-                assert all(left <= x <= right and low <= y <= high for x, y in line.get_xydata())
-                wanted = np.array(to_rgb(line.get_color())) * 255
-                assert (abs(pixels - wanted).max(1) <= 2).sum() >= 20, "its colour is to be seen"
+    figure = rivals_figure([{**r, "rival": r["strategy"]} for r in rows])
+    pixels = picture_of(figure, tmp_path).reshape(-1, 3)
+    for axis in figure.axes:
+        assert axis.get_position().width > 0.25 and axis.get_position().height > 0.4
+        (left, right), (low, high) = axis.get_xlim(), axis.get_ylim()
+        for line in axis.get_lines():
+            if str(line.get_label()).startswith("_"):
+                continue
+            assert all(left <= x <= right and low <= y <= high for x, y in line.get_xydata())
+            wanted = np.array(to_rgb(line.get_color())) * 255
+            assert (abs(pixels - wanted).max(1) <= 2).sum() >= 20, "its colour is to be seen"
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

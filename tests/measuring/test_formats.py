@@ -1,15 +1,30 @@
-"""What JPEG and WebP store: real files, their payload, and pictures that come back."""
+"""What picture formats store: real files, their payload, and pictures that come back."""
 
 from io import BytesIO
 from itertools import pairwise
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
 
-from measuring.formats import SETTINGS, Format, compress, jpeg_payload, webp_payload
+from measuring.formats import (
+    SETTINGS,
+    Format,
+    avif_payload,
+    compress,
+    jpeg_payload,
+    jxl_distance,
+    jxl_payload,
+    webp_payload,
+)
 
-KINDS: tuple[Format, ...] = ("jpeg", "webp")
+KINDS: tuple[Format, ...] = ("jpeg", "webp", "avif", "jxl")
+OPTIONS: dict[str, dict[str, object]] = {
+    "jpeg": {},
+    "webp": {"method": 6},
+    "avif": {"speed": 0, "subsampling": "4:4:4", "max_threads": 1},
+}
 
 
 # Picture formats
@@ -26,15 +41,23 @@ def pictures() -> np.ndarray:
 
 def stored(picture: np.ndarray, kind: Format, quality: int, **options: object) -> bytes:
     """(H, W, C) uint8 -> the bytes of a file."""
+    if kind == "jxl":
+        pixels = picture[:, :, 0] if picture.shape[2] == 1 else picture
+        lossy = {"effort": 9, "lossless": False, "usecontainer": False}
+        return bytes(imagecodecs.jpegxl_encode(pixels, distance=jxl_distance(quality), **(lossy | options)))
     file = BytesIO()
     image = Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
-    image.save(file, format=kind.upper(), quality=quality, **({"method": 6} if kind == "webp" else {}), **options)
+    image.save(file, format=kind.upper(), quality=quality, **OPTIONS[kind], **options)
     return file.getvalue()
+
+
+def decoded_by_library(data: bytes, kind: Format) -> Image.Image:
+    return Image.fromarray(imagecodecs.jpegxl_decode(data)) if kind == "jxl" else Image.open(BytesIO(data))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_reducing_pictures_come_back_as_pillow_decodes_them(
+def test_without_reducing_pictures_come_back_as_their_library_decodes_them(
     kind: Format, channels: int, pictures: np.ndarray
 ) -> None:
     given = pictures[..., :channels]
@@ -42,7 +65,7 @@ def test_without_reducing_pictures_come_back_as_pillow_decodes_them(
     assert found.pictures.dtype == np.uint8 and found.bits.shape == found.payload_bits.shape == (6,)
     for picture, back, bits in zip(given, found.pictures, found.bits, strict=True):
         data = stored(picture, kind, 60)
-        decoded = Image.open(BytesIO(data)).convert("L" if channels == 1 else "RGB")
+        decoded = decoded_by_library(data, kind).convert("L" if channels == 1 else "RGB")
         assert np.array_equal(back, np.asarray(decoded).reshape(32, 32, channels))
         assert bits == 8 * len(data)
 
@@ -81,6 +104,29 @@ def test_all_of_a_webp_file_but_the_payload_is_sizes_and_names(pictures: np.ndar
         assert webp_payload(data) == length - 10
 
 
+def test_all_of_an_avif_file_but_the_payload_is_boxes_of_one_size(pictures: np.ndarray) -> None:
+    """So their sizes can be agreed upon: what is left of the file is the content of its last box."""
+    files = [stored(picture, "avif", 50) for picture in pictures]
+    assert len({len(data) - avif_payload(data) for data in files}) == 1
+    assert len({avif_payload(data) for data in files}) > 1
+    for data in files:
+        assert data[-avif_payload(data) - 4 :][:4] == b"mdat"
+
+
+def test_a_jpeg_xl_codestream_has_two_bytes_of_signature(pictures: np.ndarray) -> None:
+    data = stored(pictures[0], "jxl", 50)
+    assert jxl_payload(data) == len(data) - 2
+    with pytest.raises(ValueError, match="not a bare JPEG XL codestream"):
+        jxl_payload(stored(pictures[0], "jxl", 50, usecontainer=True))
+
+
+def test_the_distance_of_a_quality_is_that_of_libjxl() -> None:
+    assert [jxl_distance(quality) for quality in (100, 90, 30)] == pytest.approx([0.1, 1.0, 6.4])
+    assert jxl_distance(29) == pytest.approx(6.4, abs=0.2), "both formulas meet"
+    found = [jxl_distance(quality) for quality in range(1, 101)]
+    assert found == sorted(found, reverse=True) and max(found) <= 25
+
+
 @pytest.mark.parametrize("profile", [b"odd", b"even"])
 def test_other_chunks_and_segments_do_not_count(profile: bytes, pictures: np.ndarray) -> None:
     """A colour profile comes before the picture; it may hold what looks like a scan, and be of odd length."""
@@ -112,7 +158,19 @@ def test_a_webp_file_cut_short_is_refused(cut: int, pictures: np.ndarray) -> Non
         webp_payload(stored(pictures[0], "webp", 50)[:cut])
 
 
+@pytest.mark.parametrize("cut", [0, 5, 40, -2])
+def test_an_avif_file_cut_short_is_refused(cut: int, pictures: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="AVIF"):
+        avif_payload(stored(pictures[0], "avif", 50)[:cut])
+
+
 def test_other_files_are_refused(pictures: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="not an AVIF file"):
+        avif_payload(stored(pictures[0], "webp", 50))
+    with pytest.raises(ValueError, match="not a bare JPEG XL codestream"):
+        jxl_payload(stored(pictures[0], "jpeg", 50))
+    with pytest.raises(ValueError, match="without an mdat box"):
+        avif_payload(stored(pictures[0], "avif", 50)[:32])
     with pytest.raises(ValueError, match="not a whole JPEG file: no marker at byte 0"):
         jpeg_payload(stored(pictures[0], "webp", 50))
     with pytest.raises(ValueError, match="not a JPEG file: its first marker is 0xd9"):
@@ -126,7 +184,7 @@ def test_other_files_are_refused(pictures: np.ndarray) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_reduced_pictures_cost_less_and_come_back_at_full_size(kind: Format, pictures: np.ndarray) -> None:
     """Of 64 pixels a side: WebP's blocks are 16x16, so reducing below that need not save anything."""
-    larger_pictures = np.tile(pictures, (1, 2, 2, 1))
+    larger_pictures = np.tile(pictures[:2], (1, 2, 2, 1))
     found = [compress(larger_pictures, kind, 50, reduce) for reduce in (1, 2, 4)]
     assert all(each.pictures.shape == larger_pictures.shape for each in found)
     for larger, smaller in pairwise(found):
@@ -163,7 +221,7 @@ def test_every_setting_works_and_none_is_there_twice(channels: int, pictures: np
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "png"}, r"kind is 'png'; expected one of \('jpeg', 'webp'\)"),
+        ({"kind": "png"}, r"kind is 'png'; expected one of \('jpeg', 'webp', 'avif', 'jxl'\)"),
         ({"quality": 0}, "quality is 0; expected 1 to 100"),
         ({"quality": 101}, "quality is 101"),
         ({"reduce": 3}, "32x32 pixels cannot be reduced by 3"),

@@ -7,7 +7,18 @@ import torch
 from torch import Tensor
 
 from masking import mask_first
-from recall.choosing import ORDERS, Choosing, by_score, choose_order, distortion, greedy, leave_out, surprisal, unsure
+from recall.choosing import (
+    ORDERS,
+    PACES,
+    Choosing,
+    by_score,
+    choose_order,
+    distortion,
+    greedy,
+    leave_out,
+    surprisal,
+    unsure,
+)
 from recall.memory import Memory
 from settings.strategies import STRATEGIES
 from toys import tiny_memory
@@ -99,6 +110,24 @@ def test_the_others_choose_differently_for_different_pictures(strategy: str) -> 
     order = order_by(strategy, some_tokens())
     assert len({tuple(row) for row in order.tolist()}) > 1
     assert torch.equal(order_by(strategy, some_tokens(), seed=1), order), "and draw nothing"
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_kept_set_follows_from_kept_codes_for_those_that_say_so(strategy: str) -> None:
+    """All other codes become noise: whoever has the kept ones and the model finds the same places, or does not."""
+    tokens = some_tokens()
+    order = order_by(strategy, tokens)
+    noise = torch.randint(0, K, tokens.shape, generator=torch.Generator().manual_seed(4))
+    follows = []
+    for count in range(1, N):
+        mask = mask_first(order, count)
+        again = order_by(strategy, torch.where(mask, noise, tokens))
+        follows.append(torch.equal(mask_first(again, count), mask))
+    assert all(follows) == (STRATEGIES[strategy].free or STRATEGIES[strategy].replayed)
+
+
+def test_who_can_be_replayed_has_a_pace() -> None:
+    assert set(PACES) == {name for name, strategy in STRATEGIES.items() if strategy.replayed}
 
 
 def test_the_strategies_are_different_ones() -> None:

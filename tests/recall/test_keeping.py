@@ -84,6 +84,48 @@ def test_the_painted_error_by_hand() -> None:
 
 
 @torch.no_grad()
+def test_the_bits_of_a_token_are_surprisal_and_position_by_hand() -> None:
+    """White is certain at token 0, black or white equally likely elsewhere: 0 and 1 bits; a position of 4: 2 bits."""
+    judge = Judge(certain_memory(), torch.tensor([[2, 0, 2, 2]]), code_share=0.0)
+    torch.testing.assert_close(judge.first_bits, torch.tensor([[2.0, 3.0, 3.0, 3.0]]))
+    kept = torch.tensor([[False, True, False, False]])
+    _, bits = judge.errors_and_bits(torch.tensor([0]), kept)
+    torch.testing.assert_close(bits[~kept], torch.tensor([2.0, 3.0, 3.0]))
+
+
+@torch.no_grad()
+def test_per_bit_a_cheap_token_is_kept_before_a_dear_one_of_the_same_error() -> None:
+    """Tokens 1 and 3 err alike; white at 3 is likelier than black at 1."""
+    memory, tokens = certain_memory(), torch.tensor([[2, 0, 1, 2]])
+    believed = torch.tensor([[0.0, 0.0, 1.0], [0.25, 0.5, 0.25], [0.0, 1.0, 0.0], [0.5, 0.0, 0.5]])
+    memory.logits = lambda tokens, mask: (believed + 1e-30).log().expand(len(tokens), -1, -1)[mask]
+    assert painted_order(memory, tokens, 1)[0].argsort(descending=True).tolist()[:2] == [1, 3]
+    for look_ahead in (0, 4):
+        order = painted_order(memory, tokens, 1, look_ahead, 4, per_bit=True)
+        assert order[0].argsort(descending=True).tolist()[:2] == [3, 1]
+
+
+@torch.no_grad()
+def test_with_full_look_ahead_per_bit_each_step_takes_away_most_for_a_bit() -> None:
+    """Brute force over all tokens not kept yet."""
+    memory, tokens = tiny_memory(3), some_tokens(3, 3)
+    judge = Judge(memory, tokens, 0.5)
+    orders = painted_order(memory, tokens, 1, 9, 9, 0.5, per_bit=True)
+    for row in range(3):
+        kept = torch.zeros(1, 9, dtype=torch.bool)
+        for place in orders[row].argsort(descending=True).tolist():
+            errors, bits = judge.errors_and_bits(torch.tensor([row]), kept)
+            gains = {}
+            for candidate in (~kept[0]).nonzero().flatten().tolist():
+                tried = kept.clone()
+                tried[0, candidate] = True
+                left = judge.errors(torch.tensor([row]), tried).sum()
+                gains[candidate] = float((errors.sum() - left) / bits[0, candidate])
+            assert gains[place] >= max(gains.values()) - 1e-5
+            kept[0, place] = True
+
+
+@torch.no_grad()
 def test_a_token_that_is_kept_is_painted_without_error() -> None:
     memory, tokens = tiny_memory(), some_tokens()
     errors = Judge(memory, tokens, code_share=0.5).errors(torch.arange(5), torch.ones(5, N, dtype=torch.bool))

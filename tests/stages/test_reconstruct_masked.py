@@ -98,10 +98,10 @@ def test_with_nothing_forgotten_the_recalled_picture_is_the_plain_reconstruction
 
 
 def test_bits_are_those_of_the_stored_tokens_and_their_places(ran):
-    """Only random's pattern of those three is known beforehand."""
+    """random's pattern is known beforehand, that of additive follows from the codes."""
     for row in ran.table("curves.csv"):
         kept = ENDS[int(row["percent"])]
-        bits = stored_bits(16, kept, 16, fixed=row["strategy"] in ("random", "any"))
+        bits = stored_bits(16, kept, 16, fixed=row["strategy"] in ("random", "additive", "any"))
         assert float(row["bits"]) == pytest.approx(bits, abs=0.01)
         assert row["strategy"] != "random" or float(row["bits"]) == 4 * kept
 
@@ -175,31 +175,12 @@ def test_all_rivals_are_measured_on_the_same_masks(ran):
         assert ours == pytest.approx(float(cell["mean"]), rel=1e-4)
 
 
-def test_equal_bits_has_ours_picture_formats_and_fewer_codes(ran):
-    rows = ran.table("equal_bits.csv")
-    formats = {"JPEG", "JPEG, data only", "WebP", "WebP, data only", "VQ-VAE, fewer codes"}
-    assert {row["method"] for row in rows} == {*STUDIED, "any"} | formats
-    fewer = {row["setting"]: float(row["bits"]) for row in rows if row["method"] == "VQ-VAE, fewer codes"}
-    assert fewer == {"8 codes": 48, "4 codes": 32, "2 codes": 16}
-    curves = curves_of(ran.table("curves.csv"))
-    for row in rows:
-        assert float(row["bits"]) >= 0 and 0 < float(row["mse_to_picture"]) < 1
-        assert 0 <= float(row["classification_error"]) <= 1 and int(row["pictures"]) == TESTED
-        if row["method"] not in formats:
-            cell = curves[row["method"], int(row["setting"].split()[0]), "expected", "mse_to_picture"]
-            assert (row["bits"], row["mse_to_picture"]) == (cell["bits"], cell["mean"])
-    sizes = {(row["method"], row["setting"]): float(row["bits"]) for row in rows}
-    for kind in ("JPEG", "WebP"):
-        settings = [setting for method, setting in sizes if method == kind]
-        assert settings and all(sizes[f"{kind}, data only", s] < sizes[kind, s] for s in settings)
-
-
 def test_figures_and_what_folders_of_pictures_do_not_have(ran):
     folder = ran.folders["reconstruct_masked"]
     figures = {file.stem for file in (folder / "figures").glob("*.png")}
     measures = {"mse_to_reconstruction", "mse_to_picture", "ssim_to_reconstruction", "classification_error",
                 "disagreement", "calibration_error", "cross_entropy"}  # fmt: skip
-    others = {"decodings", "error_split", "rivals", "equal_bits", "grid_random", "grid_adaptive", "grid_strategies"}
+    others = {"decodings", "error_split", "rivals", "grid_random", "grid_adaptive", "grid_strategies"}
     assert figures == measures | others
     assert not (folder / "context.csv").exists()  # nobody said where things usually are
 
@@ -250,8 +231,8 @@ def test_context_tells_usual_places_from_others(demo):
 
 def test_a_study_without_rivals_has_no_tables_of_them(demo):
     _, folder = demo
-    assert not (folder / "rivals.csv").exists() and not (folder / "equal_bits.csv").exists()
-    assert not {"rivals", "equal_bits"} & {file.stem for file in (folder / "figures").glob("*.png")}
+    assert not (folder / "rivals.csv").exists()
+    assert "rivals" not in {file.stem for file in (folder / "figures").glob("*.png")}
     assert (folder / "error_split.csv").is_file()
 
 

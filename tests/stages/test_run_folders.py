@@ -81,7 +81,7 @@ def test_mlflow_holds_nested_trials_the_files_and_the_champion(ran):
             assert len(children) == 2 and all(run.data.params and run.data.metrics for run in children)
             assert len(client.get_metric_history(parent.info.run_id, "val_loss")) == 2
         if stage == "reconstruct_masked":
-            assert {"curves.csv", "rivals.csv", "equal_bits.csv", "error_split.csv"} <= stored
+            assert {"curves.csv", "rivals.csv", "error_split.csv"} <= stored
             for strategy in STUDIED:
                 history = client.get_metric_history(parent.info.run_id, f"mse_to_reconstruction/{strategy}")
                 assert [point.step for point in history] == [0, 50, 100]

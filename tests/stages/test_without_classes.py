@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import compare_bits
 import data_split
 import sample
 import train_classifier
@@ -28,8 +29,11 @@ def test_no_classes_no_classifier_but_recall_all_the_same(tmp_path, mine, typed)
     for name in ("curves.csv", "rivals.csv"):
         measures = {row["measure"] for row in read_csv(folder / name)}
         assert "mse_to_picture" in measures and not measures & of_classes
-    rows = read_csv(folder / "equal_bits.csv")
+    compare_bits.run(cfg.replace({"compare_bits": {"strategies": ["adaptive"], "percentages": [50], "bootstrap": 100}}))
+    stored = newest(runs, "compare_bits")
+    rows = read_csv(stored / "bits.csv")
     assert all(row["mse_to_picture"] and not any(row[name] for name in of_classes) for row in rows)
+    assert {row["measure"] for row in read_csv(stored / "envelope.csv")} == {"mse_to_picture"}
     assert not {file.stem for file in (folder / "figures").glob("*.png")} & of_classes
     assert not any("classification" in name for name in read_json(folder / "metrics.json"))
     status, out, err = typed("reconstruct_masked", runs, flat, "--image", mine.picture, "--mask", mine.mask)

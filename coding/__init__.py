@@ -1,0 +1,1 @@
+"""Real bitstreams: grids, kept tokens and their positions as bytes, and back."""
