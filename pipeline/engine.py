@@ -84,7 +84,8 @@ class HasExtraState(Protocol):
 
 @dataclass(frozen=True)
 class FitPlan:
-    """How to train. `horizon`: the epochs that the cosine spans, more than `epochs` when a retrain stops early."""
+    """How to train. `horizon`: the epochs that the cosine spans, more than `epochs` when a retrain stops early.
+    `epoch_steps`: steps of an epoch at least; where a pass over the examples has fewer, an epoch is several passes."""
 
     epochs: int
     horizon: int
@@ -97,6 +98,7 @@ class FitPlan:
     monitor: str  # key of Learner.validate
     lower_is_better: bool
     seed: int
+    epoch_steps: int = 0
 
 
 @dataclass
@@ -111,8 +113,14 @@ class Progress:
 
 
 def steps_of(learner: Learner, plan: FitPlan) -> int:
-    """Steps of an epoch: whole batches, at least one."""
-    return max(1, learner.count // plan.batch_size)
+    """Steps of an epoch: the whole batches of one pass, or as many as the plan asks for at least."""
+    return max(1, learner.count // plan.batch_size, plan.epoch_steps)
+
+
+def order_of(count: int, wanted: int, draws: torch.Generator) -> Tensor:
+    """At least `wanted` numbers below `count`: as many passes as that takes, each in an order of its own."""
+    passes = max(1, -(-wanted // count))
+    return torch.cat([torch.randperm(count, generator=draws) for _ in range(passes)])
 
 
 def learning_rate_at(step: int, total: int, plan: FitPlan) -> float:
@@ -200,10 +208,10 @@ def _train_epoch(
     epoch: int,
     shown: _Shown,
 ) -> dict[str, float]:
-    """One pass over the training examples in an order drawn from (seed, epoch); averages of what the steps return."""
+    """One epoch over the training examples in an order drawn from (seed, epoch); averages of what the steps return."""
     draws, steps = generator(plan.seed, epoch_stream(epoch)), steps_of(learner, plan)
     torch.manual_seed(int(torch.randint(2**31, (1,), generator=draws)))  # dropout has no generator of its own
-    order = torch.randperm(learner.count, generator=draws)
+    order = order_of(learner.count, steps * plan.batch_size if plan.epoch_steps else 0, draws)
     learner.model.train()
     if isinstance(learner, KnowsEpoch):
         learner.start_epoch(epoch)

@@ -43,7 +43,8 @@ def plan_of(
     """The settings as a plan. horizon: epochs that the cosine spans; None: `epochs`."""
     spans = {"epochs": epochs, "horizon": horizon or epochs, "patience": patience}
     judged = {"monitor": goal.monitor, "lower_is_better": goal.lower_is_better}
-    return configured(FitPlan, section, seed=seed, **spans, **judged)
+    steps = -(-section.least_steps // section.epochs)
+    return configured(FitPlan, section, seed=seed, epoch_steps=steps, **spans, **judged)
 
 
 def run_trial(

@@ -29,6 +29,8 @@ class Training(Section):
 
     epochs: PositiveInt = 12
     """Epochs of the final fit at most."""
+    least_steps: Annotated[Whole, Field(ge=0)] = 0
+    """Steps that all epochs together have at least: with few pictures an epoch is then several passes over them."""
     batch_size: PositiveInt = 32
     """Pictures per step."""
     learning_rate: PositiveFloat = 1e-3

@@ -340,3 +340,41 @@ def test_bf16_is_used_in_training_and_not_in_validation() -> None:
     learner.model[0].register_forward_hook(lambda module, inputs, out: seen[module.training].add(out.dtype))
     fit(learner, replace(PLAN, epochs=1), Machine(torch.device("cpu"), bf16=True, threads=1), "bf16")
     assert seen == {True: {torch.bfloat16}, False: {torch.float32}}
+
+
+# Epochs of several passes
+
+
+def test_an_epoch_of_many_steps_is_several_passes_each_in_its_own_order(machine: Machine) -> None:
+    """40 examples in batches of 8: a pass has 5 steps. 13 steps see each example twice or three times."""
+    learner = Regression()
+    fit(learner, fit_plan(epochs=2, epoch_steps=13), machine, "passes")
+    assert len(learner.seen) == 26
+    for epoch in (learner.seen[:13], learner.seen[13:]):
+        rows = list(chain.from_iterable(epoch))
+        first, second = rows[:40], rows[40:80]
+        assert sorted(first) == sorted(second) == list(range(40)) and first != second
+        assert {rows.count(row) for row in range(40)} == {2, 3}
+
+
+def test_enough_steps_in_a_pass_change_nothing(machine: Machine) -> None:
+    plain, asked = Regression(), Regression()
+    fit(plain, fit_plan(epochs=2), machine, "plain")
+    fit(asked, fit_plan(epochs=2, epoch_steps=5), machine, "asked")
+    assert plain.seen == asked.seen and same_weights(weights(plain), weights(asked))
+
+
+def test_epochs_of_several_passes_resume_exactly(machine: Machine, tmp_path: Path) -> None:
+    plan = replace(PLAN, epoch_steps=9)
+    straight, resumed = Regression(), Regression()
+    fit(straight, plan, machine, "straight")
+    with pytest.raises(Interrupted):
+        fit(Regression(), plan, machine, "killed", tmp_path / "x", stop_after(2))
+    fit(resumed, plan, machine, "resumed", tmp_path / "x")
+    assert same_weights(weights(straight), weights(resumed))
+
+
+def test_fewer_examples_than_a_batch_fill_it_by_several_passes(machine: Machine) -> None:
+    learner = Regression(count=3)
+    fit(learner, fit_plan(epochs=1, epoch_steps=4), machine, "few")
+    assert [len(rows) for rows in learner.seen] == [8, 8, 8, 8]

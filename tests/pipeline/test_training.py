@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import tuning
-from pipeline.engine import History
+from pipeline.engine import History, steps_of
 from pipeline.files import InputError
 from pipeline.machine import Machine
-from pipeline.training import Goal, run_trial, train
+from pipeline.training import Goal, plan_of, run_trial, train
 from settings.training import Training
 from toys import bare_stage
 
@@ -130,3 +130,18 @@ def test_a_named_study_whose_choices_have_changed_is_refused_in_one_line(machine
     train_with([0.1, 0.2], trials=1)
     with pytest.raises(InputError, match="mine"):
         train_with([0.1, 0.3], trials=2)
+
+
+@pytest.mark.parametrize(
+    ("count", "least", "steps"),
+    [(16, 0, 16), (16, 100, 100), (16, 101, 104), (4000, 100, 4000)],
+    ids=["as given", "few pictures", "rounded up to whole epochs", "many pictures"],
+)
+def test_few_pictures_are_trained_for_the_least_steps_and_many_for_the_epochs(
+    count: int, least: int, steps: int, machine: Machine
+) -> None:
+    """4 epochs in batches of 4."""
+    plan = plan_of(section(least_steps=least), GOAL, 0, 4, None)
+    assert 4 * steps_of(Toy(count), plan) == steps
+    trial = plan_of(section(least_steps=least), GOAL, 0, 1, None)
+    assert steps_of(Toy(count), trial) == steps_of(Toy(count), plan), "an epoch of a trial is one of the fit"
