@@ -24,6 +24,7 @@ app: $(VENV)/installed
 rivals: $(VENV)/installed
 	@for stage in $(RIVALS); do echo "== $$stage"; set -- $$stage; \
 	  $(RUN) $$1.py --config $(CONFIG) presets/$$2.yaml $(OPTIONS) || exit $$?; done
+	$(RUN) train_mae.py $(ARGS)
 	$(RUN) compare_priors.py $(ARGS) --compare_priors.told_distil best --compare_priors.masked_vqvae best
 
 bench: $(VENV)/installed

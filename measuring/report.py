@@ -1,11 +1,11 @@
 """Everything the study writes beside curves.csv: tables, figures, grids."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 
+from handoff.rivals import TrainedRivals
 from measuring import figures
 from measuring.bits import BITS_HEADER, frontiers, measure_bits
 from measuring.rivals import RIVALS_HEADER, RivalCounts, measure_rivals
@@ -52,9 +52,8 @@ SHOWN_MEASURES = (
 )
 
 
-def study_files(stage: Stage, findings: Findings, section: ReconstructMaskedSection, published: Any) -> None:
-    """Everything beside curves.csv: error split, context, rivals, equal bits, figures. published: the DistilBERT of the
-    published recipe, or None."""
+def study_files(stage: Stage, findings: Findings, section: ReconstructMaskedSection, rivals: TrainedRivals) -> None:
+    """Everything beside curves.csv: error split, context, rivals, equal bits, figures."""
     plan, positions = findings.plan, findings.study.positions
     draw_curves(stage, findings)
     telling = [name for name in plan.strategies if name in ("random", "adaptive")] or [plan.strategies[-1]]
@@ -66,7 +65,7 @@ def study_files(stage: Stage, findings: Findings, section: ReconstructMaskedSect
     stage.figure("error_split", figures.split_figure(split_rows, telling))
     measure_context(stage, findings)
     if section.rivals:
-        compare(stage, findings, section, published)
+        compare(stage, findings, section, rivals)
     draw_grids(stage, findings, spread(positions, section.grid_pictures), telling)
 
 
@@ -80,12 +79,12 @@ def draw_curves(stage: Stage, findings: Findings) -> None:
             stage.figure(name, figures.strategies_figure(rows, plan, decoding, name, count))
 
 
-def compare(stage: Stage, findings: Findings, section: ReconstructMaskedSection, published: Any) -> None:
+def compare(stage: Stage, findings: Findings, section: ReconstructMaskedSection, rivals: TrainedRivals) -> None:
     """rivals.csv and equal_bits.csv with their figures."""
     study, folder = findings.study, stage.folder.path
     if "random" in study.orders:
         counts = RivalCounts(section.rival_pictures, section.slow_pictures, section.bootstrap)
-        found = measure_rivals(findings, published, counts)
+        found = measure_rivals(findings, rivals, counts)
         write_rows(folder / "rivals.csv", RIVALS_HEADER, found)
         stage.figure("rivals", figures.rivals_figure(found))
     else:

@@ -93,6 +93,8 @@ class ReconstructMaskedSection(Section):
     """Also measure simple rivals on the same random masks, JPEG, WebP and smaller codebooks."""
     rival_distil: str | None = None
     """A DistilBERT made with presets/published_study.yaml, to stand among the rivals: best, or a run folder."""
+    rival_mae: str | None = None
+    """A masked autoencoder of train_mae.py, to stand among the rivals: best, or a run folder."""
     rival_pictures: PositiveInt = 250
     """Pictures for the rivals, JPEG, WebP and smaller codebooks, evenly spread over those measured."""
     slow_pictures: PositiveInt = 50

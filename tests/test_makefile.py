@@ -77,6 +77,7 @@ def test_the_rivals_are_four_models_and_their_comparison(environment: Path) -> N
     assert [stage for stage, _ in pairs] == ["train_prior", "train_prior", "train_distil", "train_vqvae"]
     assert all((ROOT / "presets" / f"{preset}.yaml").is_file() for _, preset in pairs)
     assert "python $1.py --config presets/imagenette.yaml presets/$2.yaml --run.seed 3 || exit $?" in text
+    assert loop[-1] == f"python train_mae.py {GIVEN}"
     told = "--compare_priors.told_distil best --compare_priors.masked_vqvae best"
     assert last == f"python compare_priors.py {GIVEN} {told}"
 
