@@ -53,8 +53,8 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     check_telling(section, handed)
     if section.own.image is not None:
         return complete_own_pictures(cfg, handed, machine, resume)
-    judges = [] if handed.classifier is None else [handed.classifier]
-    check_unseen([handed.vqvae, handed.distil, *judges], section.part, cfg)
+    others = [model for model in (handed.classifier, handed.painter) if model is not None]
+    check_unseen([handed.vqvae, handed.distil, *others], section.part, cfg)
     rivals = take_rivals(cfg, split, handed.vqvae)
     with open_stage("reconstruct_masked", cfg, handed.inputs | rivals.inputs, machine, resume) as stage:
         note_data(stage, cfg, split)

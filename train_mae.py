@@ -219,7 +219,7 @@ def report(stage: Stage, learner: MAELearner, seed: int) -> None:
     found = {
         each.name: evaluate(each, split, positions, masks, stage.machine.device) for each in (learner.filler, mean)
     }
-    write_rows(stage.folder.path / "errors.csv", ERRORS_HEADER, [row for rows in found.values() for row in rows])
+    write_rows(stage.folder.path / "errors.csv", CELL_ERRORS_HEADER, [row for rows in found.values() for row in rows])
     for row in found[learner.filler.name]:
         stage.metrics |= {f"test_{key}_at_{row['percent']}": row[key] for key in ("masked_mse", "mse")}
     looks = zip(found.items(), (BLUE, GREY), ("-", ":"), strict=True)
@@ -236,7 +236,7 @@ def report(stage: Stage, learner: MAELearner, seed: int) -> None:
         say(f"test, {percent} % masked, MSE: {'; '.join(parts)}")
 
 
-ERRORS_HEADER = ("model", "percent", "masked_mse", "mse", "pictures")
+CELL_ERRORS_HEADER = ("model", "percent", "masked_mse", "mse", "pictures")
 
 
 def mean_shown(split: Split, positions: np.ndarray) -> Tensor:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from handoff.handed import Handed, checked_meta
+from handoff.painter import take_painter
 from handoff.split import Split, mend
 from handoff.vqvae import HandedIndices, HandedVQVAE, resolve_by_codebook, take_indices, take_vqvae
 from models.classifier import Classifier, load_classifier
@@ -15,6 +16,7 @@ from pipeline.machine import Machine
 from pipeline.runs import resolve_run
 from pipeline.stage import inputs_of, say
 from recall.memory import Memory, shares_by_position
+from recall.painter import CodePainter
 from settings.config import Config
 
 if TYPE_CHECKING:
@@ -74,12 +76,14 @@ class HandedMemory:
     indices: HandedIndices
     distil: HandedDistil
     classifier: Handed[Classifier] | None  # None: the data have no classes
+    painter: Handed[CodePainter] | None = None  # None: the VQ-VAE's decoder paints
 
     @property
     def inputs(self) -> dict[str, str]:
         """stage -> run folder."""
         judges = [] if self.classifier is None else [self.classifier]
-        return inputs_of([self.split, self.vqvae, self.indices, self.distil, *judges])
+        painters = [] if self.painter is None else [self.painter]
+        return inputs_of([self.split, self.vqvae, self.indices, self.distil, *judges, *painters])
 
 
 def take_memory(cfg: Config, split: Split, machine: Machine) -> HandedMemory:
@@ -96,6 +100,7 @@ def take_memory(cfg: Config, split: Split, machine: Machine) -> HandedMemory:
         classifier = take_classifier(cfg, section.classifier, split, vqvae)
     else:
         say("no classes in the data: recall is measured without a classifier")
+    painter = None if section.painter is None else take_painter(cfg, section.painter, split, vqvae, distil)
     memory = Memory(
         vqvae=vqvae.model,
         distil=distil.model,
@@ -104,8 +109,9 @@ def take_memory(cfg: Config, split: Split, machine: Machine) -> HandedMemory:
         device=machine.device,
         bf16=machine.bf16,
         batch_size=section.batch_size,
+        painter=None if painter is None else painter.model,
     )
-    return HandedMemory(memory, split, vqvae, indices, distil, classifier)
+    return HandedMemory(memory, split, vqvae, indices, distil, classifier, painter)
 
 
 def train_shares(split: Split, indices: HandedIndices, vqvae: HandedVQVAE) -> Tensor:

@@ -34,6 +34,7 @@ from recall.simple_fillers import (
     MostFrequentCode,
     NearestKept,
     NotCompleted,
+    PaintedPlainly,
 )
 from sources.splitting import spread
 
@@ -62,11 +63,15 @@ def rival_ways(memory: Memory, mean: Tensor, rivals: TrainedRivals) -> list[Way]
         NearestKept(memory),
         Biharmonic(MeanPicture(mean, memory.stride)),
     ]
-    ours = distil_filler(memory, name="ours, expected")
+    ours = PaintedPlainly(distil_filler(memory, name="ours, expected"))
     found = [Way(filler, filler.decodings[0], filler.name) for filler in simple]
     found += [Way(ours, "argmax", "ours, argmax"), Way(ours, "expected", ours.name)]
     kept = KeepingPixels(ours, memory)
     found += [Way(kept, "expected", kept.name)]
+    if memory.painter is not None:
+        painted = distil_filler(memory, name="ours, expected, painter")
+        kept = KeepingPixels(painted, memory)
+        found += [Way(painted, "expected", painted.name), Way(kept, "expected", kept.name)]
     if rivals.mae is not None:
         mae = MAEFiller(f"masked autoencoder of {rivals.mae.meta['inputs']}", rivals.mae.model)
         found += [Way(mae, "expected", mae.name)]

@@ -65,7 +65,7 @@ class Prediction(NamedTuple):
             return Filled(grids)
         vectors = self.codebook[tokens]
         vectors[mask] = self.probabilities @ self.codebook
-        return Filled(grids, vectors)
+        return Filled(grids, vectors, kept=~mask)
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,9 @@ class DistilFiller:
     def _in_passes(self, hole: Hole, decoding: str, draws: torch.Generator | None) -> Filled:
         filling = with_temperature(self.filling, decoding)
         found = complete(self.model, hole, self.codebook, filling, draws, self.bf16)
-        return Filled(found.indices, found.expected if decoding == "expected" else None)
+        return (
+            Filled(found.indices, found.expected, kept=~hole.mask) if decoding == "expected" else Filled(found.indices)
+        )
 
 
 def distil_filler(

@@ -14,6 +14,7 @@ from torch import Tensor
 from models.classifier import Classifier
 from models.distilbert import masked_logits
 from recall.hole import Filled
+from recall.painter import CodePainter
 from vqvae import VQVAE
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ class Memory:
     """All that recall needs, on one device.
 
     `position_shares`: (N, K), how often each code stands at each position of the training grids. `bf16`: the DistilBERT
-    is asked in bfloat16, and choosing paints in it; whatever is measured is painted in float32.
+    is asked in bfloat16, and choosing paints in it; whatever is measured is painted in float32. `painter`: None where
+    the VQ-VAE's decoder paints everything.
     """
 
     vqvae: VQVAE
@@ -35,6 +37,7 @@ class Memory:
     device: torch.device
     bf16: bool = False
     batch_size: int = 250
+    painter: CodePainter | None = None
 
     def __post_init__(self) -> None:
         self.codebook = self.vqvae.codebook_vectors().detach()  # (K, D)
@@ -59,7 +62,9 @@ class Memory:
         return self.vqvae.encode_indices(pictures.to(self.device)).flatten(1)
 
     def paint(self, filled: Filled) -> Tensor:
-        """What a filler answered -> (B, C, H, W)."""
+        """What a filler answered -> (B, C, H, W); vectors to expect by the painter, where there is one."""
+        if self.painter is not None and filled.vectors is not None and filled.kept is not None:
+            return self.painter(filled.vectors, filled.kept)
         return paint(self.vqvae, filled)
 
     def paint_tokens(self, tokens: Tensor) -> Tensor:

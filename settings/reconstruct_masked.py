@@ -42,6 +42,8 @@ class ReconstructMaskedSection(Section):
     """The DistilBERT: best, a run folder, or models:/NAME@ALIAS."""
     classifier: RunName = "best"
     """The classifier: best, a run folder, or models:/NAME@ALIAS."""
+    painter: str | None = None
+    """A painter of train_painter.py for decoding expected: best, or a run folder; null: the VQ-VAE's decoder."""
     strategies: Annotated[list[StrategyName], Field(min_length=1)] = list(STRATEGIES)
     """How it is chosen what to keep."""
     decodings: Annotated[list[DecodingName], Field(min_length=1)] = list(DECODINGS)

@@ -371,6 +371,7 @@ TINY: dict[str, Any] = {
         "epochs": 2, "batch_size": 8, "dim": 16, "layers": 1, "heads": 2, "percentages": [25, 100],
         "tune": {"trials": 2, "epochs": 1, "space": {"learning_rate": {"low": 1e-3, "high": 4e-3, "log": True}}},
     },
+    "train_painter": {"epochs": 2, "batch_size": 8, "percentages": [25, 75], "tune": {"trials": 0, "epochs": 1}},
     "train_mae": {
         "epochs": 2, "batch_size": 8, "dim": 16, "layers": 1, "heads": 2, "decoder_dim": 8, "decoder_layers": 1,
         "percentages": [25, 100], "tune": {"trials": 0, "epochs": 1},
