@@ -43,6 +43,7 @@ $(SEED_RUNS)/%/done: | $(VENV)/installed
 rivals: $(VENV)/installed
 	@for stage in $(RIVALS); do echo "== $$stage"; set -- $$stage; script=$$1; preset=$$2; shift 2; \
 	  $(RUN) $$script.py --config $(CONFIG) presets/$$preset.yaml $(OPTIONS) $$@ || exit $$?; done
+	$(RUN) train_mae.py $(ARGS)
 	$(RUN) compare_priors.py $(ARGS) --compare_priors.told_distil best --compare_priors.masked_vqvae best
 
 bits: $(VENV)/installed

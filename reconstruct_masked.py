@@ -22,7 +22,8 @@ import numpy as np
 import torch
 
 from handoff.handed import check_unseen, lacks_label_drop
-from handoff.memory import HandedMemory, take_distil, take_memory
+from handoff.memory import HandedMemory, take_memory
+from handoff.rivals import take_rivals
 from handoff.split import Split, note_data, open_split
 from measuring.report import report_study, study_files
 from measuring.study import Findings, StudyPlan, measure_recall
@@ -34,7 +35,7 @@ from own_picture.report import complete_own
 from pipeline.configured import configured
 from pipeline.files import InputError
 from pipeline.machine import Machine, Stream, generator, prepare_machine
-from pipeline.stage import inputs_of, open_stage, say
+from pipeline.stage import open_stage, say
 from pipeline.tables import write_rows
 from recall.choosing import Choosing
 from settings.command import Shortcut, stage_main
@@ -52,13 +53,10 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     check_telling(section, handed)
     if section.own.image is not None:
         return complete_own_pictures(cfg, handed, machine, resume)
-    check_unseen([handed.vqvae, handed.distil, *handed.judges], section.part, cfg)
-    published = None
-    if section.rivals and section.rival_distil:
-        published = take_distil(cfg, section.rival_distil, split, handed.vqvae, published=True)
-        check_unseen([published], section.part, cfg)
-    inputs = handed.inputs | inputs_of([], rival_distil=published)
-    with open_stage("reconstruct_masked", cfg, inputs, machine, resume) as stage:
+    painters = [] if handed.painter is None else [handed.painter]
+    check_unseen([handed.vqvae, handed.distil, *handed.judges, *painters], section.part, cfg)
+    rivals = take_rivals(cfg, split, handed.vqvae)
+    with open_stage("reconstruct_masked", cfg, handed.inputs | rivals.inputs, machine, resume) as stage:
         note_data(stage, cfg, split)
         plan = make_plan(section, cfg.run.seed)
         positions = choose_pictures(split, section.part, section.pictures, cfg.run.seed)
@@ -69,7 +67,7 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
         report_study(stage, rows, plan)
         with torch.no_grad():
             findings = Findings(handed, plan, study, rows)
-            study_files(stage, findings, section, None if published is None else published.model)
+            study_files(stage, findings, section, rivals)
         stage.finish(handed.vqvae.key(split), extra_artifacts=FILES)
         best = curve(rows, plan.strategies[-1], plan.decodings[-1], "mse_to_reconstruction")
         return float(np.mean(best.means))

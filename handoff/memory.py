@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from handoff.handed import Handed, checked_meta
+from handoff.painter import take_painter
 from handoff.split import Split, mend
 from handoff.vqvae import HandedIndices, HandedVQVAE, take_indices, take_vqvae
 from models.classifier import Classifier, load_classifier
@@ -16,6 +17,7 @@ from pipeline.machine import Machine
 from pipeline.runs import resolve_run
 from pipeline.stage import inputs_of, say
 from recall.memory import Memory, shares_by_position
+from recall.painter import CodePainter
 from settings.config import Config
 from settings.judges import CLEAN, ELSEWHERE
 
@@ -88,6 +90,7 @@ class HandedMemory:
     distil: HandedDistil
     classifier: Handed[Classifier] | None  # None: the data have no classes
     clean: Handed[Classifier] | None = None  # the second judge; None: there is none, or nothing is measured
+    painter: Handed[CodePainter] | None = None  # None: the VQ-VAE's decoder paints
 
     @property
     def judges(self) -> list[Handed[Classifier]]:
@@ -98,7 +101,8 @@ class HandedMemory:
     def inputs(self) -> dict[str, str]:
         """stage -> run folder."""
         judges = [] if self.classifier is None else [self.classifier]
-        return inputs_of([self.split, self.vqvae, self.indices, self.distil, *judges], clean_classifier=self.clean)
+        known = inputs_of([self.split, self.vqvae, self.indices, self.distil, *judges])
+        return known | inputs_of([], train_painter=self.painter, clean_classifier=self.clean)
 
 
 def take_memory(cfg: Config, split: Split, machine: Machine, measured: bool = False) -> HandedMemory:
@@ -118,6 +122,7 @@ def take_memory(cfg: Config, split: Split, machine: Machine, measured: bool = Fa
             clean = take_classifier(cfg, section.clean_classifier, split, vqvae, degrade=False)
     else:
         say("no classes in the data: recall is measured without a classifier")
+    painter = None if section.painter is None else take_painter(cfg, section.painter, split, vqvae, distil)
     memory = Memory(
         vqvae=vqvae.model,
         distil=distil.model,
@@ -127,11 +132,12 @@ def take_memory(cfg: Config, split: Split, machine: Machine, measured: bool = Fa
         bf16=machine.bf16,
         batch_size=section.batch_size,
         second_judges={} if clean is None else {CLEAN: clean.model},
+        painter=None if painter is None else painter.model,
     )
     if measured and split.classes and section.elsewhere_judge:
         foreign = imagenet_judge(split.classes, split.meta["channels"], machine.device)
         memory.second_judges = {**memory.second_judges, ELSEWHERE: foreign}
-    return HandedMemory(memory, split, vqvae, indices, distil, classifier, clean)
+    return HandedMemory(memory, split, vqvae, indices, distil, classifier, clean, painter)
 
 
 def train_shares(split: Split, indices: HandedIndices, vqvae: HandedVQVAE) -> Tensor:

@@ -1,11 +1,11 @@
 """Everything the study writes beside curves.csv: tables, figures, grids."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 
+from handoff.rivals import TrainedRivals
 from measuring import figures
 from measuring.paired import (
     PAIRED_HEADER,
@@ -58,9 +58,8 @@ SHOWN_MEASURES = (
 )
 
 
-def study_files(stage: Stage, findings: Findings, section: ReconstructMaskedSection, published: Any) -> None:
-    """Everything beside curves.csv: error split, context, paired tests, rivals, figures. published: the
-    DistilBERT of the published recipe, or None."""
+def study_files(stage: Stage, findings: Findings, section: ReconstructMaskedSection, rivals: TrainedRivals) -> None:
+    """Everything beside curves.csv: error split, context, paired tests, rivals, figures."""
     plan, positions = findings.plan, findings.study.positions
     draw_curves(stage, findings)
     telling = [name for name in plan.strategies if name in ("random", "adaptive")] or [plan.strategies[-1]]
@@ -73,7 +72,7 @@ def study_files(stage: Stage, findings: Findings, section: ReconstructMaskedSect
     measure_context(stage, findings)
     compare_strategies(stage, findings, section.bootstrap)
     if section.rivals:
-        compare(stage, findings, section, published)
+        compare(stage, findings, section, rivals)
     draw_grids(stage, findings, spread(positions, section.grid_pictures), telling)
 
 
@@ -110,16 +109,18 @@ def draw_curves(stage: Stage, findings: Findings) -> None:
             stage.figure(name, figures.strategies_figure(rows, plan, decoding, name, count))
 
 
-def compare(stage: Stage, findings: Findings, section: ReconstructMaskedSection, published: Any) -> None:
+def compare(stage: Stage, findings: Findings, section: ReconstructMaskedSection, rivals: TrainedRivals) -> None:
     """rivals.csv with its figure, and published.csv where there is a model of the published recipe."""
     folder = stage.folder.path
     counts = RivalCounts(section.rival_pictures, section.slow_pictures, section.bootstrap)
-    if published is not None:
-        write_rows(folder / "published.csv", PUBLISHED_HEADER, published_steps(findings, published, counts))
+    if rivals.published is not None:
+        write_rows(
+            folder / "published.csv", PUBLISHED_HEADER, published_steps(findings, rivals.published.model, counts)
+        )
     if "random" not in findings.study.orders:
         say("rivals.csv is skipped: it is made on the masks of strategy random, which is not among the strategies")
         return
-    found = measure_rivals(findings, published, counts)
+    found = measure_rivals(findings, rivals, counts)
     write_rows(folder / "rivals.csv", RIVALS_HEADER, found)
     stage.figure("rivals", figures.rivals_figure(found))
 

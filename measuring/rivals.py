@@ -1,8 +1,9 @@
 """The study beside others: rivals on the same masks. Rows are dicts with the keys of RIVALS_HEADER.
 
 Pictures are float [-1, 1] in models, [0, 1] in measures. No rival sees what a masked token was. Those that work on
-pixels take the pixels of kept cells from the painting of the whole grid; there the decoder knew the neighbours, too,
-which is a slight advantage for these.
+pixels take the pixels of kept cells from the painting of the whole grid; there the decoder knew the neighbours, too.
+That is a slight advantage for those that were not trained on such paintings, and a large one for a masked autoencoder
+that was (`inputs: reconstructions`).
 """
 
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from handoff.rivals import TrainedRivals
 from handoff.split import Split
 from masking import mask_first, masked_count
 from measuring.study import ALL_FORGOTTEN, Findings, judge, measure_recall
@@ -21,7 +23,7 @@ from pipeline.machine import Stream, generator
 from pipeline.metrics import Bootstrap
 from pipeline.progress import progress_bar
 from pipeline.tables import Rows, mean_row
-from recall.fillers import Way, distil_filler
+from recall.fillers import MAEFiller, Way, distil_filler
 from recall.hole import Filler, dig
 from recall.memory import Memory
 from recall.simple_fillers import (
@@ -32,6 +34,7 @@ from recall.simple_fillers import (
     MostFrequentCode,
     NearestKept,
     NotCompleted,
+    PaintedPlainly,
 )
 from sources.splitting import spread
 
@@ -52,9 +55,8 @@ class RivalCounts:
     resamples: int
 
 
-def rival_ways(memory: Memory, mean: Tensor, published: "DistilBertForMaskedLM | None") -> list[Way]:
-    """All who fill in the random masks. mean: the mean training picture (C, H, W); published: a DistilBERT of the
-    published recipe, None when there is none."""
+def rival_ways(memory: Memory, mean: Tensor, rivals: TrainedRivals) -> list[Way]:
+    """All who fill in the random masks. mean: the mean training picture (C, H, W)."""
     simple: list[Filler] = [
         MeanPicture(mean, memory.stride),
         NotCompleted(memory.codebook, memory.blank),
@@ -63,23 +65,30 @@ def rival_ways(memory: Memory, mean: Tensor, published: "DistilBertForMaskedLM |
         NearestKept(memory),
         Biharmonic(MeanPicture(mean, memory.stride)),
     ]
-    ours = distil_filler(memory, name="ours, expected")
+    ours = PaintedPlainly(distil_filler(memory, name="ours, expected"))
     found = [Way(filler, filler.decodings[0], filler.name) for filler in simple]
     found += [Way(ours, "argmax", "ours, argmax"), Way(ours, "expected", ours.name)]
     kept = KeepingPixels(ours, memory)
     found += [Way(kept, "expected", kept.name)]
-    if published is not None:
-        theirs = distil_filler(memory, model=published, name="published recipe")
+    if memory.painter is not None:
+        painted = distil_filler(memory, name="ours, expected, painter")
+        kept = KeepingPixels(painted, memory)
+        found += [Way(painted, "expected", painted.name), Way(kept, "expected", kept.name)]
+    if rivals.mae is not None:
+        mae = MAEFiller(f"masked autoencoder of {rivals.mae.meta['inputs']}", rivals.mae.model)
+        found += [Way(mae, "expected", mae.name)]
+    if rivals.published is not None:
+        theirs = distil_filler(memory, model=rivals.published.model, name="published recipe")
         found += [Way(theirs, each, f"{theirs.name}, {each}") for each in ("argmax", "expected")]
     return found
 
 
-def measure_rivals(findings: Findings, published: "DistilBertForMaskedLM | None", counts: RivalCounts) -> Rows:
+def measure_rivals(findings: Findings, rivals: TrainedRivals, counts: RivalCounts) -> Rows:
     """The random masks of the study filled in by others and by ours. The study must have the strategy random."""
     study, split = findings.study, findings.handed.split
     everything = np.arange(len(study.positions))
     found: Rows = []
-    ways = rival_ways(findings.memory, mean_picture(split), published)
+    ways = rival_ways(findings.memory, mean_picture(split), rivals)
     for way in progress_bar(ways, desc="rivals", unit="rival"):
         slow = isinstance(way.filler, Biharmonic)
         picks = spread(everything, counts.slow_pictures if slow else counts.pictures)

@@ -31,6 +31,12 @@ class Stream(IntEnum):
     DISTIL_FIGURE_MASKS = 103
     DISTIL_EMBEDDINGS = 104  # random projection of the codebook at the start
     DISTIL_ONLY_MASKS = 105  # redraw_masks: false
+    MAE_VAL_MASKS = 111
+    MAE_TEST_MASKS = 112
+    MAE_FIGURE_MASKS = 113
+    PAINTER_VAL_MASKS = 121
+    PAINTER_TEST_MASKS = 122
+    PAINTER_FIGURE_MASKS = 123
     ORDERS = 201  # of strategies
     DRAWN_CODES = 202
     BOOTSTRAP = 203

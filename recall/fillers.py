@@ -1,4 +1,5 @@
-"""Those who fill in with a network: DistilBERT, PixelCNN, GAN, masked VQ-VAE. A new one goes here; see `recall.hole`.
+"""Those who fill in with a network: DistilBERT, PixelCNN, GAN, masked VQ-VAE, masked autoencoder. A new one goes here;
+see `recall.hole`.
 
 Letters: B batch, N = h*w tokens, K codes, M masked tokens of a batch, D code dimension, F facts. Masks are bool,
 True = masked. `told` of a hole: classes (B,) for the DistilBERT, facts (B, F) for PixelCNN and GAN.
@@ -13,11 +14,13 @@ from torch import Tensor
 
 from models.codes import Filling, choose_codes
 from models.distilbert import guided_logits
+from models.masked_autoencoder import MaskedAutoencoder
 from priors.gan import Generator, fill_from_pool, generate
 from priors.pixelcnn import PixelCNN, draw
 from recall.completing import complete
 from recall.hole import Filled, Filler, Hole, check_decoding, check_kept
 from recall.memory import Memory
+from recall.simple_fillers import known_pixels, missing_pixels
 from settings.strategies import DECODINGS
 from vqvae import VQVAE
 
@@ -86,7 +89,7 @@ class Prediction(NamedTuple):
             return Filled(grids)
         vectors = self.codebook[tokens]
         vectors[mask] = self.probabilities @ self.codebook
-        return Filled(grids, vectors)
+        return Filled(grids, vectors, kept=~mask)
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,9 @@ class DistilFiller:
     def _in_passes(self, hole: Hole, decoding: str, draws: torch.Generator | None) -> Filled:
         filling = with_temperature(self.filling, decoding)
         found = complete(self.model, hole, self.codebook, filling, draws, self.bf16)
-        return Filled(found.indices, found.expected if decoding == "expected" else None)
+        return (
+            Filled(found.indices, found.expected, kept=~hole.mask) if decoding == "expected" else Filled(found.indices)
+        )
 
 
 def distil_filler(
@@ -209,3 +214,26 @@ class MaskedVQVAEFiller:
             raise ValueError("a masked VQ-VAE fills in pictures, but there is none")
         painted = self.model.decode_indices(self.model.encode_indices(hole.pixels))
         return Filled(hole.tokens, pictures=painted)
+
+
+@dataclass(frozen=True)
+class MAEFiller:
+    """A masked autoencoder predicts the pixels of masked cells from the known ones, which stay; one pass, no codes."""
+
+    name: str
+    model: MaskedAutoencoder
+    passes: int = 1
+    decodings: tuple[str, ...] = ("expected",)
+
+    @property
+    def stride(self) -> int:
+        """Pixels per cell along each side."""
+        return self.model.config.stride
+
+    @torch.no_grad()
+    def fill(self, hole: Hole, decoding: str, draws: torch.Generator | None) -> Filled:
+        check_decoding(self, decoding)
+        pixels = known_pixels(hole, self.name)
+        missing = missing_pixels(hole, pixels, self.stride).unsqueeze(1)
+        predicted = self.model(pixels, hole.mask).clamp(-1, 1)
+        return Filled(hole.tokens, pictures=torch.where(missing, predicted, pixels))

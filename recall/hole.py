@@ -27,6 +27,7 @@ class Filled(NamedTuple):
     tokens: Tensor  # (B, N) the grids that stand for it; a classifier of codes looks at these
     vectors: Tensor | None = None  # (B, N, D): paint these instead of the tokens
     pictures: Tensor | None = None  # (B, C, H, W): already painted
+    kept: Tensor | None = None  # (B, N) bool, True = known; beside vectors that are to be expected in the others
 
 
 class Filler(Protocol):

@@ -90,7 +90,7 @@ class Judge:
             bits[mask] += F.cross_entropy(logits, tokens[mask], reduction="none") / math.log(2)
             vectors[mask] = expected
             with memory.autocast():
-                pictures = to_unit(memory.paint(Filled(tokens, vectors)).float())
+                pictures = to_unit(memory.paint(Filled(tokens, vectors, kept=kept[part])).float())
             wrong = (pictures - self.whole[rows[part]]).square().mean(1, keepdim=True)
             painted.append(F.avg_pool2d(wrong, memory.stride).flatten(1))
             coded.append(distances)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from models.distilbert import masked_logits
 from recall.hole import Filled
+from recall.painter import CodePainter
 from settings.judges import DEGRADED
 from vqvae import VQVAE
 
@@ -29,7 +30,8 @@ class Memory:
 
     `position_shares`: (N, K), how often each code stands at each position of the training grids. `bf16`: the DistilBERT
     is asked in bfloat16, and choosing paints in it; whatever is measured is painted in float32. `classifier`: the judge
-    trained with blurred and grey cells; `second_judges`: others, by their name in settings.judges.JUDGES.
+    trained with blurred and grey cells; `second_judges`: others, by their name in settings.judges.JUDGES. `painter`:
+    None where the VQ-VAE's decoder paints everything.
     """
 
     vqvae: VQVAE
@@ -40,6 +42,7 @@ class Memory:
     bf16: bool = False
     batch_size: int = 250
     second_judges: "Mapping[str, Classifier | ImageNetJudge]" = field(default_factory=dict)
+    painter: CodePainter | None = None
 
     def __post_init__(self) -> None:
         self.codebook = self.vqvae.codebook_vectors().detach()  # (K, D)
@@ -64,7 +67,9 @@ class Memory:
         return self.vqvae.encode_indices(pictures.to(self.device)).flatten(1)
 
     def paint(self, filled: Filled) -> Tensor:
-        """What a filler answered -> (B, C, H, W)."""
+        """What a filler answered -> (B, C, H, W); vectors to expect by the painter, where there is one."""
+        if self.painter is not None and filled.vectors is not None and filled.kept is not None:
+            return self.painter(filled.vectors, filled.kept)
         return paint(self.vqvae, filled)
 
     def paint_tokens(self, tokens: Tensor) -> Tensor:

@@ -162,6 +162,28 @@ class KeepingPixels:
         return Filled(filled.tokens, pictures=torch.where(missing, self.memory.paint(filled), pixels))
 
 
+@dataclass(frozen=True)
+class PaintedPlainly:
+    """Another filler's answer, for the VQ-VAE's decoder to paint also where there is a painter."""
+
+    filler: Filler
+
+    @property
+    def name(self) -> str:
+        return self.filler.name
+
+    @property
+    def passes(self) -> int:
+        return self.filler.passes
+
+    @property
+    def decodings(self) -> tuple[str, ...]:
+        return self.filler.decodings
+
+    def fill(self, hole: Hole, decoding: str, draws: torch.Generator | None) -> Filled:
+        return self.filler.fill(hole, decoding, draws)._replace(kept=None)
+
+
 def known_pixels(hole: Hole, name: str) -> Tensor:
     """(B, C, H, W). Raises ValueError when there is no picture."""
     if hole.pixels is None:

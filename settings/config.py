@@ -13,6 +13,8 @@ from settings.reconstruct_masked import ReconstructMaskedSection
 from settings.sample import SampleSection
 from settings.train_classifier import TrainClassifierSection
 from settings.train_distil import TrainDistilSection
+from settings.train_mae import TrainMAESection
+from settings.train_painter import TrainPainterSection
 from settings.train_prior import TrainPriorSection
 from settings.train_vqvae import TrainVQVAESection
 from settings.vqvae_reconstruction import VQVAEReconstructionSection
@@ -29,6 +31,8 @@ class Config(Section):
     train_distil: TrainDistilSection = TrainDistilSection()
     reconstruct_masked: ReconstructMaskedSection = ReconstructMaskedSection()
     train_prior: TrainPriorSection = TrainPriorSection()
+    train_painter: TrainPainterSection = TrainPainterSection()
+    train_mae: TrainMAESection = TrainMAESection()
     sample: SampleSection = SampleSection()
     compare_priors: ComparePriorsSection = ComparePriorsSection()
     compare_seeds: CompareSeedsSection = CompareSeedsSection()

@@ -47,6 +47,8 @@ class ReconstructMaskedSection(Section):
     elsewhere_judge: bool = False
     """A third judge, EfficientNet-Lite0 with the ImageNet weights that a package ships; for classes named by WordNet
     id."""
+    painter: str | None = None
+    """A painter of train_painter.py for decoding expected: best, or a run folder; null: the VQ-VAE's decoder."""
     strategies: Annotated[list[StrategyName], Field(min_length=1)] = list(STRATEGIES)
     """How it is chosen what to keep."""
     decodings: Annotated[list[DecodingName], Field(min_length=1)] = list(DECODINGS)
@@ -100,6 +102,8 @@ class ReconstructMaskedSection(Section):
     """Also measure simple rivals on the same random masks."""
     rival_distil: str | None = None
     """A DistilBERT made with presets/published_study.yaml, to stand among the rivals: best, or a run folder."""
+    rival_mae: str | None = None
+    """A masked autoencoder of train_mae.py, to stand among the rivals: best, or a run folder."""
     rival_pictures: PositiveInt = 250
     """Pictures for the rivals, evenly spread over those measured."""
     slow_pictures: PositiveInt = 50

@@ -91,6 +91,7 @@ def test_the_rivals_are_all_models_and_their_comparison(environment: Path) -> No
     assert all((ROOT / "presets" / f"{preset}.yaml").is_file() for _, preset, _ in found)
     assert "script=$1; preset=$2; shift 2;" in text
     assert "python $script.py --config presets/imagenette.yaml presets/$preset.yaml --run.seed 3 $@ || exit $?" in text
+    assert loop[-1] == f"python train_mae.py {GIVEN}"
     told = "--compare_priors.told_distil best --compare_priors.masked_vqvae best"
     assert last == f"python compare_priors.py {GIVEN} {told}"
 

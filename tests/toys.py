@@ -31,6 +31,7 @@ from measuring.study import Batch, Findings, Study, StudyPlan, batches_of, measu
 from models.classifier import Classifier, ClassifierConfig
 from models.codes import Filling
 from models.distilbert import build_distilbert
+from models.masked_autoencoder import MaskedAutoencoder, MaskedAutoencoderConfig
 from pipeline import figures
 from pipeline.engine import FitPlan
 from pipeline.files import read_csv, read_json, write_json, write_text
@@ -73,6 +74,13 @@ def tiny_distil(codes: int = 8, tokens: int = 16, layers: int = 2, classes: int 
     model = build_distilbert(codes, tokens, dim=16, layers=layers, heads=2, dropout=0.0, classes=classes).eval()
     enlarge(model.distilbert, 15)
     return model
+
+
+def tiny_mae(channels: int = 3, size: int = 16) -> MaskedAutoencoder:
+    """Untrained, over cells of 4x4 pixels."""
+    torch.manual_seed(5)
+    looks = (0.5,) * channels, (0.25,) * channels
+    return MaskedAutoencoder(MaskedAutoencoderConfig(size, channels, 4, 16, 2, 2, 8, 1, *looks)).eval()
 
 
 @torch.no_grad()
@@ -396,6 +404,11 @@ TINY: dict[str, Any] = {
     "train_distil": {
         "epochs": 2, "batch_size": 8, "dim": 16, "layers": 1, "heads": 2, "percentages": [25, 100],
         "tune": {"trials": 2, "epochs": 1, "space": {"learning_rate": {"low": 1e-3, "high": 4e-3, "log": True}}},
+    },
+    "train_painter": {"epochs": 2, "batch_size": 8, "percentages": [25, 75], "tune": {"trials": 0, "epochs": 1}},
+    "train_mae": {
+        "epochs": 2, "batch_size": 8, "dim": 16, "layers": 1, "heads": 2, "decoder_dim": 8, "decoder_layers": 1,
+        "percentages": [25, 100], "tune": {"trials": 0, "epochs": 1},
     },
     "reconstruct_masked": {
         "strategies": STUDIED, "percentages": [0, 50, 100], "seeds": 2, "choosing_passes": 4, "candidates": 2,

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,9 @@ import torch
 from torch import Tensor
 from transformers import DistilBertForMaskedLM
 
+from handoff.handed import Handed
+from handoff.memory import HandedDistil
+from handoff.rivals import TrainedRivals
 from handoff.split import Split
 from handoff.vqvae import HandedIndices
 from masking import mask_first
@@ -34,7 +38,17 @@ from recall.fillers import Way, distil_filler
 from recall.hole import dig
 from recall.memory import Memory
 from sources.pixels import to_model
-from toys import fake_indices, fake_split, findings_of, measured, one_batch, study_plan, tiny_distil, tiny_memory
+from toys import (
+    fake_indices,
+    fake_split,
+    findings_of,
+    measured,
+    one_batch,
+    study_plan,
+    tiny_distil,
+    tiny_mae,
+    tiny_memory,
+)
 
 K, SIDE, CLASSES = 8, 4, 3
 N = SIDE**2
@@ -54,7 +68,7 @@ def indices() -> HandedIndices:
 
 
 def way_called(name: str, memory: Memory, split: Split) -> Way:
-    return next(way for way in rival_ways(memory, mean_picture(split), None) if way.shown == name)
+    return next(way for way in rival_ways(memory, mean_picture(split), TrainedRivals()) if way.shown == name)
 
 
 def with_orders(split: Split, order: Tensor) -> Study:
@@ -107,7 +121,7 @@ def test_few_pictures_are_spread_over_all_and_keep_their_masks(split: Split, ind
     memory = tiny_memory(classifier="compact")
     plan = study_plan(strategies=("random",), percentages=(50,))
     findings = findings_of(memory, split, indices, plan, measured(plan, split, indices, memory))
-    found = measure_rivals(findings, None, RivalCounts(pictures=2, slow_pictures=1, resamples=100))
+    found = measure_rivals(findings, TrainedRivals(), RivalCounts(pictures=2, slow_pictures=1, resamples=100))
     alone = rival_rows(way_called("nearest kept code", memory, split), findings, np.array([0, 2]), 100)
     assert same_rows(where(found, {"rival": "nearest kept code"}), alone)
     assert {row["pictures"] for row in alone if row["measure"] == "mse_to_picture"} == {2}
@@ -125,9 +139,9 @@ def test_a_measure_without_a_number_counts_no_pictures(split: Split, indices: Ha
     assert not where(rows, {"measure": "classification_error"})
 
 
-@pytest.mark.parametrize("with_published", [False, True])
-def test_rivals_ours_and_the_published_recipe_stand_side_by_side(
-    with_published: bool, split: Split, indices: HandedIndices
+@pytest.mark.parametrize("with_trained", [False, True])
+def test_rivals_ours_and_those_trained_for_it_stand_side_by_side(
+    with_trained: bool, split: Split, indices: HandedIndices
 ) -> None:
     memory, plan = (
         tiny_memory(classifier="compact"),
@@ -135,10 +149,16 @@ def test_rivals_ours_and_the_published_recipe_stand_side_by_side(
     )
     study = measured(plan, split, indices, memory)
     rows = summarise(study, 100, plan.seed, bits_of(memory))
-    published = tiny_distil(layers=1) if with_published else None
+    published = tiny_distil(layers=1)
+    rivals = TrainedRivals()
+    if with_trained:
+        mae = Handed("train_mae", Path("-"), tiny_mae(), {"inputs": "originals"})
+        rivals = TrainedRivals(HandedDistil("train_distil", Path("-"), published, {}), mae)
     findings = findings_of(memory, split, indices, plan, study, rows)
-    found = measure_rivals(findings, published, RivalCounts(PICTURES, slow_pictures=2, resamples=100))
-    simple = [way.shown for way in rival_ways(memory, mean_picture(split), published)]
+    found = measure_rivals(findings, rivals, RivalCounts(PICTURES, slow_pictures=2, resamples=100))
+    names = [row["rival"] for row in found]
+    assert ("masked autoencoder of originals" in names) == ("published recipe, argmax" in names) == with_trained
+    simple = [way.shown for way in rival_ways(memory, mean_picture(split), rivals)]
     assert list(dict.fromkeys(row["rival"] for row in found)) == simple
     (slow,) = where(found, {"rival": "biharmonic inpainting", "percent": 50, "measure": "mse_to_picture"})
     (fast,) = where(found, {"rival": "mean picture", "percent": 50, "measure": "mse_to_picture"})
@@ -149,7 +169,7 @@ def test_rivals_ours_and_the_published_recipe_stand_side_by_side(
             rows, {"strategy": strategy, "percent": percent, "decoding": "argmax", "measure": "mse_to_picture"}
         )
         assert ours["mean"] == pytest.approx(row["mean"], abs=1e-6) and ours["pictures"] == row["pictures"]
-    if with_published:
+    if with_trained:
         (filled,) = where(found, {"rival": "published recipe, argmax", "percent": 50, "measure": "mse_to_picture"})
         batch = one_batch(memory, split, indices)
         by_hand = likeliest(memory, published, batch.tokens, mask_first(study.orders["random"][0], 8))

@@ -1,6 +1,7 @@
 """The rivals fill the same masks: what each puts in, what none may see. 4x4 tokens of 4x4 pixels, K = 12 codes."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -8,17 +9,21 @@ import torch
 from torch import Tensor
 from transformers import DistilBertForMaskedLM
 
+from handoff.handed import Handed
+from handoff.memory import HandedDistil
+from handoff.rivals import TrainedRivals
 from masking import touched_pixels
 from measuring.rivals import rival_ways
 from models.distilbert import masked_logits
+from models.masked_autoencoder import MaskedAutoencoder
 from recall.fillers import Way
 from recall.hole import Filled, dig
 from recall.memory import Memory, shares_by_position
 from recall.simple_fillers import most_frequent_codes, nearest_kept
-from toys import tiny_distil, tiny_memory
+from toys import tiny_distil, tiny_mae, tiny_memory
 
 K, SIDE, N, PIXELS = 12, 4, 16, 16
-PIXEL_RIVALS = ("mean picture", "biharmonic inpainting")
+PIXEL_RIVALS = ("mean picture", "biharmonic inpainting", "masked autoencoder of originals")
 RIVALS = (
     "mean picture",
     "not completed",
@@ -29,6 +34,7 @@ RIVALS = (
     "ours, argmax",
     "ours, expected",
     "ours, expected, kept cells' pixels",
+    "masked autoencoder of originals",
     "published recipe, argmax",
     "published recipe, expected",
 )
@@ -40,9 +46,14 @@ class Ladder(NamedTuple):
     memory: Memory
     mean_picture: Tensor
     published: DistilBertForMaskedLM | None
+    mae: MaskedAutoencoder
 
     def ways(self) -> dict[str, Way]:
-        return {way.shown: way for way in rival_ways(*self)}
+        rivals = TrainedRivals(
+            self.published and HandedDistil("train_distil", Path("-"), self.published, {}),
+            Handed("train_mae", Path("-"), self.mae, {"inputs": "originals"}),
+        )
+        return {way.shown: way for way in rival_ways(self.memory, self.mean_picture, rivals)}
 
 
 @torch.no_grad()
@@ -54,7 +65,8 @@ def fill(name: str, ladder: Ladder, tokens: Tensor, mask: Tensor, whole: Tensor)
 def ladder_of(channels: int) -> Ladder:
     memory = tiny_memory(SIDE, K, channels)
     memory.position_shares = shares_by_position(torch.randint(0, K, (40, N)), K)
-    return Ladder(replace(memory), torch.rand(channels, PIXELS, PIXELS) * 2 - 1, tiny_distil(K, N, layers=1))
+    mean = torch.rand(channels, PIXELS, PIXELS) * 2 - 1
+    return Ladder(replace(memory), mean, tiny_distil(K, N, layers=1), tiny_mae(channels=channels))
 
 
 @pytest.fixture

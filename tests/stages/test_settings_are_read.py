@@ -50,8 +50,9 @@ def test_every_setting_of_the_study_reaches_its_plan(ran):
         assert reconstruct_masked.make_plan(section.replace({key: value}), 0) != plan, key
     assert reconstruct_masked.make_plan(section, 1) != plan
     elsewhere = {
-        "vqvae", "indices", "distil", "classifier", "clean_classifier", "elsewhere_judge", "part",
-        "pictures", "rivals", "rival_distil", "rival_pictures", "slow_pictures", "bootstrap", "grid_pictures", "own",
+        "vqvae", "indices", "distil", "classifier", "clean_classifier", "elsewhere_judge", "painter", "part",
+        "pictures", "rivals", "rival_distil", "rival_mae", "rival_pictures", "slow_pictures", "bootstrap",
+        "grid_pictures", "own",
     }  # fmt: skip
     assert set(OTHER_VALUES) | elsewhere == set(type(section).model_fields)
 

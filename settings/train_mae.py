@@ -1,0 +1,54 @@
+"""Settings of train_mae.py."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from settings.kinds import PositiveFloat, PositiveInt, Real, RunName, Whole
+from settings.training import Training
+
+
+class TrainMAESection(Training):
+    epochs: PositiveInt = 40
+    """Epochs of the final fit at most."""
+    learning_rate: PositiveFloat = 2e-3
+    """Peak of the learning rate: linear warm-up, then cosine to zero."""
+    weight_decay: Annotated[Real, Field(ge=0)] = 0.05
+    """Of AdamW, on matrices and kernels only."""
+    vqvae: RunName = "best"
+    """The VQ-VAE whose tokens are the cells: best, a run folder, or models:/NAME@ALIAS."""
+    inputs: Literal["reconstructions", "originals"] = "originals"
+    """Pictures that it sees and predicts; painted kept cells show some of what is hidden, so reconstructions give too
+    low a bound."""
+    dim: PositiveInt = 128
+    """Width of the encoder; a multiple of 4."""
+    layers: PositiveInt = 4
+    """Transformer layers of the encoder."""
+    heads: PositiveInt = 4
+    """Attention heads of encoder and decoder; must divide dim and decoder_dim."""
+    decoder_dim: PositiveInt = 96
+    """Width of the decoder; a multiple of 4."""
+    decoder_layers: PositiveInt = 2
+    """Transformer layers of the decoder."""
+    mask_schedule: Literal["cosine", "uniform", "fixed"] = "uniform"
+    """How the mask ratio varies in training: cosine, uniform, or fixed."""
+    fixed_ratio: Annotated[Real, Field(gt=0, le=1)] = 0.75
+    """The mask ratio with mask_schedule: fixed."""
+    augmentation: Literal["none", "shift", "shift_flip"] = "shift"
+    """Random shifts by up to an eighth of the side; also left-right flips."""
+    percentages: Annotated[list[Annotated[Whole, Field(ge=1, le=100)]], Field(min_length=1)] = [10, 25, 50, 75, 90, 100]
+    """Mask percentages at which validation and test are measured."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "TrainMAESection":
+        for name in ("dim", "decoder_dim"):
+            width = getattr(self, name)
+            if width % self.heads or width % 4:
+                raise ValueError(f"{name} is {width}; expected a multiple of 4 and of heads {self.heads}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "TrainMAESection":
+        if "inputs" in self.tune.space:
+            raise ValueError("tune.space has inputs; expected the same pictures in all trials of a study")
+        return self

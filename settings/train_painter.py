@@ -1,0 +1,27 @@
+"""Settings of train_painter.py."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from settings.kinds import PositiveInt, Real, RunName, Whole
+from settings.training import Training
+
+
+class TrainPainterSection(Training):
+    epochs: PositiveInt = 20
+    """Epochs of the final fit at most."""
+    batch_size: PositiveInt = 64
+    """Grids per step."""
+    indices: RunName = "best"
+    """The indices: best, or a run folder of vqvae_reconstruction."""
+    vqvae: RunName = "best"
+    """The VQ-VAE whose decoder it starts from: best, a run folder, or models:/NAME@ALIAS."""
+    distil: RunName = "best"
+    """The DistilBERT whose answers it paints: best, a run folder, or models:/NAME@ALIAS."""
+    mask_schedule: Literal["cosine", "uniform", "fixed"] = "uniform"
+    """How the mask ratio varies in training: cosine, uniform, or fixed."""
+    fixed_ratio: Annotated[Real, Field(gt=0, le=1)] = 0.5
+    """The mask ratio with mask_schedule: fixed."""
+    percentages: Annotated[list[Annotated[Whole, Field(ge=1, le=100)]], Field(min_length=1)] = [10, 25, 50, 75, 90]
+    """Mask percentages at which validation and test are measured."""
