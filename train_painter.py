@@ -87,7 +87,8 @@ class PainterLearner:
     def filled(self, tokens: Tensor, mask: Tensor) -> Filled:
         """What the DistilBERT expects in grids (B, N) under a mask (B, N)."""
         device = self.machine.device
-        return self.filler.fill(dig(tokens.to(device), mask.to(device)), "expected", None)
+        with torch.autocast(device.type, enabled=False):  # the filler has its own
+            return self.filler.fill(dig(tokens.to(device), mask.to(device)), "expected", None)
 
     @torch.no_grad()
     def whole(self, tokens: Tensor) -> Tensor:

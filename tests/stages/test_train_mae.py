@@ -107,6 +107,13 @@ def test_killed_and_resumed_equals_never_killed(runs: Path, ran: Ran, monkeypatc
         assert (killed / file).read_bytes() == (whole / file).read_bytes(), file
 
 
+def test_it_trains_in_bf16_too(runs: Path, ran: Ran) -> None:
+    """The score is near that in float32."""
+    trial = optuna.trial.FixedTrial({})
+    half = train_mae.run(tiny(runs, ran.source, run__mlflow=False, run__precision="bf16"), trial)
+    assert half == pytest.approx(train_mae.run(settings(runs, ran), trial), rel=0.05)
+
+
 @pytest.mark.usefixtures("without_drawing")
 def test_every_setting_is_read(runs: Path, ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = Reads(monkeypatch)

@@ -124,6 +124,14 @@ def test_killed_and_resumed_equals_never_killed(runs: Path, ran: Ran, monkeypatc
         assert (killed / file).read_bytes() == (whole / file).read_bytes(), file
 
 
+def test_it_trains_in_bf16_too(runs: Path, ran: Ran) -> None:
+    """The score is near that in float32."""
+    cfg = tiny(runs, ran.source, run__mlflow=False)
+    trial = optuna.trial.FixedTrial({})
+    half = train_painter.run(tiny(runs, ran.source, run__mlflow=False, run__precision="bf16"), trial)
+    assert half == pytest.approx(train_painter.run(cfg, trial), rel=0.05)
+
+
 @pytest.mark.usefixtures("without_drawing")
 def test_every_setting_is_read(runs: Path, ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = Reads(monkeypatch)
