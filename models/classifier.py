@@ -27,6 +27,7 @@ class ClassifierConfig:
     dropout: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    width: int = 1  # of compact and codes: channels in multiples of the usual
 
 
 class Classifier(nn.Module):
@@ -66,9 +67,9 @@ class Classifier(nn.Module):
 
 def _build(config: ClassifierConfig, pretrained: bool) -> nn.Module:
     if config.architecture == "compact":
-        return CompactCNN(config.channels, config.classes, config.dropout)
+        return CompactCNN(config.channels, config.classes, config.dropout, config.width)
     if config.architecture == "codes":
-        return CodeCNN(config.codebook_size, config.classes, config.dropout)
+        return CodeCNN(config.codebook_size, config.classes, config.dropout, config.width)
     return _resnet(config, pretrained)
 
 
@@ -99,34 +100,35 @@ def _block(channels_in: int, channels_out: int) -> nn.Sequential:
 class CompactCNN(nn.Module):
     """Three stages of two 3x3 convolutions at half, quarter and eighth of the side, then the mean over positions."""
 
-    def __init__(self, channels: int, classes: int, dropout: float) -> None:
+    def __init__(self, channels: int, classes: int, dropout: float, width: int = 1) -> None:
         super().__init__()
-        widths = (32, 64, 128)
+        widths = (32 * width, 64 * width, 128 * width)
         layers: list[nn.Module] = [nn.PixelUnshuffle(2)]
         previous = 4 * channels
-        for number, width in enumerate(widths):
-            layers += [_block(previous, width), _block(width, width)]
+        for number, channels_out in enumerate(widths):
+            layers += [_block(previous, channels_out), _block(channels_out, channels_out)]
             layers += [nn.MaxPool2d(2)] if number < len(widths) - 1 else []
-            previous = width
+            previous = channels_out
         self.features = nn.Sequential(*layers)
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * previous, classes))
 
     def forward(self, x: Tensor) -> Tensor:
-        features = self.features(x)  # (B, 128, H/8, W/8)
+        features = self.features(x)  # (B, 128 * width, H/8, W/8)
         return self.head(torch.cat([features.mean((2, 3)), features.amax((2, 3))], dim=1))
 
 
 class CodeCNN(nn.Module):
     """A learnt vector per code, three 3x3 convolutions over the grid, mean and maximum over positions."""
 
-    def __init__(self, codebook_size: int, classes: int, dropout: float) -> None:
+    def __init__(self, codebook_size: int, classes: int, dropout: float, width: int = 1) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(codebook_size, 64)
-        self.features = nn.Sequential(_block(64, 128), _block(128, 128), _block(128, 128))
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(256, classes))
+        inner, outer = 64 * width, 128 * width
+        self.embedding = nn.Embedding(codebook_size, inner)
+        self.features = nn.Sequential(_block(inner, outer), _block(outer, outer), _block(outer, outer))
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * outer, classes))
 
     def forward(self, indices: Tensor) -> Tensor:
-        features = self.features(self.embedding(indices).permute(0, 3, 1, 2))  # (B, 128, h, w)
+        features = self.features(self.embedding(indices).permute(0, 3, 1, 2))  # (B, 128 * width, h, w)
         return self.head(torch.cat([features.mean((2, 3)), features.amax((2, 3))], dim=1))
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from settings.kinds import PositiveFloat, PositiveInt, Real, RunName
+from settings.kinds import PositiveFloat, PositiveInt, Real, RunName, Whole
 from settings.training import Training
 
 
@@ -17,6 +17,8 @@ class TrainClassifierSection(Training):
     """The VQ-VAE: best, a run folder, or models:/NAME@ALIAS."""
     architecture: Literal["compact", "resnet18", "resnet50", "codes"] = "compact"
     """compact CNN, torchvision's ResNet with a stem for small pictures, or a CNN on the code grid."""
+    width: Annotated[Whole, Field(ge=1, le=8)] = 1
+    """Channels of compact and codes, in multiples of the usual."""
     pretrained: bool = False
     """ResNets start from ImageNet weights; said plainly when they cannot be had."""
     inputs: Literal["originals", "reconstructions", "both"] = "both"

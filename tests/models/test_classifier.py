@@ -1,6 +1,6 @@
 """The classifiers."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -76,3 +76,14 @@ def test_features_are_what_the_last_layer_gets(architecture: str):
         last = model.net.fc if architecture == "resnet18" else model.net.head
         torch.testing.assert_close(last(features), model(x))
     assert features.ndim == 2 and len(features) == 2
+
+
+@pytest.mark.parametrize("architecture", ["compact", "codes"])
+def test_a_wider_classifier_has_more_channels_and_says_so_when_it_is_built_again(architecture: str) -> None:
+    plain, wide = (Classifier(replace(classifier_config(architecture), width=width)) for width in (1, 2))
+    last = [model.net.head[1].in_features for model in (plain, wide)]
+    assert last[1] == 2 * last[0]
+    weights = [sum(p.numel() for p in model.parameters()) for model in (plain, wide)]
+    assert 3 < weights[1] / weights[0] < 4, "nearly the square of the width"
+    seen = torch.zeros(2, 4, 4, dtype=torch.long) if architecture == "codes" else torch.zeros(2, 3, 16, 16)
+    assert wide.eval()(seen).shape == (2, 3)
