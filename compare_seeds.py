@@ -40,7 +40,7 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     machine = prepare_machine(cfg.run, say)
     section, seed = cfg.compare_seeds, cfg.run.seed
     seeds = find_seeds(section.folders)
-    values = stacked_values(seeds)
+    values, split_hash = stacked_values(seeds)
     with open_stage(
         "compare_seeds", cfg, {each.runs.name: str(each.study) for each in seeds}, machine, resume
     ) as stage:
@@ -53,7 +53,7 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
         write_rows(stage.folder.path / "models.csv", MODELS_HEADER, models)
         stage.figure("seeds", seeds_figure(rows))
         report(models, pairs, len(seeds))
-        stage.finish(None, extra_artifacts=FILES)
+        stage.finish(f"seeds of {split_hash}", extra_artifacts=FILES)
         return float(len(seeds))
 
 

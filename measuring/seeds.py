@@ -52,8 +52,9 @@ def find_seeds(pattern: str) -> list[SeedRun]:
     return found
 
 
-def stacked_values(seeds: list[SeedRun]) -> PerPicture:
-    """What every seed measured: (S, P) each. Raises InputError when splits or pictures differ between them."""
+def stacked_values(seeds: list[SeedRun]) -> tuple[PerPicture, str]:
+    """What every seed measured, (S, P) each, and the hash of the split. Raises InputError when splits or pictures
+    differ between them."""
     read = [read_per_picture(seed.study / PER_PICTURE) for seed in seeds]
     for seed, (_, positions, split_hash) in zip(seeds, read, strict=True):
         if split_hash != read[0][2]:
@@ -61,7 +62,7 @@ def stacked_values(seeds: list[SeedRun]) -> PerPicture:
         if not torch.equal(positions, read[0][1]):
             raise InputError(f"{seed.study} measures other pictures than {seeds[0].study}; expected the same")
     common = [key for key in read[0][0] if all(key in values for values, _, _ in read)]
-    return {key: torch.stack([values[key] for values, _, _ in read]) for key in common}
+    return {key: torch.stack([values[key] for values, _, _ in read]) for key in common}, read[0][2]
 
 
 def seed_rows(values: PerPicture, bootstrap: Bootstrap) -> Rows:

@@ -10,9 +10,10 @@ import compare_seeds
 from measuring.paired import PER_PICTURE, read_per_picture, write_per_picture
 from measuring.seeds import MODELS_HEADER, SEED_PAIRS_HEADER, SEEDS_HEADER
 from pipeline.files import InputError, read_csv, read_json, write_json
+from pipeline.runs import read_best
 from settings import loading
 from settings.config import Config
-from toys import STAGES, Ran, Reads, newest, run_folders, seeded, tiny, undrawn
+from toys import STAGES, Ran, Reads, newest, seeded, tiny, undrawn
 
 MSE = "mse_to_reconstruction"
 
@@ -122,4 +123,5 @@ def test_two_real_seeds_share_split_and_pictures_and_differ(ran: Ran, tmp_path: 
     assert any(float(row["seed_sd"]) > 0 for row in rows)
     stages = {row["stage"] for row in read_csv(folder / "models.csv")}
     assert {"train_vqvae", "train_distil", "train_classifier"} <= stages
-    assert len(run_folders(tmp_path / "runs", "compare_seeds")) == 1
+    (best,) = read_best(tmp_path / "runs", "compare_seeds").values()
+    assert best["run"] == folder.name
