@@ -23,6 +23,7 @@ from handoff.split import Split, note_data, open_split
 from handoff.vqvae import HandedIndices, HandedVQVAE, take_indices, take_vqvae
 from masking import masked_count, random_mask, training_mask
 from models.distilbert import (
+    DistilShape,
     blank_mask_token,
     build_distilbert,
     from_pretrained_body,
@@ -30,6 +31,7 @@ from models.distilbert import (
     prepare_for,
     start_from_codebook,
 )
+from pipeline.configured import configured
 from pipeline.figures import BLUE, GREY, ORANGE, component_rows, curves_figure, picture_grid
 from pipeline.files import InputError, write_array, write_csv
 from pipeline.machine import Machine, Stream, generator, prepare_machine
@@ -86,6 +88,11 @@ class DistilLearner:
     def count(self) -> int:
         return len(self.train_tokens)
 
+    @property
+    def undecayed(self) -> list[str]:
+        """The bias of attention: weight decay would make far cells near."""
+        return [name for name, _ in self.model.named_parameters() if name.startswith("near.")]
+
     def _draw_masks(self, count: int, generator: torch.Generator) -> Tensor:
         section = self.section
         return training_mask(count, self.train_tokens.shape[1], section.mask_schedule, generator, section.fixed_ratio)
@@ -120,9 +127,7 @@ class DistilLearner:
 def build_model(section: TrainDistilSection, codebook_size: int, tokens: int, classes: int) -> "DistilBertForMaskedLM":
     """From scratch, or around the layers of a trained DistilBERT. Raises InputError when that cannot be had."""
     if section.init == "scratch":
-        return build_distilbert(
-            codebook_size, tokens, section.dim, section.layers, section.heads, section.dropout, classes
-        )
+        return build_distilbert(codebook_size, tokens, configured(DistilShape, section), classes)
     try:
         return from_pretrained_body(section.init, codebook_size, tokens, classes)
     except (OSError, ValueError) as error:

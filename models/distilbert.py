@@ -9,6 +9,8 @@ variable mask ratios, loss on masked tokens only. Filling in several passes: Mas
 Besnier et al. 2025. Guidance: Ho and Salimans 2022.
 """
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,23 +24,36 @@ if TYPE_CHECKING:
     from transformers import DistilBertForMaskedLM
 
 
-def build_distilbert(
-    codebook_size: int, tokens: int, dim: int, layers: int, heads: int, dropout: float, classes: int = 0
-) -> "DistilBertForMaskedLM":
+@dataclass(frozen=True)
+class DistilShape:
+    """How large a fresh model is. relative_positions: attention has a learnt bias for where two tokens lie to each
+    other, beside the position embeddings; see `models/positions.py`."""
+
+    dim: int
+    layers: int
+    heads: int
+    dropout: float = 0.0
+    relative_positions: bool = False
+
+
+def build_distilbert(codebook_size: int, tokens: int, shape: DistilShape, classes: int = 0) -> "DistilBertForMaskedLM":
     """A fresh model. `pad_token_id=None`: its default 0 would freeze the embedding of code 0."""
-    from transformers import DistilBertConfig, DistilBertForMaskedLM
+    from transformers import DistilBertConfig
+
+    from models.grid_distilbert import GridDistilBert
 
     sizes = _vocabulary(codebook_size, tokens, classes)
+    sizes |= {"relative_positions": shape.relative_positions, "grid": math.isqrt(tokens)}
     config = DistilBertConfig(
         **sizes,
-        dim=dim,
-        hidden_dim=4 * dim,
-        n_layers=layers,
-        n_heads=heads,
-        dropout=dropout,
-        attention_dropout=dropout,
+        dim=shape.dim,
+        hidden_dim=4 * shape.dim,
+        n_layers=shape.layers,
+        n_heads=shape.heads,
+        dropout=shape.dropout,
+        attention_dropout=shape.dropout,
     )
-    return DistilBertForMaskedLM(config)
+    return GridDistilBert(config)
 
 
 def _vocabulary(codebook_size: int, tokens: int, classes: int) -> dict[str, Any]:
@@ -53,7 +68,8 @@ def _vocabulary(codebook_size: int, tokens: int, classes: int) -> dict[str, Any]
 
 
 def from_pretrained_body(source: str, codebook_size: int, tokens: int, classes: int = 0) -> "DistilBertForMaskedLM":
-    """The layers of a trained DistilBERT (a folder or a hub id) with new embeddings for codes and positions.
+    """The layers of a trained DistilBERT (a folder or a hub id) with new embeddings for codes and positions. It has no
+    relative positions.
 
     Raises OSError when the model is neither on disk nor to be fetched.
     """
@@ -94,11 +110,18 @@ def blank_mask_token(model: "DistilBertForMaskedLM") -> None:
 
 def load_distilbert(folder: Path, device: torch.device) -> "DistilBertForMaskedLM":
     """The model that `train_distil.py` wrote to `folder`, in evaluation mode."""
-    from transformers import DistilBertForMaskedLM
+    from safetensors.torch import load_file
+    from transformers import DistilBertConfig
+
+    from models.grid_distilbert import GridDistilBert
 
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder / 'config.json'} is missing; type: python train_distil.py")
-    model = DistilBertForMaskedLM.from_pretrained(folder, local_files_only=True).eval()
+    model = GridDistilBert(DistilBertConfig.from_pretrained(folder, local_files_only=True))
+    weights = load_file(folder / "model.safetensors")  # the output layer is tied to the embeddings, and stored there
+    weights["vocab_projector.weight"] = weights["distilbert.embeddings.word_embeddings.weight"]
+    model.load_state_dict(weights)
+    model.eval()
     prepare_for(model, device, training=False)
     return model
 
@@ -134,12 +157,21 @@ def masked_logits(
         labels = torch.full((len(ids),), -1, device=ids.device) if labels is None else labels.to(ids.device)
         told = torch.where(labels < 0, codes + 1 + classes, codes + 1 + labels)
         ids = torch.cat([told.unsqueeze(1), ids], dim=1)
-    hidden = model.distilbert(input_ids=ids).last_hidden_state
+    hidden = model.distilbert(input_ids=ids, attention_mask=attention_bias(model)).last_hidden_state
     hidden = hidden[:, 1:][mask] if classes else hidden[mask]  # (M, dim)
     hidden = model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
     projector = model.vocab_projector
     with torch.autocast(hidden.device.type, enabled=False):  # in bfloat16 one in thirty of the two likeliest are equal
         return F.linear(hidden.float(), projector.weight[:codes].float(), projector.bias[:codes].float())  # (M, K)
+
+
+def attention_bias(model: "DistilBertForMaskedLM") -> Tensor | None:
+    """(1, heads, n, n), what is added to the scores of attention; n counts the class before the grid, where there is
+    one. None for a model without relative positions."""
+    near = getattr(model, "near", None)
+    if near is None:
+        return None
+    return near() if classes_of(model) else near()[:, :, 1:, 1:]
 
 
 def guided_logits(

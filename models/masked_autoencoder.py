@@ -6,13 +6,11 @@ of a cell, V visible cells of the picture that has most. Pictures are float [-1,
 be predicted.
 
 Only visible cells go through the encoder. The decoder, which is lighter, sees them and a learnt vector for each masked
-cell. Beside the position embeddings, attention has a learnt bias for where two cells lie to each other (Liu et al.
-2021, arXiv 2103.14030, section 3.2). It starts from distances (as in Press et al. 2022, arXiv 2108.12409): from a few
-thousand pictures, attention to near cells is otherwise not learnt in time.
+cell. Beside the position embeddings, attention has a learnt bias for where two cells lie to each other, see
+`models/positions.py`.
 """
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SLOPE = 2.0  # of the bias of attention at the start, per cell of distance
+from models.positions import NearAndFar, rows_and_columns
 
 
 @dataclass(frozen=True)
@@ -84,33 +82,6 @@ class Attending(nn.Module):
         seen = scores.softmax(3).to(value.dtype) @ value  # (B, heads, n, dim / heads)
         x = x + self.answers(seen.transpose(1, 2).flatten(2))
         return x + self.layers(self.before_layers(x))
-
-
-class NearAndFar(nn.Module):
-    """The learnt bias of attention between two cells, by how many rows and columns lie between them.
-
-    At the start each head looks in a direction of its own, at the cell beside (right, down, left, up with four heads).
-    What lies farther from there counts less.
-    """
-
-    offsets: Tensor
-
-    def __init__(self, grid: int, heads: int) -> None:
-        super().__init__()
-        span = 2 * grid - 1
-        between = rows_and_columns(grid) - rows_and_columns(grid).unsqueeze(1) + grid - 1  # (N, N, 2), from 0 on
-        self.register_buffer("offsets", between[..., 0] * span + between[..., 1], persistent=False)
-        angles = torch.arange(heads) * (2 * math.pi / heads)
-        beside = torch.stack([angles.sin(), angles.cos()], dim=1)  # (heads, 2)
-        away = rows_and_columns(span) - (grid - 1) - beside.unsqueeze(1)  # (heads, span * span, 2)
-        self.table = nn.Parameter(-SLOPE * away.norm(dim=2))
-
-    def forward(self, places: Tensor | None = None) -> Tensor:
-        """(1, heads, 1+N, 1+N), or (B, heads, 1+V, 1+V) of the cells `places` (B, V); 0 to and from the summary."""
-        offsets = self.offsets if places is None else self.offsets[places.unsqueeze(2), places.unsqueeze(1)]
-        bias = self.table[:, offsets]
-        bias = bias.unsqueeze(0) if places is None else bias.transpose(0, 1)
-        return F.pad(bias, (1, 0, 1, 0))
 
 
 class MaskedAutoencoder(nn.Module):
@@ -188,12 +159,6 @@ def waves(grid: int, dim: int) -> Tensor:
     steps = 50.0 ** -(torch.arange(dim // 4) / (dim // 4))
     angles = rows_and_columns(grid).unsqueeze(2) * steps  # (N, 2, dim / 4)
     return torch.cat([angles.sin(), angles.cos()], dim=2).flatten(1)
-
-
-def rows_and_columns(grid: int) -> Tensor:
-    """(N, 2) long: row and column of each cell of a square grid, in raster order."""
-    cells = torch.arange(grid**2)
-    return torch.stack([cells // grid, cells % grid], dim=1)
 
 
 def start_linear(module: nn.Module) -> None:

@@ -31,6 +31,8 @@ class TrainDistilSection(Training):
     """Attention heads; must divide dim (with init: scratch)."""
     dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.0
     """In every layer."""
+    relative_positions: bool = True
+    """Attention also knows where two tokens lie to each other in the grid (with init: scratch)."""
     mask_schedule: Literal["cosine", "uniform", "fixed"] = "cosine"
     """How the mask ratio varies in training: cosine, uniform, or fixed."""
     fixed_ratio: Annotated[Real, Field(gt=0, le=1)] = 0.5

@@ -30,7 +30,7 @@ from measuring.bits import BitsPlan
 from measuring.study import Batch, Findings, Study, StudyPlan, batches_of, measure_recall
 from models.classifier import Classifier, ClassifierConfig
 from models.codes import Filling
-from models.distilbert import build_distilbert
+from models.distilbert import DistilShape, build_distilbert
 from models.masked_autoencoder import MaskedAutoencoder, MaskedAutoencoderConfig
 from pipeline import figures
 from pipeline.engine import FitPlan
@@ -69,9 +69,11 @@ def tiny_vqvae(**changes: Any) -> VQVAE:
     return VQVAE(replace(TINY_VQVAE, **changes)).eval()
 
 
-def tiny_distil(codes: int = 8, tokens: int = 16, layers: int = 2, classes: int = 0) -> DistilBertForMaskedLM:
+def tiny_distil(
+    codes: int = 8, tokens: int = 16, layers: int = 2, classes: int = 0, relative: bool = False
+) -> DistilBertForMaskedLM:
     """Untrained, with weights so large that its answers depend on what it sees."""
-    model = build_distilbert(codes, tokens, dim=16, layers=layers, heads=2, dropout=0.0, classes=classes).eval()
+    model = build_distilbert(codes, tokens, DistilShape(16, layers, 2, relative_positions=relative), classes).eval()
     enlarge(model.distilbert, 15)
     return model
 

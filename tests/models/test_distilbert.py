@@ -12,6 +12,8 @@ from transformers import DistilBertConfig, DistilBertForMaskedLM
 
 from masking import hide, random_mask
 from models.distilbert import (
+    DistilShape,
+    attention_bias,
     blank_mask_token,
     build_distilbert,
     classes_of,
@@ -25,7 +27,8 @@ from models.distilbert import (
     prepare_for,
     start_from_codebook,
 )
-from toys import CPU, complete, tiny_distil
+from pipeline.files import write_json, write_safetensors
+from toys import CPU, complete, enlarge, tiny_distil
 
 K, N, C = 11, 9, 3
 
@@ -147,7 +150,7 @@ def test_one_batch_can_be_overfitted() -> None:
     grids[:, 0] = torch.arange(4)
     mask = torch.ones(4, N, dtype=torch.bool)
     mask[:, 0] = False
-    model = build_distilbert(K, N, dim=32, layers=2, heads=2, dropout=0.0)
+    model = build_distilbert(K, N, DistilShape(dim=32, layers=2, heads=2))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(80):
         losses, _ = masked_cross_entropy(model, grids, mask)
@@ -159,7 +162,7 @@ def test_one_batch_can_be_overfitted() -> None:
 
 
 def test_dropout_is_used_in_training_and_not_in_evaluation(grids: Tensor, mask: Tensor) -> None:
-    model = build_distilbert(K, N, dim=16, layers=1, heads=2, dropout=0.5)
+    model = build_distilbert(K, N, DistilShape(dim=16, layers=1, heads=2, dropout=0.5))
     with torch.no_grad():
         model.train()
         assert not torch.equal(masked_logits(model, grids, mask), masked_logits(model, grids, mask))
@@ -244,7 +247,7 @@ def test_the_attention_of_training_gives_the_same_answers(
 
 
 def test_the_cross_entropy_of_a_fresh_model_is_near_that_of_a_guess(grids: Tensor, mask: Tensor) -> None:
-    model = build_distilbert(K, N, dim=16, layers=1, heads=2, dropout=0.0).eval()
+    model = build_distilbert(K, N, DistilShape(dim=16, layers=1, heads=2)).eval()
     with torch.no_grad():
         losses, _ = masked_cross_entropy(model, grids, mask)
     uniform = float(F.cross_entropy(torch.zeros(1, K), torch.tensor([0])))
@@ -387,3 +390,60 @@ def test_the_last_layer_is_float32_also_when_the_model_is_asked_in_bf16() -> Non
     assert not torch.equal(logits, logits.bfloat16().float())
     two = logits.topk(2, dim=1).values
     assert not (two[:, 0] == two[:, 1]).any()
+
+
+# --- relative positions -----------------------------------------------------------------------------------------------
+
+
+def test_at_the_start_attention_lies_on_the_cell_beside(grids: Tensor) -> None:
+    """Each of four heads has a direction of its own; within the grid its bias is highest one cell that way."""
+    model = build_distilbert(K, N, DistilShape(16, 1, 4, relative_positions=True))
+    bias = attention_bias(model)
+    assert bias.shape == (1, 4, N, N)
+    middle = N // 2  # of 3x3
+    assert bias[0, :, middle].argmax(1).tolist() == [middle + 1, middle + 3, middle - 1, middle - 3]
+    assert attention_bias(tiny_distil(K, N)) is None
+
+
+def test_a_token_moved_with_its_surroundings_is_seen_alike_but_for_its_place() -> None:
+    """Without position embeddings only where tokens lie to each other counts."""
+    model = build_distilbert(K, 25, DistilShape(16, 2, 4, relative_positions=True)).eval()
+    enlarge(model.distilbert, 5)
+    with torch.no_grad():
+        model.distilbert.embeddings.position_embeddings.weight.zero_()
+        model.near.table.mul_(5)  # so that only near cells count, and the border does not
+        tokens = torch.zeros(2, 5, 5, dtype=torch.long)
+        tokens[0, 1, 1], tokens[1, 2, 2] = 3, 3
+        mask = torch.zeros(2, 5, 5, dtype=torch.bool)
+        mask[0, 1, 2], mask[1, 2, 3] = True, True
+        one, other = masked_logits(model, tokens.flatten(1), mask.flatten(1))
+        mask = torch.zeros(2, 5, 5, dtype=torch.bool)
+        mask[0, 1, 2], mask[1, 3, 2] = True, True
+        _, below = masked_logits(model, tokens.flatten(1), mask.flatten(1))
+    torch.testing.assert_close(one, other, atol=1e-3, rtol=0)
+    assert (one - below).abs().max() > 0.05, "beside is not below"
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_relative_positions_come_back_with_the_model(classes: int, grids: Tensor, tmp_path: Path) -> None:
+    model = tiny_distil(K, N, classes=classes, relative=True)
+    with torch.no_grad():
+        model.near.table.normal_()
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if name != "vocab_projector.weight"}
+    write_safetensors(tmp_path / "model.safetensors", tensors)
+    write_json(tmp_path / "config.json", model.config.to_dict())
+    loaded = load_distilbert(tmp_path, torch.device("cpu"))
+    mask = torch.zeros(grids.shape, dtype=torch.bool)
+    mask[:, 2:5] = True
+    with torch.no_grad():
+        torch.testing.assert_close(masked_logits(loaded, grids, mask), masked_logits(model, grids, mask))
+        model.near.table.zero_()
+        assert not torch.allclose(masked_logits(loaded, grids, mask), masked_logits(model, grids, mask), atol=1e-3)
+
+
+def test_the_bias_of_attention_learns() -> None:
+    model = build_distilbert(K, N, DistilShape(16, 1, 2, relative_positions=True))
+    prepare_for(model, torch.device("cpu"))
+    losses, _ = masked_cross_entropy(model, torch.randint(K, (4, N)), torch.rand(4, N) < 0.5)
+    losses.mean().backward()
+    assert model.near.table.grad.abs().max() > 0

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from masking import touched_pixels
-from models.masked_autoencoder import MaskedAutoencoder, NearAndFar, load_masked_autoencoder
+from models.masked_autoencoder import MaskedAutoencoder, load_masked_autoencoder
+from models.positions import NearAndFar
 from pipeline.files import write_json, write_safetensors
 from toys import CPU, seeded, tiny_mae
 
