@@ -22,6 +22,7 @@ from handoff.memory import distil_key
 from handoff.split import Split, note_data, open_split
 from handoff.vqvae import HandedIndices, HandedVQVAE, take_indices, take_vqvae
 from masking import masked_count, random_mask, training_mask
+from models.augmentation import augment
 from models.distilbert import (
     DistilShape,
     blank_mask_token,
@@ -62,8 +63,8 @@ class DistilLearner:
         self, section: TrainDistilSection, split: Split, indices: HandedIndices, vqvae: HandedVQVAE, machine: Machine,
         seed: int, with_val: bool,
     ) -> None:  # fmt: skip
-        self.section, self.machine = section, machine
-        positions = split.positions("train", "val") if with_val else split.positions("train")
+        self.section, self.machine, self.split, self.vqvae = section, machine, split, vqvae.model
+        self.train_positions = positions = split.positions("train", "val") if with_val else split.positions("train")
         self.train_tokens = indices.tokens(positions)
         self.train_labels = torch.from_numpy(split.labels[positions]).long()
         self.val_tokens = indices.tokens(split.positions("val"))
@@ -98,12 +99,21 @@ class DistilLearner:
         return training_mask(count, self.train_tokens.shape[1], section.mask_schedule, generator, section.fixed_ratio)
 
     def step(self, rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        tokens = self.train_tokens[rows]
+        tokens = self._tokens(rows, generator)
         mask = self._draw_masks(len(rows), generator) if self.once is None else self.once[rows]
         labels = self._labels(rows, generator) if self.section.condition_on_class else None
         device = self.machine.device
         losses, right = masked_cross_entropy(self.model, tokens.to(device), mask.to(device), labels)
         return {"loss": losses.mean(), "accuracy": right.float().mean()}
+
+    @torch.no_grad()
+    def _tokens(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """(B, N) of these pictures, or of the same mirrored and moved."""
+        if self.section.augmentation == "none":
+            return self.train_tokens[rows]
+        x = self.split.pictures(self.train_positions[rows.numpy()]).to(self.machine.device)
+        with torch.autocast(x.device.type, enabled=False):  # as the indices were made
+            return self.vqvae.encode_indices(augment(x, self.section.augmentation, generator)).flatten(1).cpu()
 
     def _labels(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """(B,) classes, -1 where the class is not told this time."""

@@ -31,6 +31,9 @@ class TrainDistilSection(Training):
     """Attention heads; must divide dim (with init: scratch)."""
     dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.0
     """In every layer."""
+    augmentation: Literal["none", "flip", "shift"] = "none"
+    """Train on tokens of pictures that are mirrored left-right, or mirrored and moved a little, encoded anew each
+    time."""
     relative_positions: bool = True
     """Attention also knows where two tokens lie to each other in the grid (with init: scratch)."""
     mask_schedule: Literal["cosine", "uniform", "fixed"] = "cosine"

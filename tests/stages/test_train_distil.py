@@ -235,3 +235,30 @@ def test_validation_tells_the_class_only_to_a_model_that_never_does_without(
         assert all(torch.equal(each, made.val_labels) for each in labels) and (made.val_labels >= 0).all()
     else:
         assert labels == [None] * len(SMALL["percentages"])
+
+
+# Augmentation
+
+
+@torch.no_grad()
+def test_mirrored_pictures_are_encoded_anew_and_others_are_as_they_were(
+    machine: Machine, asked: list[tuple[Tensor, Tensor, Tensor | None]]
+) -> None:
+    made = learner(machine, {"augmentation": "flip"})
+    rows = torch.arange(made.count)
+    pictures = a_split().pictures(made.train_positions)
+    plain, mirrored = (made.vqvae.encode_indices(x).flatten(1) for x in (pictures, pictures.flip(3)))
+    made.step(rows, torch.Generator().manual_seed(0))
+    tokens = asked[0][0]
+    same, turned = (tokens == plain).all(1), (tokens == mirrored).all(1)
+    assert (same | turned).all() and 0.2 < float(turned[~same].sum()) / len(rows) < 0.8
+    made.step(rows, torch.Generator().manual_seed(1))
+    assert not torch.equal(asked[1][0], tokens), "drawn anew at each step"
+
+
+def test_moved_pictures_have_other_tokens_than_mirrored_ones(
+    machine: Machine, asked: list[tuple[Tensor, Tensor, Tensor | None]]
+) -> None:
+    for kind in ("flip", "shift"):
+        learner(machine, {"augmentation": kind}).step(torch.arange(32), torch.Generator().manual_seed(0))
+    assert not torch.equal(asked[0][0], asked[1][0])
