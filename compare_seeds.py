@@ -12,7 +12,7 @@ All seeds must share the split and measure the same pictures (same data settings
 import sys
 from typing import Any
 
-from measuring.paired import is_better
+from measuring.paired import say_who_is_better
 from measuring.seeds import (
     MODELS_HEADER,
     SEED_PAIRS_HEADER,
@@ -62,14 +62,7 @@ def report(models: Rows, pairs: Rows, seeds: int) -> None:
     for row in models:
         if row["metric"] in SHOWN_METRICS:
             say(f"{row['stage']:<24}{row['metric']:<28}{row['mean']:.4g} (sd {row['seed_sd']:.2g} over {seeds} seeds)")
-    better = [row for row in pairs if is_better(row)]
-    for row in better:
-        say(
-            f"{row['strategy']} is better than {row['against']} at {row['percent']} %: {row['measure']} "
-            f"{row['difference']:+.4g} (p {row['p_holm']:.2g} after Holm, {row['seeds_agreeing']} of {seeds} seeds)"
-        )
-    if pairs and not better:
-        say(f"no strategy is significantly better than {pairs[0]['against']} at any percentage, by any measure")
+    say_who_is_better(pairs)
 
 
 def main() -> int:

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.files import InputError
+
 RatioSchedule = Literal["cosine", "uniform", "fixed"]
 
 
@@ -22,6 +24,18 @@ def masked_count(ratio: float, tokens: int) -> int:
     if not 0 <= ratio <= 1:
         raise ValueError(f"mask ratio is {ratio}; expected 0 to 1")
     return round(ratio * tokens)
+
+
+def check_percentages(stage: str, percentages: Sequence[int], tokens: int) -> None:
+    """Raises InputError for a percentage of the setting `stage`.percentages that masks none of N tokens: there would be
+    nothing to measure."""
+    empty = [percent for percent in percentages if masked_count(percent / 100, tokens) == 0]
+    if empty:
+        fitting = [percent for percent in percentages if percent not in empty] or [100]
+        raise InputError(
+            f"{stage}.percentages has {', '.join(map(str, empty))}, which masks none of {tokens} tokens; "
+            f'type --{stage}.percentages "{fitting}"'
+        )
 
 
 def random_order(batch: int, tokens: int, generator: torch.Generator) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 from handoff.memory import distil_key
 from handoff.split import Split, note_data, open_split
 from handoff.vqvae import HandedIndices, HandedVQVAE, take_indices, take_vqvae
-from masking import masked_count, random_mask, training_mask
+from masking import check_percentages, random_mask, training_mask
 from models.augmentation import augment
 from models.distilbert import (
     DistilShape,
@@ -147,17 +147,6 @@ def build_model(section: TrainDistilSection, codebook_size: int, tokens: int, cl
         ) from None
 
 
-def check_percentages(percentages: list[int], tokens: int) -> None:
-    """Raises InputError for one that masks no token: there would be nothing to measure."""
-    empty = [percent for percent in percentages if masked_count(percent / 100, tokens) == 0]
-    if empty:
-        fitting = [percent for percent in percentages if percent not in empty] or [100]
-        raise InputError(
-            f"train_distil.percentages has {', '.join(map(str, empty))}, which masks none of {tokens} tokens; "
-            f'type --train_distil.percentages "{fitting}"'
-        )
-
-
 def fixed_masks(part: str, tokens: Tensor, percentages: list[int], seed: int) -> dict[int, Tensor]:
     """percent -> (pictures, N) bool for tokens (pictures, N), the same for the same seed."""
     return {
@@ -210,7 +199,7 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
             "type --train_distil.condition_on_class false"
         )
 
-    check_percentages(section.percentages, vqvae.model.config.tokens)
+    check_percentages("train_distil", section.percentages, vqvae.model.config.tokens)
 
     def build(chosen: TrainDistilSection, with_val: bool) -> DistilLearner:
         return DistilLearner(chosen, split, indices, vqvae, machine, cfg.run.seed, with_val)

@@ -28,12 +28,11 @@ from torch import Tensor
 from handoff.rivals import mae_key
 from handoff.split import Split, note_data, open_split
 from handoff.vqvae import HandedVQVAE, take_vqvae
-from masking import masked_count, random_mask, touched_pixels, training_mask
+from masking import check_percentages, random_mask, touched_pixels, training_mask
 from models.augmentation import flip, shift_reflected
 from models.masked_autoencoder import MaskedAutoencoder, MaskedAutoencoderConfig
 from pipeline.configured import configured
 from pipeline.figures import BLUE, GREY, component_rows, curves_figure, picture_grid
-from pipeline.files import InputError
 from pipeline.machine import Machine, Stream, generator, prepare_machine
 from pipeline.metrics import mse, to_unit
 from pipeline.stage import Stage, inputs_of, open_stage, say
@@ -134,17 +133,6 @@ def as_reconstructions(split: Split, vqvae: HandedVQVAE) -> Split:
     return replace(split, images=painted, rows=np.arange(len(painted)))
 
 
-def check_cells_masked(percentages: list[int], cells: int) -> None:
-    """Raises InputError for a percentage that masks no cell: there would be nothing to measure."""
-    empty = [percent for percent in percentages if masked_count(percent / 100, cells) == 0]
-    if empty:
-        fitting = [percent for percent in percentages if percent not in empty] or [100]
-        raise InputError(
-            f"train_mae.percentages has {', '.join(map(str, empty))}, which masks none of {cells} cells; "
-            f'type --train_mae.percentages "{fitting}"'
-        )
-
-
 def masked_cells(part: str, count: int, cells: int, percentages: list[int], seed: int) -> dict[int, Tensor]:
     """percent -> (count, N) bool, the same for the same seed."""
     return {
@@ -187,7 +175,7 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
     machine = prepare_machine(cfg.run, say)
     split, section = open_split(cfg), cfg.train_mae
     vqvae = take_vqvae(cfg, section.vqvae, split, machine.device)
-    check_cells_masked(section.percentages, vqvae.model.config.tokens)
+    check_percentages("train_mae", section.percentages, vqvae.model.config.tokens)
     shown = split if section.inputs == "originals" else as_reconstructions(split, vqvae)
 
     def build(chosen: TrainMAESection, with_val: bool) -> MAELearner:

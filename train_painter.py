@@ -26,9 +26,8 @@ from handoff.memory import HandedDistil, take_distil
 from handoff.painter import painter_identity, painter_key
 from handoff.split import Split, note_data, open_split
 from handoff.vqvae import HandedIndices, HandedVQVAE, take_indices, take_vqvae
-from masking import masked_count, random_mask, training_mask
+from masking import check_percentages, random_mask, training_mask
 from pipeline.figures import BLUE, GREY, component_rows, curves_figure, picture_grid
-from pipeline.files import InputError
 from pipeline.machine import Machine, Stream, generator, prepare_machine
 from pipeline.metrics import mse, to_unit
 from pipeline.stage import Stage, inputs_of, open_stage, say
@@ -115,17 +114,6 @@ class PainterLearner:
         return {"loss": float(np.mean(list(found.values())))} | {f"mse_at_{p}": value for p, value in found.items()}
 
 
-def check_tokens_masked(percentages: list[int], tokens: int) -> None:
-    """Raises InputError for a percentage that masks no token: there would be nothing to paint."""
-    empty = [percent for percent in percentages if masked_count(percent / 100, tokens) == 0]
-    if empty:
-        fitting = [percent for percent in percentages if percent not in empty] or [100]
-        raise InputError(
-            f"train_painter.percentages has {', '.join(map(str, empty))}, which masks none of {tokens} tokens; "
-            f'type --train_painter.percentages "{fitting}"'
-        )
-
-
 @torch.no_grad()
 def evaluate(learner: PainterLearner, paints: Paints, part: str) -> dict[int, float]:
     """percent -> mean squared error to the unmasked reconstruction, in [0, 1] pixel units. part: val or test."""
@@ -150,7 +138,7 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
     indices = take_indices(cfg, section.indices, split, vqvae)
     distil = take_distil(cfg, section.distil, split, vqvae)
     given = Given(split, indices, vqvae, distil)
-    check_tokens_masked(section.percentages, vqvae.model.config.tokens)
+    check_percentages("train_painter", section.percentages, vqvae.model.config.tokens)
 
     def build(chosen: TrainPainterSection, with_val: bool) -> PainterLearner:
         return PainterLearner(chosen, given, machine, cfg.run.seed, with_val)

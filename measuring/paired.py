@@ -13,6 +13,7 @@ from torch import Tensor
 from measuring.study import ALL_FORGOTTEN, Study
 from pipeline.files import InputError, write_safetensors
 from pipeline.metrics import Bootstrap
+from pipeline.stage import say
 from pipeline.tables import Rows
 from settings.judges import JUDGES
 
@@ -124,6 +125,20 @@ def holm(chances: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, chances[place] * (len(chances) - rank)))
         corrected[place] = highest
     return corrected
+
+
+def say_who_is_better(rows: Rows) -> None:
+    """A line for each strategy and percentage that is significantly better than the reference, or one that none is.
+    rows: of paired.csv, of one training seed or of several."""
+    better = [row for row in rows if is_better(row)]
+    for row in better:
+        agreeing = f", {row['seeds_agreeing']} of {row['seeds']} seeds" if "seeds" in row else ""
+        say(
+            f"{row['strategy']} is better than {row['against']} at {row['percent']} %: {row['measure']} "
+            f"{row['difference']:+.4g} (p {row['p_holm']:.2g} after Holm{agreeing})"
+        )
+    if rows and not better:
+        say(f"no strategy is significantly better than {rows[0]['against']} at any percentage, by any measure")
 
 
 def is_better(row: Mapping[str, object], level: float = 0.05) -> bool:

@@ -11,10 +11,10 @@ from measuring.paired import (
     PAIRED_HEADER,
     PER_PICTURE,
     TESTED_MEASURES,
-    is_better,
     paired_rows,
     per_picture,
     reference_of,
+    say_who_is_better,
     write_per_picture,
 )
 from measuring.rivals import PUBLISHED_HEADER, RIVALS_HEADER, RivalCounts, measure_rivals, published_steps
@@ -84,19 +84,7 @@ def compare_strategies(stage: Stage, findings: Findings, resamples: int) -> None
     bootstrap = Bootstrap(resamples, lambda: generator(seed, Stream.BOOTSTRAP))
     rows = paired_rows(values, reference_of(strategies), bootstrap, generator(seed, Stream.SIGN_FLIPS))
     write_rows(folder / "paired.csv", PAIRED_HEADER, rows)
-    say_who_is_better(rows, reference_of(strategies))
-
-
-def say_who_is_better(rows: Rows, reference: str) -> None:
-    """A line for each strategy and percentage that is significantly better than the reference, or one that none is."""
-    better = [row for row in rows if is_better(row)]
-    for row in better:
-        say(
-            f"{row['strategy']} is better than {reference} at {row['percent']} %: {row['measure']} "
-            f"{row['difference']:+.4g} (p {row['p_holm']:.2g} after Holm)"
-        )
-    if rows and not better:
-        say(f"no strategy is significantly better than {reference} at any percentage, by any measure")
+    say_who_is_better(rows)
 
 
 def draw_curves(stage: Stage, findings: Findings) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from masking import (
     all_but,
     block_order,
+    check_percentages,
     component_mask,
     half_order,
     halton_order,
@@ -31,6 +32,7 @@ from masking import (
     touched_tokens,
     training_mask,
 )
+from pipeline.files import InputError
 from toys import seeded
 
 # Halton order
@@ -424,3 +426,12 @@ def test_none_or_all_take_no_bits(tokens: int) -> None:
 def test_bits_of_positions_are_those_of_the_exact_count(tokens: int, share: float) -> None:
     kept = round(share * tokens)
     assert position_bits(tokens, kept) == pytest.approx(math.log2(math.comb(tokens, kept)), abs=1e-8, rel=1e-9)
+
+
+def test_percentages_that_mask_nothing_are_refused_with_those_that_do() -> None:
+    """10 % of 4 tokens are none, 25 % are one."""
+    check_percentages("train_distil", [25, 100], 4)
+    with pytest.raises(
+        InputError, match=r"has 5, 10, which masks none of 4 tokens; type .*percentages \"\[25, 100\]\""
+    ):
+        check_percentages("train_distil", [5, 10, 25, 100], 4)

@@ -215,15 +215,6 @@ def test_a_zero_mask_embedding_stays_zero_through_training(embedding: str, machi
     assert torch.equal(before[K], after[K]) == (embedding == "zero")
 
 
-def test_percentages_that_mask_nothing_are_refused_with_those_that_do() -> None:
-    """10 % of 4 tokens are none, 25 % are one."""
-    train_distil.check_percentages([25, 100], 4)
-    with pytest.raises(
-        InputError, match=r"has 5, 10, which masks none of 4 tokens; type .*percentages \"\[25, 100\]\""
-    ):
-        train_distil.check_percentages([5, 10, 25, 100], 4)
-
-
 @pytest.mark.parametrize(("label_drop", "told"), [(0.0, True), (0.5, False)])
 def test_validation_tells_the_class_only_to_a_model_that_never_does_without(
     label_drop: float, told: bool, machine: Machine, asked: list[tuple[Tensor, Tensor, Tensor | None]]

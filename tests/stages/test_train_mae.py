@@ -173,7 +173,7 @@ def test_what_a_filler_leaves_wrong_is_measured_within_and_over(machine) -> None
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"percentages": [1, 50]}, r'1, which masks none of 16 cells; type --train_mae.percentages "\[50\]"'),
+        ({"percentages": [1, 50]}, r'1, which masks none of 16 tokens; type --train_mae.percentages "\[50\]"'),
         ({"vqvae": "nowhere"}, "nowhere is not a run folder"),
     ],
 )
