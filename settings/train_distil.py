@@ -32,8 +32,7 @@ class TrainDistilSection(Training):
     dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.0
     """In every layer."""
     augmentation: Literal["none", "flip", "shift"] = "none"
-    """Train on tokens of pictures that are mirrored left-right, or mirrored and moved a little, encoded anew each
-    time."""
+    """Train on tokens of pictures that are mirrored, or mirrored and moved a little, and encoded anew each time."""
     relative_positions: bool = True
     """Attention also knows where two tokens lie to each other in the grid (with init: scratch)."""
     mask_schedule: Literal["cosine", "uniform", "fixed"] = "cosine"

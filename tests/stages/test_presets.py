@@ -101,4 +101,6 @@ def test_the_preset_of_the_published_study_trains_and_is_studied(ran: Ran, tmp_p
     rival = {"reconstruct_masked__rivals": True, "reconstruct_masked__rival_distil": "best"}
     finished(with_preset("published_study", runs, ran.source, **rival), ("train_distil", "reconstruct_masked"))
     rows = read_csv(newest(runs, "reconstruct_masked") / "rivals.csv")
-    assert "published recipe" in {row["rival"] for row in rows}
+    assert "published recipe, argmax" in {row["rival"] for row in rows}
+    steps = read_csv(newest(runs, "reconstruct_masked") / "published.csv")
+    assert {row["model"] for row in steps} == {"published", "ours"}

@@ -90,9 +90,11 @@ def test_the_published_recipe_trains_and_stands_among_the_rivals(told, untold):
     assert read_json(told.published / "model" / "meta.json")["label_drop"] is None
     found = {(row["rival"], int(row["percent"]), row["measure"]): row for row in read_csv(untold / "rivals.csv")}
     theirs = {name for name, _, _ in found if name.startswith("published recipe")}
-    assert theirs == {"published recipe", "published recipe, additive"}
-    assert {percent for name, percent, _ in found if name == "published recipe"} == {0, 50, 100}
-    error = [float(found["published recipe", percent, "mse_to_reconstruction"]["mean"]) for percent in (0, 50, 100)]
+    assert theirs == {"published recipe, argmax", "published recipe, expected"}
+    assert {percent for name, percent, _ in found if name == "published recipe, argmax"} == {0, 50, 100}
+    error = [
+        float(found["published recipe, argmax", percent, "mse_to_reconstruction"]["mean"]) for percent in (0, 50, 100)
+    ]
     assert error[0] < 1e-10 < error[1]
     assert error[2] != float(found["ours, argmax", 100, "mse_to_reconstruction"]["mean"]), "another model was asked"
     assert read_json(untold / "run.json")["inputs"]["rival_distil"] == str(told.published)
