@@ -62,7 +62,7 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     priors = take_priors(cfg, handed)
     with open_stage("compare_priors", cfg, handed.inputs | priors.inputs, machine, resume) as stage:
         note_data(stage, cfg, split)
-        memory = replace(handed.memory, bf16=False)  # all are compared in float32
+        memory = replace(handed.memory, bf16=False, painter=None)  # all in float32, all painted by the decoder
         ways = filling_ways(memory, priors, section)
         rows = measure_inpainting(
             memory, ways, spread_batches(handed, section.pictures, section.batch_size), section, seed

@@ -78,7 +78,7 @@ def rival_ways(memory: Memory, mean: Tensor, rivals: TrainedRivals) -> list[Way]
         mae = MAEFiller(f"masked autoencoder of {rivals.mae.meta['inputs']}", rivals.mae.model)
         found += [Way(mae, "expected", mae.name)]
     if rivals.published is not None:
-        theirs = distil_filler(memory, model=rivals.published.model, name="published recipe")
+        theirs = PaintedPlainly(distil_filler(memory, model=rivals.published.model, name="published recipe"))
         found += [Way(theirs, each, f"{theirs.name}, {each}") for each in ("argmax", "expected")]
     return found
 
@@ -120,7 +120,8 @@ def rival_rows(way: Way, findings: Findings, picks: np.ndarray, resamples: int) 
 def published_steps(findings: Findings, published: "DistilBertForMaskedLM", counts: RivalCounts) -> Rows:
     """The way from the published study to ours, step by step: its model or ours, its decoding (the likeliest codes) or
     ours (expected), its selection (`selective`) or ours (`adaptive`), in all eight combinations; rows of published.csv.
-    Everything in one pass, told nothing. The model that fills in also chooses."""
+    Everything in one pass, told nothing, painted by the VQ-VAE's decoder, as a painter is made for one DistilBERT. The
+    model that fills in also chooses."""
     plan, handed = findings.plan, findings.handed
     positions = spread(findings.study.positions, counts.pictures)
     their_plan = replace(
@@ -128,7 +129,7 @@ def published_steps(findings: Findings, published: "DistilBertForMaskedLM", coun
     )
     rows: Rows = []
     for name, model in (("published", published), ("ours", findings.memory.distil)):
-        memory = replace(findings.memory, distil=model)
+        memory = replace(findings.memory, distil=model, painter=None)
         found = measure_recall(memory, handed.split, handed.indices, positions, their_plan)
         rows += [
             {"model": name, "selection": row["strategy"], **{key: row[key] for key in PUBLISHED_HEADER[2:]}}

@@ -136,35 +136,8 @@ class Biharmonic:
 
 
 @dataclass(frozen=True)
-class KeepingPixels:
-    """Another filler's painting in masked cells only, the known pixels elsewhere: on the same terms as those that work
-    on pixels."""
-
-    filler: Filler
-    memory: Memory
-
-    @property
-    def name(self) -> str:
-        return f"{self.filler.name}, kept cells' pixels"
-
-    @property
-    def passes(self) -> int:
-        return self.filler.passes
-
-    @property
-    def decodings(self) -> tuple[str, ...]:
-        return self.filler.decodings
-
-    def fill(self, hole: Hole, decoding: str, draws: torch.Generator | None) -> Filled:
-        pixels = known_pixels(hole, self.name)
-        filled = self.filler.fill(hole, decoding, draws)
-        missing = missing_pixels(hole, pixels, self.memory.stride).unsqueeze(1)
-        return Filled(filled.tokens, pictures=torch.where(missing, self.memory.paint(filled), pixels))
-
-
-@dataclass(frozen=True)
-class PaintedPlainly:
-    """Another filler's answer, for the VQ-VAE's decoder to paint also where there is a painter."""
+class Around:
+    """What works on another filler's answer: its name, passes and decodings."""
 
     filler: Filler
 
@@ -179,6 +152,29 @@ class PaintedPlainly:
     @property
     def decodings(self) -> tuple[str, ...]:
         return self.filler.decodings
+
+
+@dataclass(frozen=True)
+class KeepingPixels(Around):
+    """Another filler's painting in masked cells only, the known pixels elsewhere: on the same terms as those that work
+    on pixels."""
+
+    memory: Memory
+
+    @property
+    def name(self) -> str:
+        return f"{self.filler.name}, kept cells' pixels"
+
+    def fill(self, hole: Hole, decoding: str, draws: torch.Generator | None) -> Filled:
+        pixels = known_pixels(hole, self.name)
+        filled = self.filler.fill(hole, decoding, draws)
+        missing = missing_pixels(hole, pixels, self.memory.stride).unsqueeze(1)
+        return Filled(filled.tokens, pictures=torch.where(missing, self.memory.paint(filled), pixels))
+
+
+@dataclass(frozen=True)
+class PaintedPlainly(Around):
+    """Another filler's answer, for the VQ-VAE's decoder to paint also where there is a painter."""
 
     def fill(self, hole: Hole, decoding: str, draws: torch.Generator | None) -> Filled:
         return self.filler.fill(hole, decoding, draws)._replace(kept=None)

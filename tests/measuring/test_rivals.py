@@ -37,8 +37,10 @@ from recall.choosing import choose_order
 from recall.fillers import Way, distil_filler
 from recall.hole import dig
 from recall.memory import Memory
+from recall.painter import CodePainter
 from sources.pixels import to_model
 from toys import (
+    enlarge,
     fake_indices,
     fake_split,
     findings_of,
@@ -205,3 +207,24 @@ def test_each_step_from_the_published_study_to_ours_is_measured(split: Split, in
 def test_the_mean_picture_is_of_training_pictures(split: Split) -> None:
     torch.testing.assert_close(mean_picture(split), to_model(split.images[5:]).mean(0))
     torch.testing.assert_close(mean_picture(split, enough=1), to_model(split.images[5:6]).mean(0))
+
+
+def test_a_painter_paints_ours_and_nothing_of_another_model(split: Split, indices: HandedIndices) -> None:
+    """It is made for our DistilBERT: the published recipe is painted by the decoder, as without a painter."""
+    plain, plan = tiny_memory(classifier="compact"), study_plan(strategies=("random",), percentages=(50,))
+    painter = CodePainter(plain.vqvae).eval()
+    enlarge(painter.decoder, 2)
+    painted, counts = replace(plain, painter=painter), RivalCounts(PICTURES, 1, 100)
+    published = tiny_distil(layers=1)
+    both = [findings_of(memory, split, indices, plan) for memory in (plain, painted)]
+    assert same_rows(*(published_steps(findings, published, counts) for findings in both))
+    rivals = TrainedRivals(published=HandedDistil("train_distil", Path("-"), published, {}))
+    ways = {way.shown: way for way in rival_ways(painted, mean_picture(split), rivals)}
+    tokens, mask = indices.tokens(np.arange(PICTURES)), torch.arange(N).expand(PICTURES, -1) < 8
+    for name, same in (
+        ("published recipe, expected", True),
+        ("ours, expected", True),
+        ("ours, expected, painter", False),
+    ):
+        filled = ways[name].fill(dig(tokens, mask))
+        assert torch.equal(painted.paint(filled), plain.paint(filled)) == same, name
