@@ -176,8 +176,8 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
         raise InputError(f"train_classifier needs classes, and {cfg.data.source} has none; skip this stage")
     vqvae = take_vqvae(cfg, section.vqvae, split, machine.device)
 
-    def build(chosen: TrainClassifierSection, with_val: bool) -> ClassifierLearner:
-        return ClassifierLearner(chosen, split, vqvae, machine, cfg.run.seed, with_val)
+    def build(chosen: TrainClassifierSection, with_val: bool, share: float = 1.0) -> ClassifierLearner:
+        return ClassifierLearner(chosen, split.thinned(share), vqvae, machine, cfg.run.seed, with_val)
 
     if trial is not None:
         chosen = section.replace(suggest(trial, section.tune.space))

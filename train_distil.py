@@ -201,8 +201,8 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
 
     check_percentages("train_distil", section.percentages, vqvae.model.config.tokens)
 
-    def build(chosen: TrainDistilSection, with_val: bool) -> DistilLearner:
-        return DistilLearner(chosen, split, indices, vqvae, machine, cfg.run.seed, with_val)
+    def build(chosen: TrainDistilSection, with_val: bool, share: float = 1.0) -> DistilLearner:
+        return DistilLearner(chosen, split.thinned(share), indices, vqvae, machine, cfg.run.seed, with_val)
 
     if trial is not None:
         chosen = section.replace(suggest(trial, section.tune.space))

@@ -178,8 +178,8 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
     check_percentages("train_mae", section.percentages, vqvae.model.config.tokens)
     shown = split if section.inputs == "originals" else as_reconstructions(split, vqvae)
 
-    def build(chosen: TrainMAESection, with_val: bool) -> MAELearner:
-        return MAELearner(chosen, shown, vqvae.model.config.stride, machine, cfg.run.seed, with_val)
+    def build(chosen: TrainMAESection, with_val: bool, share: float = 1.0) -> MAELearner:
+        return MAELearner(chosen, shown.thinned(share), vqvae.model.config.stride, machine, cfg.run.seed, with_val)
 
     if trial is not None:
         chosen = section.replace(suggest(trial, section.tune.space))

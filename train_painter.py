@@ -140,8 +140,8 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
     given = Given(split, indices, vqvae, distil)
     check_percentages("train_painter", section.percentages, vqvae.model.config.tokens)
 
-    def build(chosen: TrainPainterSection, with_val: bool) -> PainterLearner:
-        return PainterLearner(chosen, given, machine, cfg.run.seed, with_val)
+    def build(chosen: TrainPainterSection, with_val: bool, share: float = 1.0) -> PainterLearner:
+        return PainterLearner(chosen, given._replace(split=split.thinned(share)), machine, cfg.run.seed, with_val)
 
     if trial is not None:
         chosen = section.replace(suggest(trial, section.tune.space))

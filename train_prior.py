@@ -59,8 +59,9 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
     indices = take_indices(cfg, section.indices, split, vqvae)
     goal = GOALS[section.kind]
 
-    def build(chosen: TrainPriorSection, with_val: bool) -> PixelCNNLearner | GANLearner:
-        return build_learner(chosen, grids_to_learn(split, indices, vqvae, told, with_val), machine, cfg.run.seed)
+    def build(chosen: TrainPriorSection, with_val: bool, share: float = 1.0) -> PixelCNNLearner | GANLearner:
+        grids = grids_to_learn(split.thinned(share), indices, vqvae, told, with_val)
+        return build_learner(chosen, grids, machine, cfg.run.seed)
 
     if trial is not None:
         chosen = section.replace(suggest(trial, section.tune.space))

@@ -205,8 +205,8 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
     check_masking(section, split)
     told, goal = columns(section, split), MASKING_GOAL if section.component_masking.enabled else GOAL
 
-    def build(chosen: TrainVQVAESection, with_val: bool) -> VQVAELearner:
-        return VQVAELearner(chosen, split, machine, with_val)
+    def build(chosen: TrainVQVAESection, with_val: bool, share: float = 1.0) -> VQVAELearner:
+        return VQVAELearner(chosen, split.thinned(share), machine, with_val)
 
     if trial is not None:
         chosen = section.replace(suggest(trial, section.tune.space))

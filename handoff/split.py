@@ -1,8 +1,9 @@
 """The split as later stages open it: pictures, manifest, and the command that makes it."""
 
+import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from settings.config import Config
 from settings.loading import as_typed, changed_keys
 from sources.embedded import DRAWN, EMBEDDED
 from sources.pixels import to_model
+from sources.splitting import spread
 from sources.stacks import Stacks, default_names
 
 
@@ -43,6 +45,7 @@ class Split:
     images: np.ndarray  # (rows, H, W, C) uint8, memory-mapped
     rows: np.ndarray  # position -> row of `images`
     labels: np.ndarray  # position -> class number, -1 without classes
+    share: float = 1.0  # of the pictures of each part that `positions` gives
 
     @property
     def stage(self) -> str:
@@ -79,7 +82,12 @@ class Split:
 
     def positions(self, *splits: str) -> np.ndarray:
         """Positions of the pictures of the splits, in manifest order."""
-        return np.flatnonzero([row["split"] in splits for row in self.manifest])
+        found = np.flatnonzero([row["split"] in splits for row in self.manifest])
+        return spread(found, math.ceil(self.share * len(found)))
+
+    def thinned(self, share: float) -> "Split":
+        """The same split with a share in (0, 1] of the pictures of each part, evenly spread; positions stay."""
+        return replace(self, share=share)
 
     def pictures(self, positions: np.ndarray | Tensor) -> Tensor:
         """(B, C, H, W) float in [-1, 1]."""

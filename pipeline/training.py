@@ -1,9 +1,10 @@
 """What the training stages have in common: tune on validation, fit with the best settings, retrain if asked."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import optuna
 
@@ -14,8 +15,15 @@ from pipeline.figures import history_figure
 from pipeline.machine import Machine, seed_everything
 from pipeline.stage import Stage, say
 
-#: Builds the engine.Learner of a stage from its settings; True: train on train + validation, for the retrain.
-Build = Callable[[Any, bool], Any]
+
+
+class Build(Protocol):
+    """Builds the engine.Learner of a stage from its settings."""
+
+    def __call__(self, section: Any, with_val: bool, share: float = 1.0, /) -> Any:
+        """with_val: train on train + validation, for the retrain. share: of the pictures of each part, for trials."""
+        ...
+
 
 
 @dataclass(frozen=True)
@@ -38,12 +46,19 @@ class Trained:
 
 
 def plan_of(
-    section: Any, goal: Goal, seed: int, epochs: int, patience: int | None, horizon: int | None = None
+    section: Any,
+    goal: Goal,
+    seed: int,
+    epochs: int,
+    patience: int | None,
+    horizon: int | None = None,
+    share: float = 1.0,
 ) -> FitPlan:
-    """The settings as a plan. horizon: epochs that the cosine spans; None: `epochs`."""
+    """The settings as a plan. horizon: epochs that the cosine spans; None: `epochs`. share: of the pictures,
+    and of the steps that an epoch has at least."""
     spans = {"epochs": epochs, "horizon": horizon or epochs, "patience": patience}
     judged = {"monitor": goal.monitor, "lower_is_better": goal.lower_is_better}
-    steps = -(-section.least_steps // section.epochs)
+    steps = math.ceil(share * section.least_steps / section.epochs)
     return configured(FitPlan, section, seed=seed, epoch_steps=steps, **spans, **judged)
 
 
@@ -66,8 +81,8 @@ def run_trial(
             raise optuna.TrialPruned
 
     seed_everything(seed)
-    learner = build(section, False)
-    plan = plan_of(section, goal, seed, tune.epochs, tune.patience)
+    learner = build(section, False, tune.share)
+    plan = plan_of(section, goal, seed, tune.epochs, tune.patience, share=tune.share)
     progress = fit(learner, plan, machine, f"trial {trial.number}", on_epoch=on_epoch)
     return progress.history[progress.best_epoch - 1][f"val_{goal.objective}"]
 

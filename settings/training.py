@@ -14,6 +14,8 @@ class Tune(Section):
     """How many settings to try before the final fit; 0 skips tuning."""
     epochs: PositiveInt = 3
     """Epochs of a trial."""
+    share: Annotated[Real, Field(gt=0, le=1)] = 1.0
+    """Share of the training and validation pictures that a trial sees, evenly spread over the classes."""
     patience: PositiveInt = 3
     """Epochs without a better validation score after which a trial stops."""
     startup_trials: Annotated[Whole, Field(ge=0)] = 2

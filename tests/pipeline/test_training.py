@@ -57,7 +57,7 @@ def test_a_trial_returns_the_objective_at_the_best_epoch(machine: Machine) -> No
     study = optuna.create_study()
     tried = section(learning_rate=0.5, tune={"trials": 1, "epochs": 3})
     histories: list[History] = []
-    score = run_trial(study.ask(), tried, lambda s, both: toy, GOAL, machine, 0, lambda h: histories.append(list(h)))
+    score = run_trial(study.ask(), tried, lambda s, both, share: toy, GOAL, machine, 0, lambda h: histories.append(list(h)))
     assert score == pytest.approx(10 * min(toy.scores))
     assert [len(history) for history in histories] == [1, 2, 3]
     assert list(study.trials[0].intermediate_values.values()) == pytest.approx([10 * s for s in toy.scores])
@@ -67,14 +67,14 @@ def test_a_trial_that_does_not_keep_up_is_pruned(machine: Machine) -> None:
     study = optuna.create_study(pruner=optuna.pruners.ThresholdPruner(upper=50.0))
     tried = section(tune={"trials": 1, "epochs": 3})
     with pytest.raises(optuna.TrialPruned):
-        run_trial(study.ask(), tried, lambda s, both: Toy(16, bias=1000.0), GOAL, machine, 0)
+        run_trial(study.ask(), tried, lambda s, both, share: Toy(16, bias=1000.0), GOAL, machine, 0)
 
 
 def test_training_tunes_then_fits_with_the_best_values_then_retrains(machine: Machine, tmp_path: Path) -> None:
     """The retrain is built for train + validation, from the winner's settings, for the best number of epochs."""
     built: list[tuple[float, bool]] = []
 
-    def build(values: Training, both: bool) -> Toy:
+    def build(values: Training, both: bool, share: float = 1.0) -> Toy:
         built.append((values.learning_rate, both))
         return Toy(24 if both else 16)
 
@@ -102,7 +102,7 @@ def test_training_tunes_then_fits_with_the_best_values_then_retrains(machine: Ma
 def test_training_without_trials_takes_the_settings_as_they_are(machine: Machine, tmp_path: Path) -> None:
     built: list[float] = []
 
-    def build(values: Training, both: bool) -> Toy:
+    def build(values: Training, both: bool, share: float = 1.0) -> Toy:
         built.append(values.learning_rate)
         return Toy(16)
 
@@ -121,7 +121,7 @@ def test_a_named_study_whose_choices_have_changed_is_refused_in_one_line(machine
         train(
             bare_stage(tmp_path, "train_toy", machine),
             section(epochs=1, tune=tune),
-            lambda s, both: Toy(16),
+            lambda s, both, share: Toy(16),
             GOAL,
             0,
             tmp_path,
