@@ -7,6 +7,7 @@ generator.
 
 import json
 import math
+import time
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -103,13 +104,14 @@ class FitPlan:
 
 @dataclass
 class Progress:
-    """Where a fit is. `epoch` counts finished epochs; history has a line for each."""
+    """Where a fit is. `epoch` counts finished epochs; history has a line for each, seconds its time from the start."""
 
     epoch: int = 0
     best_epoch: int = 0
     best_score: float = math.nan
     stopped: bool = False
     history: History = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
 
 
 def steps_of(learner: Learner, plan: FitPlan) -> int:
@@ -155,12 +157,14 @@ def fit(
     steps = steps_of(learner, plan)
     with progress_bar(total=plan.epochs * steps, initial=progress.epoch * steps, desc=label, unit="step") as bar:
         while progress.epoch < plan.epochs and not progress.stopped:
+            started = time.monotonic()
             trained = _train_epoch(learner, optimizer, plan, machine, progress.epoch, _Shown(label, bar))
             validated = _validate(learner) if plan.patience is not None else {}
             _check_finite(model, validated, plan, label, progress.epoch + 1)
             progress.epoch += 1
             values = {f"train_{k}": v for k, v in trained.items()} | {f"val_{k}": v for k, v in validated.items()}
             progress.history.append({"epoch": progress.epoch, **values})
+            progress.seconds.append(time.monotonic() - started + (progress.seconds[-1] if progress.seconds else 0.0))
             if _is_better(progress, validated, plan):
                 progress.best_epoch, progress.best_score = progress.epoch, validated.get(plan.monitor, math.nan)
                 best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}

@@ -37,8 +37,9 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> 
     return figure, axes
 
 
-def history_figure(history: Sequence[Mapping[str, float]], best_epoch: int) -> Figure:
-    """One panel per metric over the epochs, train and validation together; the best epoch is marked."""
+def history_figure(history: Sequence[Mapping[str, float]], best_epoch: int, seconds: float) -> Figure:
+    """One panel per metric over the epochs, train and validation together; the best epoch is marked. seconds: of an
+    epoch."""
     names = {key.split("_", 1)[1]: None for epoch in history for key in epoch if key != "epoch"}
     columns = min(4, len(names))
     rows = math.ceil(len(names) / columns)
@@ -54,7 +55,7 @@ def history_figure(history: Sequence[Mapping[str, float]], best_epoch: int) -> F
                 axis.plot(epochs, values, style, color=colour, marker=marker, markersize=4, label=part)
         axis.axvline(best_epoch, color=GREY, linewidth=0.8, linestyle=":", label="best epoch")
         axis.set_title(name.replace("_", " "), fontsize=9)
-        axis.set_xlabel("epoch", fontsize=8)
+        axis.set_xlabel(f"epoch of {seconds:.3g} s", fontsize=8)
         axis.xaxis.get_major_locator().set_params(integer=True)
     handles = {
         label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)

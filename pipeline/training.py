@@ -12,9 +12,9 @@ from pipeline import tuning
 from pipeline.configured import configured
 from pipeline.engine import FitPlan, History, Progress, fit
 from pipeline.figures import history_figure
+from pipeline.files import write_csv
 from pipeline.machine import Machine, seed_everything
 from pipeline.stage import Stage, say
-
 
 
 class Build(Protocol):
@@ -23,7 +23,6 @@ class Build(Protocol):
     def __call__(self, section: Any, with_val: bool, share: float = 1.0, /) -> Any:
         """with_val: train on train + validation, for the retrain. share: of the pictures of each part, for trials."""
         ...
-
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,9 @@ def train(
     progress = fit(learner, plan, stage.machine, f"{stage.name} fit", stage.folder.last / "fit.safetensors", on_epoch)
     stage.metrics["fit_seconds"] = time.monotonic() - started
     stage.folder.write_history(progress.history)
-    stage.figure("curves", history_figure(progress.history, progress.best_epoch))
+    epoch_seconds = progress.seconds[-1] / len(progress.seconds)
+    stage.figure("curves", history_figure(progress.history, progress.best_epoch, epoch_seconds))
+    write_csv(stage.folder.path / "learning.csv", LEARNING_HEADER, learning(progress))
     score = progress.history[progress.best_epoch - 1][f"val_{goal.objective}"]
     say(f"best epoch {progress.best_epoch} of {progress.epoch}: validation {goal.objective} {score:.4g}")
     stage.metrics |= {"best_epoch": progress.best_epoch, f"best_val_{goal.objective}": score}
@@ -127,6 +128,19 @@ def train(
         plan = plan_of(section, goal, seed, progress.best_epoch, None, horizon=section.epochs)
         fit(learner, plan, stage.machine, f"{stage.name} retrain", stage.folder.last / "retrain.safetensors")
     return Trained(learner, section, progress, score)
+
+
+LEARNING_HEADER = ("epoch", "seconds", "metric", "value")
+
+
+def learning(progress: Progress) -> list[list[Any]]:
+    """A line for each epoch and validation metric, with the seconds from the start of the fit to its end."""
+    return [
+        [epoch["epoch"], f"{seconds:.1f}", key.removeprefix("val_"), f"{value:.6g}"]
+        for epoch, seconds in zip(progress.history, progress.seconds, strict=True)
+        for key, value in epoch.items()
+        if key.startswith("val_")
+    ]
 
 
 def _tuned(stage: Stage, section: Any, build: Build, goal: Goal, seed: int, runs: Any) -> dict[str, Any]:

@@ -1,9 +1,12 @@
 """Which components of a split are meant."""
 
+import math
+
 import pytest
 
 from handoff.split import mask_of
 from pipeline.files import InputError
+from toys import fill_folder, make_split
 
 NAMES = ("a", "b", "c", "d", "e")
 
@@ -13,3 +16,15 @@ def test_unknown_components_are_refused_with_the_names():
         mask_of(NAMES, ["a", "q", "r"])
     with pytest.raises(InputError, match="no component is named"):
         mask_of(NAMES, [])
+
+
+def test_a_thinned_split_has_a_share_of_each_part_over_all_classes(tmp_path):
+    fill_folder(tmp_path / "pictures", 12)
+    split = make_split(tmp_path, tmp_path / "pictures")
+    thin = split.thinned(0.5)
+    for part in ("train", "val", "test"):
+        whole, kept = split.positions(part), thin.positions(part)
+        assert set(kept) <= set(whole) and len(kept) == math.ceil(len(whole) / 2)
+    assert set(thin.labels[thin.positions("train")]) == set(split.labels)
+    assert thin.pictures(thin.positions("val")).equal(split.pictures(thin.positions("val")))
+    assert len(split.thinned(1e-9).positions("train")) == 1

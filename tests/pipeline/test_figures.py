@@ -44,8 +44,8 @@ def grey(count: int) -> torch.Tensor:
 
 
 DRAWINGS: dict[str, Callable[[], Figure]] = {
-    "history": lambda: figures.history_figure(HISTORY, 3),
-    "history of one epoch": lambda: figures.history_figure(HISTORY[:1], 1),
+    "history": lambda: figures.history_figure(HISTORY, 3, 12.5),
+    "history of one epoch": lambda: figures.history_figure(HISTORY[:1], 1, 12.5),
     "grid of RGB": lambda: figures.picture_grid([("masked", rgb(3)), ("completed", rgb(3))], ["a", "b", "c"]),
     "grid of grey": lambda: figures.picture_grid([("masked", grey(2)), ("completed", grey(3))]),
     "grid of one": lambda: figures.picture_grid([("one", rgb(1))]),
@@ -138,7 +138,7 @@ def test_grey_is_shown_on_the_whole_scale_and_not_stretched(tmp_path: Path) -> N
 
 
 def test_history_has_a_panel_for_each_metric_and_marks_the_best_epoch() -> None:
-    figure = figures.history_figure(HISTORY, 3)
+    figure = figures.history_figure(HISTORY, 3, 12.5)
     panels = {axis.get_title(): axis for axis in figure.axes if axis.get_visible()}
     assert set(panels) == {"loss", "learning rate", "ssim"}
     lines = {line.get_label(): line for line in panels["loss"].get_lines()}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline import tuning
 from pipeline.engine import History, steps_of
-from pipeline.files import InputError
+from pipeline.files import InputError, read_csv
 from pipeline.machine import Machine
 from pipeline.training import Goal, plan_of, run_trial, train
 from settings.training import Training
@@ -57,7 +57,9 @@ def test_a_trial_returns_the_objective_at_the_best_epoch(machine: Machine) -> No
     study = optuna.create_study()
     tried = section(learning_rate=0.5, tune={"trials": 1, "epochs": 3})
     histories: list[History] = []
-    score = run_trial(study.ask(), tried, lambda s, both, share: toy, GOAL, machine, 0, lambda h: histories.append(list(h)))
+    score = run_trial(
+        study.ask(), tried, lambda s, both, share: toy, GOAL, machine, 0, lambda h: histories.append(list(h))
+    )
     assert score == pytest.approx(10 * min(toy.scores))
     assert [len(history) for history in histories] == [1, 2, 3]
     assert list(study.trials[0].intermediate_values.values()) == pytest.approx([10 * s for s in toy.scores])
@@ -97,6 +99,11 @@ def test_training_tunes_then_fits_with_the_best_values_then_retrains(machine: Ma
     }
     assert {"metrics.jsonl", "figures/curves.png", "figures/study_history.png", "last/fit.safetensors"} <= written
     assert len((stage.folder.path / "metrics.jsonl").read_text().splitlines()) == trained.progress.epoch
+    learnt = [line for line in read_csv(stage.folder.path / "learning.csv") if line["metric"] == "error"]
+    assert [int(line["epoch"]) for line in learnt] == list(range(1, trained.progress.epoch + 1))
+    assert min(float(line["value"]) for line in learnt) == pytest.approx(trained.score, rel=1e-4)
+    seconds = [float(line["seconds"]) for line in learnt]
+    assert seconds == sorted(seconds) and seconds[-1] < 60
 
 
 def test_training_without_trials_takes_the_settings_as_they_are(machine: Machine, tmp_path: Path) -> None:
@@ -121,7 +128,7 @@ def test_a_named_study_whose_choices_have_changed_is_refused_in_one_line(machine
         train(
             bare_stage(tmp_path, "train_toy", machine),
             section(epochs=1, tune=tune),
-            lambda s, both, share: Toy(16),
+            lambda s, both, share=1.0: Toy(16),
             GOAL,
             0,
             tmp_path,
@@ -145,3 +152,19 @@ def test_few_pictures_are_trained_for_the_least_steps_and_many_for_the_epochs(
     assert 4 * steps_of(Toy(count), plan) == steps
     trial = plan_of(section(least_steps=least), GOAL, 0, 1, None)
     assert steps_of(Toy(count), trial) == steps_of(Toy(count), plan), "an epoch of a trial is one of the fit"
+
+
+def test_a_trial_is_built_for_a_share_of_the_pictures_and_of_the_steps(machine: Machine) -> None:
+    """A share of 0.25 makes a quarter of the steps that an epoch has at least; the fit sees all."""
+    study = optuna.create_study()
+    asked = section(epochs=2, least_steps=80, tune={"epochs": 2, "share": 0.25})
+    shares = []
+
+    def build(values: Training, both: bool, share: float = 1.0) -> Toy:
+        shares.append(share)
+        return Toy(16)
+
+    run_trial(study.ask(), asked, build, GOAL, machine, 0)
+    assert shares == [0.25]
+    assert plan_of(asked, GOAL, 0, 2, 2, share=0.25).epoch_steps == 10
+    assert plan_of(asked, GOAL, 0, 2, 2).epoch_steps == 40
