@@ -51,7 +51,7 @@ def collect(group: str, origin: Origin, sources: Path = SOURCES, folder: Path = 
                 f"{shown_path(sources)}: {name}: {start} took no run of {missing[0]}; has {', '.join(places)}"
             )
         taken = [(stage, places[stage] / entry["file"]) for stage in entry["from"]]
-        rows = [row for stage, file in taken for row in _read_result(stage, file)]
+        rows = [row for stage, file in taken for row in _read_result(stage, file, several=len(taken) > 1)]
         kept = [row for row in rows if all(row[key] in map(str, only) for key, only in entry.get("keep", {}).items())]
         written.append(write_table(folder / f"{name}.csv", facts, kept))
     return written
@@ -64,14 +64,15 @@ def newest(runs: Path, stage: str) -> Path:
     return runs / stage / max(entry["run"] for entry in best.values())
 
 
-def _read_result(stage: str, file: Path) -> list[dict[str, str]]:
-    """Rows of a CSV as they are; metrics.json as a row a number."""
+def _read_result(stage: str, file: Path, several: bool) -> list[dict[str, str]]:
+    """Rows of a CSV as they are, with the stage where `several` have such a file; metrics.json as a row a number."""
     if file.suffix == ".json":
         return [{"stage": stage, "metric": name, "value": f"{value:.6g}"} for name, value in _json(file).items()]
     if not file.is_file():
         raise TableError(f"{file} does not exist; has the stage ended?")
     with file.open(encoding="utf-8", newline="") as lines:
-        return list(csv.DictReader(lines))
+        rows = list(csv.DictReader(lines))
+    return [{"stage": stage, **row} for row in rows] if several else rows
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -195,6 +195,14 @@ def test_collect_takes_the_newest_run_its_inputs_and_their_origin(runs: Path) ->
     assert metrics.rows == [{"stage": "train_vqvae", "metric": "test_psnr", "value": 25.1235}]
 
 
+def test_collect_tells_apart_what_several_stages_wrote(runs: Path) -> None:
+    sources = runs.parent / "sources.yaml"
+    sources.write_text(sources.read_text(encoding="utf-8").replace("from: [study]", "from: [study, train_vqvae]"))
+    _collect(runs)
+    rows = shelves.take_table("demo_curves", runs.parent).rows
+    assert [(row["stage"], row["run"]) for row in rows] == [("study", "20260102-a"), ("train_vqvae", "20260101-v")]
+
+
 def test_collect_heeds_a_named_run_and_a_command(runs: Path) -> None:
     _collect(runs, run=runs / "study" / "20260101-b", command="make study")
 
