@@ -67,7 +67,8 @@ class ClassifierLearner:
             mean=tuple(split.meta["mean"]),
             std=tuple(split.meta["std"]),
         )
-        self.model = build_classifier(config, section.pretrained).to(machine.device)
+        model = build_classifier(config, section.pretrained).to(machine.device)
+        self.model = model.to(memory_format=torch.channels_last)
 
     @property
     def count(self) -> int:
