@@ -35,13 +35,14 @@ from settings.command import stage_main
 from settings.config import Config
 from settings.train_vqvae import TrainVQVAESection
 from sources.splitting import spread
-from vqvae import VQVAE, VQVAEConfig, codebook_digest
+from vqvae import VQVAE, VQVAEConfig, codebook_digest, count_codes
 
 # Fits stop and checkpoint on the total loss; settings are compared by squared error, as the total depends on beta.
 GOAL = Goal(monitor="loss", objective="mse", lower_is_better=True)
 # With component masking fits also count how well the rest is painted when one component is shown; settings are compared
 # by that alone.
 MASKING_GOAL = Goal(monitor="masking_loss", objective="kept_mse", lower_is_better=True)
+SSIM_SHOWN = 8  # pictures of a batch whose SSIM is measured in training, for display only
 
 
 class VQVAELearner:
@@ -58,7 +59,7 @@ class VQVAELearner:
         self.metadata = self.columns.tell(split.manifest) if self.columns else None
         self.model = VQVAE(model_config(section, split, self.columns))
         self.model.to(machine.device).to(memory_format=torch.channels_last)
-        self._counts = torch.zeros(section.codebook_size)
+        self._counts = torch.zeros(section.codebook_size, device=machine.device)
 
     @property
     def count(self) -> int:
@@ -92,18 +93,19 @@ class VQVAELearner:
         painted, truth = to_unit(output.reconstruction), to_unit(x)
         losses = with_ssim(output.losses, painted, truth, self.ssim_weight)
         with torch.no_grad():
-            self._counts += torch.bincount(output.indices.flatten(), minlength=len(self._counts)).cpu()
+            self._counts += count_codes(output.indices, len(self._counts))
             errors = mse(painted, truth)
             shown = {"mse": errors.mean(), "psnr": psnr(errors).mean()}
             if "ssim_loss" in losses:
                 shown["ssim"] = 1 - losses["ssim_loss"]
             elif min(x.shape[-2:]) >= 11:
-                shown["ssim"] = ssim(painted, truth).mean()
+                shown["ssim"] = ssim(painted[:SSIM_SHOWN], truth[:SSIM_SHOWN]).mean()
         return losses | shown
 
     def epoch_metrics(self) -> dict[str, float]:
         counts, self._counts = self._counts, torch.zeros_like(self._counts)
         masked = {"mask_p": self.mask_p} if self.masking.enabled else {}
+        counts = counts.cpu()
         return {"perplexity": perplexity(counts), "codes_used": share_used(counts)} | masked
 
     def validate(self) -> dict[str, float]:

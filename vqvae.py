@@ -7,6 +7,7 @@ Pictures are float in [-1, 1]. Nobody outside this file touches the codebook: ot
 """
 
 import json
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -124,6 +125,7 @@ class Quantizer(nn.Module):
         self.register_buffer("use", torch.ones(size))  # moving average of how often each code is chosen per step
         self.register_buffer("code_sum", start.clone())  # moving average of the sum of the vectors that chose it
         self.register_buffer("initialized", torch.tensor(not config.data_init))
+        self._started = False  # whether `initialized` has been read: reading it makes a GPU wait
 
     def forward(self, z: Tensor, generator: torch.Generator | None = None) -> Quantized:
         """z (B, D, h, w). In training mode the codebook learns; `generator` draws the data for start and restarts."""
@@ -132,9 +134,11 @@ class Quantizer(nn.Module):
             flat = z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])  # (M, D)
             if self.config.normalize_codes:
                 flat = F.normalize(flat, dim=1)
-            if self.training and not self.initialized:
-                self._start_from(flat.detach(), generator)
-            if self.training:
+            if self.training and not self._started:
+                if not self.initialized:
+                    self._start_from(flat.detach(), generator)
+                self._started = True
+            if self.training and self.config.restart_share:
                 self._restart_dead(flat.detach(), generator)
             indices = self.nearest(flat)  # (M,)
             codes = F.embedding(indices, self.codes())  # (M, D)
@@ -181,7 +185,7 @@ class Quantizer(nn.Module):
     def _learn(self, flat: Tensor, indices: Tensor) -> None:
         """Moving averages of use and of the chosen vectors (appendix A.1)."""
         decay = self.config.ema_decay
-        count = torch.bincount(indices, minlength=len(self.codebook)).float()
+        count = count_codes(indices, len(self.codebook))
         total = torch.zeros_like(self.code_sum).index_add_(0, indices, flat)
         self.use.lerp_(count, 1 - decay)
         self.code_sum.lerp_(total, 1 - decay)
@@ -193,12 +197,27 @@ class Quantizer(nn.Module):
     @torch.no_grad()
     def _restart_dead(self, flat: Tensor, generator: torch.Generator | None) -> None:
         """Codes that hardly any vector chooses begin anew at vectors of this batch, before it is quantised."""
-        average = self.use.mean()
-        dead = self.use < self.config.restart_share * average
-        if dead.any():
-            self.codebook[dead] = draw_rows(flat, int(dead.sum()), generator)
-            self.use[dead] = FRESH_SHARE * average
-            self.code_sum[dead] = self.codebook[dead] * FRESH_SHARE * average
+        fresh = FRESH_SHARE * self.use.mean()
+        dead = self.use < self.config.restart_share * self.use.mean()  # (K,)
+        anew = spread_rows(flat, len(dead), generator)  # (K, D)
+        self.codebook.copy_(torch.where(dead[:, None], anew, self.codebook))
+        self.code_sum.copy_(torch.where(dead[:, None], anew * fresh, self.code_sum))
+        self.use.copy_(torch.where(dead, fresh, self.use))
+
+
+def count_codes(indices: Tensor, size: int) -> Tensor:
+    """How often each of `size` codes is chosen, (K,) float; unlike bincount it does not make a GPU wait."""
+    flat = indices.flatten()
+    return torch.zeros(size, device=flat.device).index_add_(0, flat, torch.ones(len(flat), device=flat.device))
+
+
+def spread_rows(rows: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    """`count` rows of (M, D) from a drawn start, in steps of the golden section, which spread over pictures and places;
+    none twice while there are enough. A GPU does not have to wait for it."""
+    start, step = int(torch.randint(len(rows), (1,), generator=generator)), int(0.618 * len(rows))
+    while math.gcd(step, len(rows)) != 1:
+        step += 1
+    return rows[(start + step * torch.arange(count, device=rows.device)) % len(rows)]
 
 
 def draw_rows(rows: Tensor, count: int, generator: torch.Generator | None) -> Tensor:

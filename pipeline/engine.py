@@ -8,7 +8,7 @@ generator.
 import json
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -219,7 +219,7 @@ def _train_epoch(
     learner.model.train()
     if isinstance(learner, KnowsEpoch):
         learner.start_epoch(epoch)
-    sums: dict[str, float] = {}
+    sums, watch = Sums(), FiniteWatch()
     for number in range(steps):
         step = epoch * steps + number
         rate = learning_rate_at(step, plan.horizon * steps, plan)
@@ -228,21 +228,68 @@ def _train_epoch(
         rows = order[number * plan.batch_size : (number + 1) * plan.batch_size]
         with torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.bf16):
             scalars = learner.step(rows, draws)
-        values = {name: float(value.detach()) for name, value in scalars.items()}
-        if not math.isfinite(values["loss"]):
-            terms = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-            raise TrainingDiverged(
-                f"{shown.label}: the loss is not finite at step {step} (learning rate {rate:.3g}; {terms}); "
-                "try a lower learning_rate or precision fp32"
-            )
+        values = {name: value.detach() for name, value in scalars.items()}
+        watch.see(step, values)
+        if number % machine.check_every == 0 or number == steps - 1:
+            _check_losses(watch, plan, shown.label, steps)
+        sums.add(values)
         optimizer.zero_grad(set_to_none=True)
         scalars["loss"].backward()
         nn.utils.clip_grad_norm_(learner.model.parameters(), plan.clip_norm)
         optimizer.step()
-        for name, value in values.items():
-            sums[name] = sums.get(name, 0.0) + value
         shown.bar.update()
-    return {name: value / steps for name, value in sums.items()} | learner.epoch_metrics() | {"learning_rate": rate}
+    return (
+        {name: value / steps for name, value in sums.read().items()} | learner.epoch_metrics() | {"learning_rate": rate}
+    )
+
+
+class Sums:
+    """Sums of scalars, kept on their device: reading them each step would make it wait."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, Tensor] = {}
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.totals[name] = self.totals[name] + value.float() if name in self.totals else value.float()
+
+    def read(self) -> dict[str, float]:
+        return {name: float(total) for name, total in self.totals.items()}
+
+
+class FiniteWatch:
+    """Remembers the first step whose loss is not finite, and the terms of that step, on the device."""
+
+    def __init__(self) -> None:
+        self.first: Tensor | None = None  # the step, -1 while all is well
+        self.terms: dict[str, Tensor] = {}
+
+    def see(self, step: int, values: Mapping[str, Tensor]) -> None:
+        if self.first is None:
+            self.first = torch.full_like(values["loss"], -1, dtype=torch.long)
+            self.terms = dict(values)
+        broken = (self.first < 0) & ~values["loss"].isfinite()
+        self.first = torch.where(broken, step, self.first)
+        self.terms = {name: torch.where(broken, value, self.terms[name]) for name, value in values.items()}
+
+    def read(self) -> tuple[int, dict[str, float]] | None:
+        """(step, terms), None while all is well."""
+        if self.first is None or int(self.first) < 0:
+            return None
+        return int(self.first), {name: float(value) for name, value in self.terms.items()}
+
+
+def _check_losses(watch: FiniteWatch, plan: FitPlan, label: str, steps: int) -> None:
+    """Raises TrainingDiverged for a loss that was not finite."""
+    if (found := watch.read()) is None:
+        return
+    step, values = found
+    rate = learning_rate_at(step, plan.horizon * steps, plan)
+    terms = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+    raise TrainingDiverged(
+        f"{label}: the loss is not finite at step {step} (learning rate {rate:.3g}; {terms}); "
+        "try a lower learning_rate or precision fp32"
+    )
 
 
 @torch.no_grad()

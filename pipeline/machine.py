@@ -79,6 +79,7 @@ class Machine:
     device: torch.device
     bf16: bool
     threads: int
+    check_every: int = 50  # steps between looks at whether the losses are finite, for which a GPU has to wait
 
     def describe(self) -> str:
         names = {"cpu": f"{self.threads} threads"}
@@ -100,6 +101,9 @@ class MachineSettings(Protocol):
     @property
     def threads(self) -> int: ...
 
+    @property
+    def check_every(self) -> int: ...
+
 
 def prepare_machine(settings: MachineSettings, say: Callable[[str], None] = print) -> Machine:
     """Choose device and precision, fix the number of threads, ask torch for deterministic algorithms.
@@ -115,7 +119,8 @@ def prepare_machine(settings: MachineSettings, say: Callable[[str], None] = prin
         say("precision: fp32, as this device has no native bf16")
     if precision == "bf16" and not native:
         say("precision: bf16 as asked for, but this device only emulates it: expect it to be slow")
-    return Machine(chosen, precision == "bf16" or (precision == "auto" and native), torch.get_num_threads())
+    bf16 = precision == "bf16" or (precision == "auto" and native)
+    return Machine(chosen, bf16, torch.get_num_threads(), settings.check_every)
 
 
 def _choose_device(asked: str) -> torch.device:

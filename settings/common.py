@@ -19,6 +19,8 @@ class RunSection(Section):
     DistilBERT."""
     threads: Annotated[Whole, Field(ge=0)] = 0
     """CPU threads; 0 takes all cores. Another number of threads changes the last digits of results."""
+    check_every: PositiveInt = 50
+    """Steps of training between looks at whether the loss is still finite; a GPU has to wait for each."""
     mlflow: bool = True
     """Also write to MLflow. The run folders are complete without it."""
 

@@ -13,7 +13,7 @@ from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
 
 from pipeline.files import write_json, write_safetensors
 from toys import CPU
-from vqvae import VQVAE, Quantizer, VQVAEConfig, load_vqvae, rotate
+from vqvae import VQVAE, Quantizer, VQVAEConfig, count_codes, load_vqvae, rotate, spread_rows
 
 
 def test_unknown_stems_and_starts_are_refused():
@@ -407,8 +407,22 @@ def test_restarted_codes_lie_on_vectors_of_the_batch_and_the_others_stay() -> No
     quantizer.train()(z)
     vectors = z.permute(0, 2, 3, 1).reshape(-1, 6)
     assert 0 < (~lively).sum() < 12
-    assert torch.cdist(quantizer.codebook[~lively], vectors).min(1).values.max() < 1e-5
+    apart = (quantizer.codebook[~lively, None] - vectors).norm(dim=2)  # (codes, vectors)
+    assert apart.min(1).values.max() < 1e-5
     assert torch.equal(quantizer.codebook[lively], before[lively])
+
+
+@pytest.mark.parametrize(("rows", "count"), [(64, 12), (64, 64), (1, 3), (2, 2), (60, 7), (7, 20)])
+def test_rows_are_spread_and_none_comes_twice_while_there_are_enough(rows: int, count: int) -> None:
+    found = spread_rows(torch.arange(rows)[:, None], count, torch.Generator().manual_seed(3)).flatten().tolist()
+    assert len(found) == count and len(set(found)) == min(rows, count)
+    others = spread_rows(torch.arange(rows)[:, None], count, torch.Generator().manual_seed(4)).flatten().tolist()
+    assert rows < 7 or others != found
+
+
+def test_codes_are_counted_as_bincount_does() -> None:
+    indices = torch.randint(12, (3, 4, 4))
+    assert torch.equal(count_codes(indices, 12), torch.bincount(indices.flatten(), minlength=12).float())
 
 
 def test_a_restarted_code_stays_with_the_data_in_the_steps_that_follow() -> None:

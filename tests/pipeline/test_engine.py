@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.engine import History, Progress, TrainingDiverged, build_optimizer, fit, learning_rate_at
@@ -251,7 +252,22 @@ def test_a_loss_that_is_not_finite_stops_with_stage_step_rate_and_terms(machine:
     message = str(caught.value)
     for part in ("train_vqvae fit", "step 7 ", f"learning rate {rate:.3g}", "loss inf", "noise 0."):
         assert part in message
-    assert all(tensor.isfinite().all() for tensor in weights(learner).values()), "the step was not taken"
+    kept = load_file(tmp_path / "fit.safetensors")
+    assert all(tensor.isfinite().all() for tensor in kept.values()), "no checkpoint after it"
+
+
+@pytest.mark.parametrize(("check_every", "steps"), [(1, 3), (3, 4), (50, 5)])
+def test_losses_are_looked_at_every_so_many_steps_and_at_the_end(
+    check_every: int, steps: int, machine: Machine
+) -> None:
+    """Step 2 is the first that is broken; the message names it however late it is seen."""
+    learner = Regression(poison_step=2)
+    taken: list[int] = []
+    learner_step = learner.step
+    learner.step = lambda rows, draws: (taken.append(1), learner_step(rows, draws))[1]
+    with pytest.raises(TrainingDiverged, match="not finite at step 2 "):
+        fit(learner, PLAN, replace(machine, check_every=check_every), "fit")
+    assert len(taken) == steps
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
