@@ -36,6 +36,7 @@ from pipeline.tuning import suggest
 from settings.command import stage_main
 from settings.config import Config
 from settings.train_classifier import TrainClassifierSection
+from sources.splitting import spread
 
 GOAL = Goal(monitor="loss", objective="error", lower_is_better=True)
 KINDS = ("originals", "reconstructions")
@@ -119,9 +120,13 @@ class ClassifierLearner:
         """The kinds of picture that count on validation: those it is trained for."""
         return KINDS if self.section.inputs == "both" or self.model.sees_codes else (self.section.inputs,)
 
-    def validate(self) -> dict[str, float]:
+    @property
+    def validation_passes(self) -> int:
+        return 2 * len(self.judged_on())  # the VQ-VAE paints most of them
+
+    def validate(self, most: int | None = None) -> dict[str, float]:
         """The error compares settings and runs; the loss, which counts degraded pictures, stops and checkpoints."""
-        positions = self.split.positions("val")
+        positions = spread(self.split.positions("val"), most)
         labels = self.labels[positions]
         degraded = ("degraded",) if self.section.degrade and not self.model.sees_codes else ()
         values: dict[str, float] = {}

@@ -123,12 +123,18 @@ class DistilLearner:
     def epoch_metrics(self) -> dict[str, float]:
         return {}
 
-    def validate(self) -> dict[str, float]:
+    @property
+    def validation_passes(self) -> int:
+        return len(self.section.percentages)
+
+    def validate(self, most: int | None = None) -> dict[str, float]:
         """Masked cross-entropy (loss) and accuracy, averaged over the percentages; the loss also at each. No class is
         told, so that models with and without classes compare; but to a model that never learns to do without it is."""
         section = self.section
-        labels = self.val_labels if section.condition_on_class and section.label_drop == 0 else None
-        found = evaluate(self.model, self.val_tokens, self.val_masks, self.machine.device, labels)
+        rows = spread(np.arange(len(self.val_tokens)), most)
+        masks = {percent: mask[rows] for percent, mask in self.val_masks.items()}
+        labels = self.val_labels[rows] if section.condition_on_class and section.label_drop == 0 else None
+        found = evaluate(self.model, self.val_tokens[rows], masks, self.machine.device, labels)
         values = {"loss": float(np.mean([ce for ce, _ in found.values()]))}
         values["accuracy"] = float(np.mean([accuracy for _, accuracy in found.values()]))
         return values | {f"loss_at_{percent}": ce for percent, (ce, _) in found.items()}

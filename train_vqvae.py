@@ -108,13 +108,18 @@ class VQVAELearner:
         counts = counts.cpu()
         return {"perplexity": perplexity(counts), "codes_used": share_used(counts)} | masked
 
-    def validate(self) -> dict[str, float]:
+    @property
+    def validation_passes(self) -> int:
+        return 2 if self.masking.enabled else 1
+
+    def validate(self, most: int | None = None) -> dict[str, float]:
         """With component masking also `kept_loss` and `kept_mse`: the full picture from one component; picture i shows
         component i mod C. `masking_loss` mixes both losses as training does in the end."""
-        values = evaluate(self, self.val_positions)
+        positions = spread(self.val_positions, most)
+        values = evaluate(self, positions)
         if not self.masking.enabled:
             return values
-        kept = evaluate(self, self.val_positions, keep_one=True)
+        kept = evaluate(self, positions, keep_one=True)
         share = self.masking.mask_prob_max
         mixed = (1 - share) * values["loss"] + share * kept["loss"]
         return values | {"kept_loss": kept["loss"], "kept_mse": kept["mse"], "masking_loss": mixed}

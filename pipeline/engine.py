@@ -23,6 +23,9 @@ from pipeline.progress import progress_bar
 
 History = list[dict[str, float]]
 
+VALIDATION_SHARE = 0.1  # of the time of an epoch
+LEAST_VALIDATED = 250  # pictures; with fewer the best epoch would be found by chance
+
 
 class TrainingDiverged(RuntimeError):
     """A loss that is not finite; the message has stage, step, learning rate and loss terms."""
@@ -46,8 +49,14 @@ class Learner(Protocol):
         """What was gathered over the steps of the epoch, such as perplexity; called once at its end."""
         ...
 
-    def validate(self) -> dict[str, float]:
-        """Validation metrics, in evaluation mode and float32."""
+    @property
+    def validation_passes(self) -> int:
+        """Forward passes over each picture in `validate`: what it costs, beside three passes of a training step."""
+        ...
+
+    def validate(self, most: int | None = None) -> dict[str, float]:
+        """Validation metrics, in evaluation mode, of at most so many pictures, evenly spread and always the same; None:
+        of all."""
         ...
 
 
@@ -159,7 +168,7 @@ def fit(
         while progress.epoch < plan.epochs and not progress.stopped:
             started = time.monotonic()
             trained = _train_epoch(learner, optimizer, plan, machine, progress.epoch, _Shown(label, bar))
-            validated = _validate(learner) if plan.patience is not None else {}
+            validated = validate(learner, machine, validated_pictures(learner)) if plan.patience is not None else {}
             _check_finite(model, validated, plan, label, progress.epoch + 1)
             progress.epoch += 1
             values = {f"train_{k}": v for k, v in trained.items()} | {f"val_{k}": v for k, v in validated.items()}
@@ -293,9 +302,17 @@ def _check_losses(watch: FiniteWatch, plan: FitPlan, label: str, steps: int) -> 
 
 
 @torch.no_grad()
-def _validate(learner: Learner) -> dict[str, float]:
+def validate(learner: Learner, machine: Machine, most: int | None = None) -> dict[str, float]:
+    """`learner.validate` in the precision of training where `most` limits it, in float32 over all."""
     learner.model.eval()
-    return learner.validate()
+    with torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.bf16 and most is not None):
+        return learner.validate(most)
+
+
+def validated_pictures(learner: Learner) -> int:
+    """How many pictures are looked at after an epoch: validation then takes about a tenth of its time, as a step of
+    training is a pass forwards and two backwards."""
+    return max(LEAST_VALIDATED, round(VALIDATION_SHARE * 3 * learner.count / learner.validation_passes))
 
 
 def _check_finite(model: nn.Module, validated: dict[str, float], plan: FitPlan, label: str, epoch: int) -> None:

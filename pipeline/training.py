@@ -10,7 +10,7 @@ import optuna
 
 from pipeline import tuning
 from pipeline.configured import configured
-from pipeline.engine import FitPlan, History, Progress, fit
+from pipeline.engine import FitPlan, History, Progress, fit, validate
 from pipeline.figures import history_figure
 from pipeline.files import write_csv
 from pipeline.machine import Machine, seed_everything
@@ -118,9 +118,11 @@ def train(
     epoch_seconds = progress.seconds[-1] / len(progress.seconds)
     stage.figure("curves", history_figure(progress.history, progress.best_epoch, epoch_seconds))
     write_csv(stage.folder.path / "learning.csv", LEARNING_HEADER, learning(progress))
-    score = progress.history[progress.best_epoch - 1][f"val_{goal.objective}"]
+    validated = validate(learner, stage.machine)
+    score = validated[goal.objective]
     say(f"best epoch {progress.best_epoch} of {progress.epoch}: validation {goal.objective} {score:.4g}")
-    stage.metrics |= {"best_epoch": progress.best_epoch, f"best_val_{goal.objective}": score}
+    stage.metrics |= {"best_epoch": progress.best_epoch}
+    stage.metrics |= {f"best_val_{name}": value for name, value in validated.items()}
     if section.retrain:
         say(f"retraining on train + validation for {progress.best_epoch} epochs")
         seed_everything(seed)

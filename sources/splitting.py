@@ -116,7 +116,7 @@ def shared_with_later(hashes: Sequence[str], sides: Sequence[str]) -> list[bool]
     return [side != last[name] for name, side in zip(hashes, sides, strict=True)]
 
 
-def spread(positions: np.ndarray, most: int) -> np.ndarray:
-    """At most `most` of the positions, evenly spread, as pictures lie class by class."""
-    count = min(most, len(positions))
+def spread(positions: np.ndarray, most: int | None) -> np.ndarray:
+    """At most `most` of the positions, evenly spread, as pictures lie class by class; None: all."""
+    count = len(positions) if most is None else min(most, len(positions))
     return positions[np.arange(count) * len(positions) // max(1, count)]

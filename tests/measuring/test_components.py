@@ -60,7 +60,9 @@ def test_training_on_one_component_learns_to_paint_the_others(machine):
         def epoch_metrics(self):
             return {}
 
-        def validate(self):
+        validation_passes = 1
+
+        def validate(self, most=None):
             return {"loss": 0.0}
 
     plan = fit_plan(

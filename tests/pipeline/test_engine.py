@@ -12,7 +12,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pipeline.engine import History, Progress, TrainingDiverged, build_optimizer, fit, learning_rate_at
+from pipeline.engine import (
+    History,
+    Progress,
+    TrainingDiverged,
+    build_optimizer,
+    fit,
+    learning_rate_at,
+    validate,
+    validated_pictures,
+)
 from pipeline.machine import Machine
 from toys import fit_plan
 
@@ -50,7 +59,9 @@ class Regression:
     def epoch_metrics(self) -> dict[str, float]:
         return {"batches": float(len(self.seen))}
 
-    def validate(self) -> dict[str, float]:
+    validation_passes = 1
+
+    def validate(self, most: int | None = None) -> dict[str, float]:
         assert not self.model.training and not torch.is_grad_enabled()
         self.validated += 1
         if self.scores:
@@ -350,12 +361,24 @@ def test_gradients_are_clipped_to_the_norm(machine: Machine) -> None:
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_bf16_is_used_in_training_and_not_in_validation() -> None:
+def test_bf16_is_used_in_training_and_after_each_epoch_but_not_over_all_at_the_end() -> None:
     seen: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
     learner = Regression()
     learner.model[0].register_forward_hook(lambda module, inputs, out: seen[module.training].add(out.dtype))
-    fit(learner, replace(PLAN, epochs=1), Machine(torch.device("cpu"), bf16=True, threads=1), "bf16")
-    assert seen == {True: {torch.bfloat16}, False: {torch.float32}}
+    machine = Machine(torch.device("cpu"), bf16=True, threads=1)
+    fit(learner, replace(PLAN, epochs=1), machine, "bf16")
+    assert seen == {True: {torch.bfloat16}, False: {torch.bfloat16}}
+    validate(learner, machine)
+    assert seen[False] == {torch.bfloat16, torch.float32}
+
+
+@pytest.mark.parametrize(("count", "passes", "pictures"), [(35000, 6, 1750), (35000, 1, 10500), (700, 1, 250)])
+def test_validation_after_an_epoch_takes_a_tenth_of_its_passes(count: int, passes: int, pictures: int) -> None:
+    """A step is three passes over a picture: forwards, and backwards twice."""
+    learner = Regression(count=count)
+    learner.validation_passes = passes
+    assert validated_pictures(learner) == pictures
+    assert pictures * passes <= max(0.1 * 3 * count, 250)
 
 
 # Epochs of several passes

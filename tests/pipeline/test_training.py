@@ -39,7 +39,9 @@ class Toy:
     def epoch_metrics(self) -> dict[str, float]:
         return {}
 
-    def validate(self) -> dict[str, float]:
+    validation_passes = 1
+
+    def validate(self, most: int | None = None) -> dict[str, float]:
         error = float((self.model(torch.ones(1, 1)) - 3).square().mean())
         self.scores.append(error)
         return {"loss": error, "error": 10 * error + self.bias}
@@ -117,7 +119,7 @@ def test_training_without_trials_takes_the_settings_as_they_are(machine: Machine
     trained = train(bare_stage(tmp_path, "train_toy", machine), asked, build, GOAL, 0, tmp_path)
     assert built == [0.05] and trained.section == asked
     assert not (tmp_path / "optuna.db").exists()
-    assert len(trained.learner.scores) == 4
+    assert len(trained.learner.scores) == 4 + 1, "after each epoch, and over all at the end"
 
 
 def test_a_named_study_whose_choices_have_changed_is_refused_in_one_line(machine: Machine, tmp_path: Path) -> None:
