@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from handoff.memory import classifier_key
-from handoff.split import Split, note_data, open_split
+from handoff.split import PictureReader, Split, note_data, open_split
 from handoff.vqvae import HandedVQVAE, take_vqvae
 from models.augmentation import degrade, flip, shift_reflected
 from models.classifier import Classifier, ClassifierConfig
@@ -57,6 +57,7 @@ class ClassifierLearner:
         self.section, self.split, self.vqvae, self.machine = section, split, vqvae.model, machine
         self.seed = seed
         self.train_positions = split.positions("train", "val") if with_val else split.positions("train")
+        self.reader = PictureReader(split, self.train_positions, machine.device)
         self.labels = torch.from_numpy(split.labels)
         config = configured(
             ClassifierConfig,
@@ -75,9 +76,12 @@ class ClassifierLearner:
     def count(self) -> int:
         return len(self.train_positions)
 
+    def read_ahead(self, rows: Tensor) -> None:
+        self.reader.ask(rows)
+
     def step(self, rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         positions = self.train_positions[rows.numpy()]
-        x = self.split.pictures(positions).to(self.machine.device)
+        x = self.reader.take(rows)
         if self.section.augmentation == "shift_flip":
             x = flip(x, generator)
         if self.section.augmentation in ("shift", "shift_flip"):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from handoff.memory import distil_key
-from handoff.split import Split, note_data, open_split
+from handoff.split import PictureReader, Split, note_data, open_split
 from handoff.vqvae import HandedIndices, HandedVQVAE, take_indices, take_vqvae
 from masking import check_percentages, random_mask, training_mask
 from models.augmentation import augment
@@ -65,6 +65,7 @@ class DistilLearner:
     ) -> None:  # fmt: skip
         self.section, self.machine, self.split, self.vqvae = section, machine, split, vqvae.model
         self.train_positions = positions = split.positions("train", "val") if with_val else split.positions("train")
+        self.reader = PictureReader(split, positions, machine.device)
         self.train_tokens = indices.tokens(positions)
         self.train_labels = torch.from_numpy(split.labels[positions]).long()
         self.val_tokens = indices.tokens(split.positions("val"))
@@ -98,6 +99,10 @@ class DistilLearner:
         section = self.section
         return training_mask(count, self.train_tokens.shape[1], section.mask_schedule, generator, section.fixed_ratio)
 
+    def read_ahead(self, rows: Tensor) -> None:
+        if self.section.augmentation != "none":
+            self.reader.ask(rows)
+
     def step(self, rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         tokens = self._tokens(rows, generator)
         mask = self._draw_masks(len(rows), generator) if self.once is None else self.once[rows]
@@ -111,7 +116,7 @@ class DistilLearner:
         """(B, N) of these pictures, or of the same mirrored and moved."""
         if self.section.augmentation == "none":
             return self.train_tokens[rows]
-        x = self.split.pictures(self.train_positions[rows.numpy()]).to(self.machine.device)
+        x = self.reader.take(rows)
         with torch.autocast(x.device.type, enabled=False):  # as the indices were made
             return self.vqvae.encode_indices(augment(x, self.section.augmentation, generator)).flatten(1).cpu()
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from handoff.rivals import mae_key
-from handoff.split import Split, note_data, open_split
+from handoff.split import PictureReader, Split, note_data, open_split
 from handoff.vqvae import HandedVQVAE, take_vqvae
 from masking import check_percentages, random_mask, touched_pixels, training_mask
 from models.augmentation import flip, shift_reflected
@@ -72,6 +72,7 @@ class MAELearner:
             std=tuple(split.meta["std"]),
         )
         self.model = MaskedAutoencoder(config).to(machine.device)
+        self.reader = PictureReader(split, self.train_positions, machine.device)
         self.val_positions = split.positions("val")
         self.val_masks = masked_cells("val", len(self.val_positions), config.cells, section.percentages, seed)
 
@@ -84,15 +85,18 @@ class MAELearner:
         """Where cells lie: no weights of a layer."""
         return ["positions", "decoder_positions", "near_encoder.table", "near_decoder.table"]
 
+    def read_ahead(self, rows: Tensor) -> None:
+        self.reader.ask(rows)
+
     def step(self, rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         section, config = self.section, self.model.config
-        x = self.split.pictures(self.train_positions[rows.numpy()])
+        x = self.reader.take(rows)
         if section.augmentation == "shift_flip":
             x = flip(x, generator)
         if section.augmentation in ("shift", "shift_flip"):
             x = shift_reflected(x, config.image_size // 8, generator)
         mask = training_mask(len(x), config.cells, section.mask_schedule, generator, section.fixed_ratio)
-        x, mask = x.to(self.machine.device), mask.to(self.machine.device)
+        mask = mask.to(self.machine.device)
         errors = [squared_errors(self.model, x[part], mask[part]) for part in mask.sum(1).argsort().chunk(PARTS)]
         return {"loss": torch.cat(errors).mean()}
 

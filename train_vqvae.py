@@ -18,7 +18,7 @@ import optuna
 import torch
 from torch import Tensor
 
-from handoff.split import Split, note_data, open_split
+from handoff.split import PictureReader, Split, note_data, open_split
 from handoff.vqvae import vqvae_key
 from masking import all_but, component_mask, hide_components, masked_probability
 from models.augmentation import augment
@@ -53,6 +53,7 @@ class VQVAELearner:
         self.masking, self.mask_p = section.component_masking, 0.0
         self.label_drop = section.label_drop
         self.train_positions = split.positions("train", "val") if with_val else split.positions("train")
+        self.reader = PictureReader(split, self.train_positions, machine.device)
         self.val_positions = split.positions("val")
         self.ssim_weight, self.augmentation = section.ssim_weight, section.augmentation
         self.columns = columns(section, split)
@@ -81,10 +82,12 @@ class VQVAELearner:
         if self.masking.enabled:
             self.mask_p = masked_probability(epoch, self.masking.mask_prob_max, self.masking.warmup_epochs)
 
+    def read_ahead(self, rows: Tensor) -> None:
+        self.reader.ask(rows)
+
     def step(self, rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        positions = self.train_positions[rows.numpy()]
-        x = augment(self.pictures(positions), self.augmentation, generator)
-        seen, told = x, self.told(positions)
+        x = augment(self.reader.take(rows), self.augmentation, generator)
+        seen, told = x, self.told(self.train_positions[rows.numpy()])
         if self.masking.enabled:
             seen = hide_components(x, component_mask(len(x), x.shape[1], self.mask_p, generator))
         if told is not None:

@@ -2,12 +2,15 @@
 
 import math
 import shlex
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from masking import all_but
@@ -18,7 +21,7 @@ from settings.common import DataSection
 from settings.config import Config
 from settings.loading import as_typed, changed_keys
 from sources.embedded import DRAWN, EMBEDDED
-from sources.pixels import to_model
+from sources.pixels import as_pictures, to_model
 from sources.splitting import spread
 from sources.stacks import Stacks, default_names
 
@@ -91,7 +94,37 @@ class Split:
 
     def pictures(self, positions: np.ndarray | Tensor) -> Tensor:
         """(B, C, H, W) float in [-1, 1]."""
-        return to_model(self.images[self.rows[np.asarray(positions)]])
+        return to_model(self.pixels(positions))
+
+    def pixels(self, positions: np.ndarray | Tensor) -> np.ndarray:
+        """(B, H, W, C) uint8, as they lie in the file."""
+        return self.images[self.rows[np.asarray(positions)]]
+
+
+class PictureReader:
+    """Batches of training pictures on their device. The next batch is read on a thread while the model computes; what
+    travels is uint8, from pinned memory where there is a GPU."""
+
+    def __init__(self, split: Split, positions: np.ndarray, device: torch.device) -> None:
+        self.split, self.positions, self.device = split, positions, device
+        self._asked: deque[tuple[Tensor, Future[Tensor]]] = deque()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pictures")
+
+    def ask(self, rows: Tensor) -> None:
+        """Begin to read the pictures at `rows` of the positions; `take` must be called with the same tensor."""
+        self._asked.append((rows, self._thread.submit(self._read, rows)))
+
+    def take(self, rows: Tensor) -> Tensor:
+        """(B, C, H, W) float in [-1, 1] on the device, channels last; read now where they were not asked for."""
+        while self._asked and self._asked[0][0] is not rows:
+            self._asked.popleft()[1].cancel()
+        pixels = self._asked.popleft()[1].result() if self._asked else self._read(rows)
+        return as_pictures(pixels.to(self.device, non_blocking=True))
+
+    def _read(self, rows: Tensor) -> Tensor:
+        """(B, H, W, C) uint8."""
+        pixels = torch.from_numpy(self.split.pixels(self.positions[rows.numpy()]))
+        return pixels.pin_memory() if self.device.type == "cuda" else pixels
 
 
 def data_key(data: DataSection) -> str:

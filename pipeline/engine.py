@@ -61,6 +61,15 @@ class Learner(Protocol):
 
 
 @runtime_checkable
+class ReadsAhead(Protocol):
+    """A learner whose batches lie on the disk."""
+
+    def read_ahead(self, rows: Tensor) -> None:
+        """Begin to read these examples; `step` is called with the same tensor, after the one before it."""
+        ...
+
+
+@runtime_checkable
 class KnowsEpoch(Protocol):
     """A learner whose steps change from epoch to epoch. Told at each start, so that a resumed fit goes on the same."""
 
@@ -229,12 +238,16 @@ def _train_epoch(
     if isinstance(learner, KnowsEpoch):
         learner.start_epoch(epoch)
     sums, watch = Sums(), FiniteWatch()
+    batches = iter(order[: steps * plan.batch_size].split(plan.batch_size))
+    following = next(batches)
     for number in range(steps):
         step = epoch * steps + number
         rate = learning_rate_at(step, plan.horizon * steps, plan)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        rows = order[number * plan.batch_size : (number + 1) * plan.batch_size]
+        rows, following = following, next(batches, None)
+        if isinstance(learner, ReadsAhead) and following is not None:
+            learner.read_ahead(following)
         with torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.bf16):
             scalars = learner.step(rows, draws)
         values = {name: value.detach() for name, value in scalars.items()}

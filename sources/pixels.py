@@ -24,7 +24,12 @@ def plain_image(pixels: np.ndarray) -> Image.Image:
 
 def to_model(images: np.ndarray) -> Tensor:
     """uint8 (B, H, W, C) in [0, 255] -> float (B, C, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    return as_pictures(torch.from_numpy(np.ascontiguousarray(images)))
+
+
+def as_pictures(pixels: Tensor) -> Tensor:
+    """uint8 (B, H, W, C) in [0, 255] -> float (B, C, H, W) in [-1, 1], on the same device, channels last in memory."""
+    return pixels.permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
 def from_model(pictures: Tensor) -> np.ndarray:

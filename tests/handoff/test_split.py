@@ -3,8 +3,9 @@
 import math
 
 import pytest
+import torch
 
-from handoff.split import mask_of
+from handoff.split import PictureReader, mask_of
 from pipeline.files import InputError
 from toys import fill_folder, make_split
 
@@ -28,3 +29,17 @@ def test_a_thinned_split_has_a_share_of_each_part_over_all_classes(tmp_path):
     assert set(thin.labels[thin.positions("train")]) == set(split.labels)
     assert thin.pictures(thin.positions("val")).equal(split.pictures(thin.positions("val")))
     assert len(split.thinned(1e-9).positions("train")) == 1
+
+
+def test_batches_read_ahead_are_those_read_at_once(tmp_path, machine):
+    """Also when a batch that was asked for is not taken, as when a fit is stopped and another begins."""
+    fill_folder(tmp_path / "pictures", 20)
+    split = make_split(tmp_path, tmp_path / "pictures")
+    positions = split.positions("train")
+    reader = PictureReader(split, positions, machine.device)
+    batches = torch.randperm(len(positions)).split(3)
+    for left_out, rows in zip(batches[::2], batches[1::2], strict=False):
+        reader.ask(left_out)
+        reader.ask(rows)
+        assert torch.equal(reader.take(rows), split.pictures(positions[rows.numpy()]))
+        assert torch.equal(reader.take(left_out), split.pictures(positions[left_out.numpy()]))
