@@ -21,6 +21,7 @@ from models.strided import plain_decoder, plain_encoder
 from pipeline.files import digest
 
 FRESH_SHARE = 0.3  # use a restarted code is credited with, of the average: time to find its vectors, or be redrawn
+DISTANCES_AT_ONCE = 2**26  # between vectors and codes: 256 MB
 STRIDES = (4, 8, 16)
 CODEBOOK_UPDATES = ("ema", "gradient")
 RECONSTRUCTION_LOSSES = ("mse", "bce")
@@ -154,10 +155,11 @@ class Quantizer(nn.Module):
             return Quantized(passed, indices.view(b, h, w), codebook_loss, commitment_loss)
 
     def nearest(self, flat: Tensor) -> Tensor:
-        """(M, D) -> (M,) long: argmin_k ||z - e_k||^2, equation (1)."""
+        """(M, D) -> (M,) long: argmin_k ||z - e_k||^2, equation (1). In parts, as (M, K) distances may not fit."""
         with torch.no_grad(), torch.autocast(flat.device.type, enabled=False):
-            flat, codes = flat.float(), self.codes()
-            return (codes.square().sum(1) - 2 * flat @ codes.T).argmin(1)
+            codes = self.codes()
+            lengths, parts = codes.square().sum(1), flat.float().split(max(1, DISTANCES_AT_ONCE // len(codes)))
+            return torch.cat([(lengths - 2 * part @ codes.T).argmin(1) for part in parts])
 
     def embed(self, indices: Tensor) -> Tensor:
         """(B, h, w) long -> (B, D, h, w), the code vectors at those indices."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from vector_quantize_pytorch import VectorQuantize
 from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
 
+import vqvae
 from pipeline.files import write_json, write_safetensors
 from toys import CPU
 from vqvae import VQVAE, Quantizer, VQVAEConfig, count_codes, load_vqvae, rotate, spread_rows
@@ -410,6 +411,15 @@ def test_restarted_codes_lie_on_vectors_of_the_batch_and_the_others_stay() -> No
     apart = (quantizer.codebook[~lively, None] - vectors).norm(dim=2)  # (codes, vectors)
     assert apart.min(1).values.max() < 1e-5
     assert torch.equal(quantizer.codebook[lively], before[lively])
+
+
+def test_codes_found_in_parts_are_those_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    quantizer, vectors = quantizer_of(), torch.randn(37, 6)
+    at_once = quantizer.nearest(vectors)
+    monkeypatch.setattr(vqvae, "DISTANCES_AT_ONCE", 5 * 12)
+    assert torch.equal(quantizer.nearest(vectors), at_once)
+    monkeypatch.setattr(vqvae, "DISTANCES_AT_ONCE", 1)
+    assert torch.equal(quantizer.nearest(vectors), at_once)
 
 
 @pytest.mark.parametrize(("rows", "count"), [(64, 12), (64, 64), (1, 3), (2, 2), (60, 7), (7, 20)])
