@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
+
+LOCK_SECONDS = 60
 
 
 class InputError(ValueError):
@@ -32,6 +35,20 @@ def replacing(path: Path) -> Iterator[Path]:
         raise InputError(f"cannot write {path}: {why}; make room or name another folder with --run.dir") from error
     finally:
         temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Only one process at a time is in this block for the same path. Raises InputError when another stays in it."""
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_SECONDS)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with lock:
+            yield
+    except Timeout:
+        raise InputError(
+            f"{path} has been locked for {LOCK_SECONDS} s by another process; end that one first"
+        ) from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.files import InputError, read_json, write_json, write_text
+from pipeline.files import InputError, alone, read_json, write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,7 @@ class RunFolder:
     @classmethod
     def create(cls, runs: Path, stage: str, settings: str, digest: str) -> "RunFolder":
         """A new folder with the resolved settings in it. Raises InputError when it cannot be written."""
-        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-        folder = cls(runs / stage / name)
+        folder = cls(_new_folder(runs / stage))
         write_text(folder.path / "config.yaml", settings)
         folder.update(stage=stage, status="running", digest=digest)
         return folder
@@ -70,6 +69,21 @@ class RunFolder:
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in history))
 
 
+def _new_folder(parent: Path) -> Path:
+    """A folder that no other process has made. Raises InputError when it cannot be written."""
+    while True:
+        path = parent / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            if not parent.is_dir():
+                raise InputError(f"cannot write {path}: {parent} is no folder; name another with --run.dir") from None
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise InputError(f"cannot write {path}: {why}; make room or name another folder with --run.dir") from error
+
+
 def run_settings(folder: Path) -> dict[str, Any]:
     """The settings that a run was made with, section -> key -> value. Raises InputError when they are gone."""
     file = folder / "config.yaml"
@@ -95,14 +109,15 @@ def note_best(folder: RunFolder, key: str, score: float | None, metric: str, low
     if score is not None and not math.isfinite(score):
         return False
     file = folder.path.parent / "best.json"
-    best = read_json(file) if file.is_file() else {}
-    known = best.get(key)
-    if score is not None and known and (folder.path.parent / known["run"]).is_dir():
-        worse = known["score"] < score if lower_is_better else known["score"] > score
-        if worse:
-            return False
-    best[key] = {"run": folder.name, "score": score, "metric": metric, "lower_is_better": lower_is_better}
-    write_json(file, best)
+    with alone(file):
+        best = read_json(file) if file.is_file() else {}
+        known = best.get(key)
+        if score is not None and known and (folder.path.parent / known["run"]).is_dir():
+            worse = known["score"] < score if lower_is_better else known["score"] > score
+            if worse:
+                return False
+        best[key] = {"run": folder.name, "score": score, "metric": metric, "lower_is_better": lower_is_better}
+        write_json(file, best)
     return True
 
 

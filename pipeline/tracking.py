@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.files import InputError
+from pipeline.files import InputError, alone
 
 
 class Ledger(Protocol):
@@ -118,10 +118,12 @@ def database_uri(runs: Path) -> str:
 
 def open_ledger(runs: Path, stage: str, name: str, tags: Mapping[str, str], run_id: str | None) -> MlflowLedger:
     """A new MLflow run in the experiment named after the stage, or an earlier one by its id."""
-    client = _client(runs)
-    experiment = client.get_experiment_by_name(stage)
-    root = (runs / "artifacts").resolve().as_uri()
-    experiment_id = experiment.experiment_id if experiment else client.create_experiment(stage, artifact_location=root)
+    with alone(runs / "mlflow.db"):  # two that start at once would both make the tables, and the experiment
+        client = _client(runs)
+        experiment = client.get_experiment_by_name(stage)
+        root = (runs / "artifacts").resolve().as_uri()
+        made = experiment.experiment_id if experiment else client.create_experiment(stage, artifact_location=root)
+    experiment_id = str(made)
     if run_id and _reopened(client, run_id):
         return MlflowLedger(client, experiment_id, run_id)
     described = {"mlflow.source.name": f"{stage}.py", "mlflow.source.type": "LOCAL", **tags}

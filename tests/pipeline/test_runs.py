@@ -1,13 +1,16 @@
 """Run folders and the hand-off between stages."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from pipeline import runs
+from pipeline import files, runs
 from pipeline.files import InputError, read_json
 from pipeline.runs import RunFolder, check_handed, note_best, read_best, resolve_run
+from toys import ROOT
 
 MEND = "python train_vqvae.py"
 
@@ -171,3 +174,36 @@ def test_a_hand_off_that_fits_passes_and_one_that_does_not_names_both_values() -
     assert said(caught) == f"{file}: codebook_size is 256, but 128 is needed here; type: {MEND}"
     with pytest.raises(InputError, match="split is None, but abc is needed"):
         check_handed(file, {}, {"split": "abc"}, MEND)
+
+
+FINISHES = """
+import sys
+from pathlib import Path
+from pipeline.runs import RunFolder, note_best
+runs, worker = Path(sys.argv[1]), int(sys.argv[2])
+for number in range(25):
+    folder = RunFolder.create(runs, "stage", "", "")
+    note_best(folder, f"{worker}-{number}", 0.5, "mse", True)
+    note_best(folder, "all", 1.0 - (25 * worker + number) / 1000, "mse", True)
+    note_best(folder, "all", 1.0, "mse", True)
+"""
+
+
+def test_a_hundred_runs_that_finish_at_once_are_all_entered(tmp_path: Path) -> None:
+    call = [sys.executable, "-c", FINISHES, str(tmp_path)]
+    workers = [subprocess.Popen([*call, str(number)], cwd=ROOT) for number in range(4)]
+    assert [worker.wait(timeout=120) for worker in workers] == [0] * 4
+    best = read_best(tmp_path, "stage")
+    assert set(best) == {f"{worker}-{number}" for worker in range(4) for number in range(25)} | {"all"}
+    assert best["all"]["score"] == pytest.approx(1.0 - 99 / 1000)
+    assert len(list((tmp_path / "stage").glob("*/run.json"))) == 100
+
+
+def test_a_file_that_stays_locked_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LOCK_SECONDS", 0.1)
+    with (
+        files.alone(tmp_path / "best.json"),
+        pytest.raises(InputError, match=r"best\.json has been locked for 0\.1 s by another process"),
+        files.alone(tmp_path / "best.json"),
+    ):
+        pass
