@@ -22,6 +22,7 @@ from handoff.split import PictureReader, Split, note_data, open_split
 from handoff.vqvae import vqvae_key
 from masking import all_but, component_mask, hide_components, masked_probability
 from models.augmentation import augment
+from models.codebook import count_codes
 from models.conditioning import Columns, Told, drop, fit_columns
 from pipeline.configured import configured
 from pipeline.figures import component_rows, picture_grid
@@ -35,7 +36,7 @@ from settings.command import stage_main
 from settings.config import Config
 from settings.train_vqvae import TrainVQVAESection
 from sources.splitting import spread
-from vqvae import VQVAE, VQVAEConfig, codebook_digest, count_codes
+from vqvae import VQVAE, VQVAEConfig, codebook_digest
 
 # Fits stop and checkpoint on the total loss; settings are compared by squared error, as the total depends on beta.
 GOAL = Goal(monitor="loss", objective="mse", lower_is_better=True)

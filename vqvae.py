@@ -7,7 +7,6 @@ Pictures are float in [-1, 1]. Nobody outside this file touches the codebook: ot
 """
 
 import json
-import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -16,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.codebook import count_codes, draw_rows, spread_rows
 from models.conditioning import Conditioning, Told
 from models.strided import plain_decoder, plain_encoder
 from pipeline.files import digest
@@ -205,27 +205,6 @@ class Quantizer(nn.Module):
         self.codebook.copy_(torch.where(dead[:, None], anew, self.codebook))
         self.code_sum.copy_(torch.where(dead[:, None], anew * fresh, self.code_sum))
         self.use.copy_(torch.where(dead, fresh, self.use))
-
-
-def count_codes(indices: Tensor, size: int) -> Tensor:
-    """How often each of `size` codes is chosen, (K,) float; unlike bincount it does not make a GPU wait."""
-    flat = indices.flatten()
-    return torch.zeros(size, device=flat.device).index_add_(0, flat, torch.ones(len(flat), device=flat.device))
-
-
-def spread_rows(rows: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
-    """`count` rows of (M, D) from a drawn start, in steps of the golden section, which spread over pictures and places;
-    none twice while there are enough. A GPU does not have to wait for it."""
-    start, step = int(torch.randint(len(rows), (1,), generator=generator)), int(0.618 * len(rows))
-    while math.gcd(step, len(rows)) != 1:
-        step += 1
-    return rows[(start + step * torch.arange(count, device=rows.device)) % len(rows)]
-
-
-def draw_rows(rows: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
-    """`count` rows of (M, D), drawn without replacement while there are enough."""
-    order = torch.randperm(len(rows), generator=generator)
-    return rows[order.repeat(-(-count // len(rows)))[:count].to(rows.device)]
 
 
 def rotate(z: Tensor, e: Tensor) -> Tensor:

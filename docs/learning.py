@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from docs.shelf import ROOT, Row, TableError, take_table
 from pipeline.figures import BLUE, GREEN, ORANGE, new_figure, save_png
 
-LOOKS = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."))
+LINES_LOOK = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."))
 
 
 class Panel(NamedTuple):
@@ -28,7 +28,7 @@ class Panel(NamedTuple):
     lines: tuple[tuple[str, str, str], ...]
 
 
-PANELS = (
+LEARNERS = (
     Panel("VQ-VAE", "PSNR, dB", (("train_vqvae", "psnr", "validation"),)),
     Panel(
         "judges",
@@ -49,9 +49,9 @@ PANELS = (
 def learning_figure(rows: Sequence[Row]) -> Figure:
     """One panel for each model; rows: stage, epoch, seconds, metric, value. Raises TableError for a line that is not
     there."""
-    figure, axes = new_figure(9.6, 2.7, 1, len(PANELS))
-    for axis, panel in zip(axes.flat, PANELS, strict=True):
-        for (stage, metric, label), (colour, style) in zip(panel.lines, LOOKS, strict=False):
+    figure, axes = new_figure(9.6, 2.7, 1, len(LEARNERS))
+    for axis, panel in zip(axes.flat, LEARNERS, strict=True):
+        for (stage, metric, label), (colour, style) in zip(panel.lines, LINES_LOOK, strict=False):
             kept = [row for row in rows if row["stage"] == stage and row["metric"] == metric]
             if not kept:
                 raise TableError(f"there is no {metric} of {stage}; has it been collected?")

@@ -149,7 +149,8 @@ def _tuned(stage: Stage, section: Any, build: Build, goal: Goal, seed: int, runs
     """The best values of the stage's study."""
     tune = section.tune
     name = tune.study or f"{stage.name} {stage.folder.name}"
-    study = tuning.open_study(runs, name, goal.lower_is_better, tune.startup_trials)
+    storage = tuning.Storage.of(runs, tune.storage)
+    study = tuning.open_study(storage, name, goal.lower_is_better, tune.startup_trials)
 
     def objective(trial: optuna.Trial, values: dict[str, Any]) -> float:
         ledger = stage.ledger.child(f"trial {trial.number}")
@@ -174,7 +175,7 @@ def _tuned(stage: Stage, section: Any, build: Build, goal: Goal, seed: int, runs
         return score
 
     start = {key: getattr(section, key) for key in tune.space}
-    best = tuning.optimize(study, tune.space, start, tune.trials, seed, objective, say)
+    best = tuning.optimize(study, storage, tuning.Search(tune.space, start), tune.trials, seed, objective, say)
     for figure_name, figure in tuning.study_figures(study).items():
         stage.figure(figure_name, figure)
     return best

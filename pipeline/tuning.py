@@ -1,43 +1,81 @@
-"""The Optuna study of a stage, kept in `<runs>/optuna.db`: seeded, pruned, resumable, each trial a nested MLflow run.
+"""The Optuna study of a stage: seeded, pruned, resumable, shared by any number of processes.
 
-The sampler is seeded anew for each trial from (seed, trials that ended), so an interrupted study that is resumed asks
-for the same settings as one that was not. The first trial is always config.yaml's own setting. No setting is run
-twice: a trial that asks for one of before ends as that one did, and counts.
+It is kept in `<runs>/optuna.db`, or on a server. The sampler is seeded anew for each trial from (seed, trials claimed
+before it), so an interrupted study that is resumed asks for the same settings as one that was not, and no two workers
+draw alike. The first trial is always config.yaml's own setting. No setting is run twice: a trial that asks for one of
+before ends as that one did, and counts.
 """
 
 import math
+import time
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
+import sqlalchemy.exc
 import torch
 from matplotlib.figure import Figure
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.engine import TrainingDiverged
 from pipeline.figures import study_history_figure, study_importance_figure, study_slice_figure
-from pipeline.files import InputError
+from pipeline.files import InputError, alone
+from pipeline.workers import WORKER, Watch, beating, this_worker
 
 Space = dict[str, Any]
 
-
-def storage_uri(runs: Path) -> str:
-    return f"sqlite:///{(runs / 'optuna.db').resolve().as_posix()}"
+POLL_SECONDS = 2.0  # between looks at the trials of other workers
 
 
-def open_study(runs: Path, name: str, lower_is_better: bool, startup_trials: int) -> optuna.Study:
-    """Create the study, or open it when it exists."""
+@dataclass(frozen=True)
+class Search:
+    """What is searched, and the values to try first."""
+
+    space: Space
+    start: dict[str, Any]
+
+    @property
+    def start_is_inside(self) -> bool:
+        return all(_within(self.start[key], values) for key, values in self.space.items())
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where studies lie. `file`: of SQLite, locked while a trial is claimed; None: a server, where claims are settled
+    by the numbers of the trials."""
+
+    url: str
+    file: Path | None
+
+    @classmethod
+    def of(cls, runs: Path, url: str | None) -> "Storage":
+        """The one that is named, else `<runs>/optuna.db`."""
+        file = runs / "optuna.db"
+        return cls(url, None) if url else cls(f"sqlite:///{file.resolve().as_posix()}", file)
+
+    def turn(self) -> AbstractContextManager[None]:
+        return alone(self.file) if self.file else nullcontext()
+
+
+def open_study(storage: Storage, name: str, lower_is_better: bool, startup_trials: int) -> optuna.Study:
+    """Create the study, or open it when it exists. Raises InputError when the storage cannot be reached."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    runs.mkdir(parents=True, exist_ok=True)
-    return optuna.create_study(
-        study_name=name,
-        storage=storage_uri(runs),
-        load_if_exists=True,
-        direction="minimize" if lower_is_better else "maximize",
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=startup_trials, n_warmup_steps=1),
-    )
+    try:
+        with storage.turn():  # two that start at once would both make the tables
+            return optuna.create_study(
+                study_name=name,
+                storage=storage.url,
+                load_if_exists=True,
+                direction="minimize" if lower_is_better else "maximize",
+                pruner=optuna.pruners.MedianPruner(n_startup_trials=startup_trials, n_warmup_steps=1),
+            )
+    except (ImportError, sqlalchemy.exc.SQLAlchemyError) as error:
+        why = " ".join(str(getattr(error, "orig", None) or error).split())[:200]
+        raise InputError(f"the study cannot be opened at {storage.url}: {why}; check tune.storage") from None
 
 
 def suggest(trial: optuna.trial.BaseTrial, space: Space) -> dict[str, Any]:
@@ -58,49 +96,110 @@ def suggest(trial: optuna.trial.BaseTrial, space: Space) -> dict[str, Any]:
 
 def optimize(
     study: optuna.Study,
-    space: Space,
-    start: dict[str, Any],
+    storage: Storage,
+    search: Search,
     trials: int,
     seed: int,
     objective: Callable[[optuna.Trial, dict[str, Any]], float],
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Run trials until `trials` have ended (earlier ones of the study count) and return the best values.
+    """Run trials until `trials` have ended (earlier ones of the study count, and those of other workers) and return the
+    best values. Trials of workers that are gone are run again.
 
-    start: the values to try first. A trial whose loss is not finite fails, one that runs out of memory is pruned, and
-    the study goes on. Raises InputError when no trial could be completed.
+    A trial whose loss is not finite fails, one that runs out of memory is pruned, and the study goes on. Raises
+    InputError when no trial could be completed.
     """
-    _requeue_interrupted(study)
-    if not study.trials and all(_within(start[key], values) for key, values in space.items()):
-        study.enqueue_trial({key: start[key] for key in space})
-    while (ended := _ended(study)) < trials:
-        study.sampler = optuna.samplers.TPESampler(seed=seed + ended, n_startup_trials=4)
-        trial = study.ask()
-        values = _suggest_or_refuse(study, trial, space)
+    watch, waiting = Watch(study, locked=storage.file is not None), False
+    with storage.turn():
+        if not study.trials and search.start_is_inside:
+            study.enqueue_trial({key: search.start[key] for key in search.space}, skip_if_exists=True)
+    while True:
+        with storage.turn():
+            trial = _claim(study, watch, trials)
+        if trial is None:
+            if not watch.running():
+                break
+            if not waiting:
+                say(f"waiting for {len(watch.running())} trials of other workers")
+            waiting = True
+            time.sleep(POLL_SECONDS)
+            continue
+        study.sampler = optuna.samplers.TPESampler(
+            seed=seed + _claims(study, below=trial.number), n_startup_trials=4, constant_liar=True
+        )
+        values = _suggest_or_refuse(study, trial, search.space)
         if (earlier := _same_as(study, trial)) is not None:
             study.tell(trial, earlier.value, earlier.state if earlier.value is None else None)
             say(f"trial {trial.number} asks for the setting of trial {earlier.number}, which is not run again")
             continue
-        try:
-            score = objective(trial, values)
-            if not math.isfinite(score):
-                raise TrainingDiverged(f"its score is {score}")
-            study.tell(trial, score)
-        except optuna.TrialPruned:
-            study.tell(trial, state=TrialState.PRUNED)
-        except TrainingDiverged as error:
-            trial.set_user_attr("error", str(error))
-            study.tell(trial, state=TrialState.FAIL)
-            say(f"trial {trial.number} failed: {error}")
-        except torch.OutOfMemoryError:
-            study.tell(trial, state=TrialState.PRUNED)
-            say(f"trial {trial.number} pruned: out of memory with {values}")
+        with beating(trial):
+            _run(study, trial, values, objective, say)
     completed = [t for t in study.trials if t.state == TrialState.COMPLETE and t.value is not None]
     if not completed:
         raise InputError(
             f"none of the {trials} trials of study {study.study_name} could be completed; see their errors above"
         )
     return dict(study.best_params)
+
+
+def _run(
+    study: optuna.Study,
+    trial: optuna.Trial,
+    values: dict[str, Any],
+    objective: Callable[[optuna.Trial, dict[str, Any]], float],
+    say: Callable[[str], None],
+) -> None:
+    """One trial, and how it ended. A trial that others have given up in the meantime is left as they ended it."""
+    try:
+        score = objective(trial, values)
+        if not math.isfinite(score):
+            raise TrainingDiverged(f"its score is {score}")
+        study.tell(trial, score, skip_if_finished=True)
+    except optuna.TrialPruned:
+        study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
+    except TrainingDiverged as error:
+        trial.set_user_attr("error", str(error))
+        study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+        say(f"trial {trial.number} failed: {error}")
+    except torch.OutOfMemoryError:
+        study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
+        say(f"trial {trial.number} pruned: out of memory with {values}")
+
+
+def _claim(study: optuna.Study, watch: Watch, trials: int) -> optuna.Trial | None:
+    """A trial for this worker, the orphaned ones first; None when all are claimed. On a server two workers may ask for
+    the last one at once: who has the higher number gives it back."""
+    for orphan in watch.orphaned():
+        if _given_up(study, orphan):
+            study.enqueue_trial(orphan.params)
+    if _claims(study) >= trials:
+        return None
+    trial = study.ask()
+    trial.set_user_attr(WORKER, this_worker())
+    if _claims(study, below=trial.number) >= trials:
+        study.tell(trial, state=TrialState.FAIL)
+        return None
+    return trial
+
+
+def _given_up(study: optuna.Study, orphan: FrozenTrial) -> bool:
+    """Whether it was this process that failed the trial: others may be quicker, or its own worker may end it."""
+    try:
+        study.tell(orphan.number, state=TrialState.FAIL)
+    except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+        return False
+    return True
+
+
+def _claims(study: optuna.Study, below: int | None = None) -> int:
+    """Trials that ended by themselves or are being run; interrupted ones, failed without an error, do not count. below:
+    those with a lower number."""
+    taken = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+    return sum(
+        (t.state in taken or (t.state == TrialState.FAIL and "error" in t.user_attrs))
+        and (below is None or t.number < below)
+        for t in study.get_trials(deepcopy=False)
+    )
 
 
 def _suggest_or_refuse(study: optuna.Study, trial: optuna.Trial, space: Space) -> dict[str, Any]:
@@ -118,19 +217,6 @@ def _same_as(study: optuna.Study, trial: optuna.Trial) -> FrozenTrial | None:
     """An earlier trial with the same values that was completed or pruned."""
     ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
     return next((each for each in ended if each.params == trial.params), None)
-
-
-def _requeue_interrupted(study: optuna.Study) -> None:
-    """A killed process leaves its trial running for ever: fail it and try its values again."""
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)
-        study.enqueue_trial(trial.params)
-
-
-def _ended(study: optuna.Study) -> int:
-    """Trials that ended by themselves; interrupted ones, failed without an error, do not count."""
-    ended = (TrialState.COMPLETE, TrialState.PRUNED)
-    return sum(t.state in ended or (t.state == TrialState.FAIL and "error" in t.user_attrs) for t in study.trials)
 
 
 def _within(value: Any, values: Any) -> bool:

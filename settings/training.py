@@ -1,6 +1,7 @@
 """What all training stages share: epochs, optimizer, and the search space of Optuna."""
 
 from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -21,9 +22,23 @@ class Tune(Section):
     startup_trials: Annotated[Whole, Field(ge=0)] = 2
     """Trials before bad ones are pruned."""
     study: str | None = None
-    """Name of a study in optuna.db to continue and add to; null starts one for this run."""
+    """Name of a study to continue and add to; null starts one for this run."""
+    storage: str | None = None
+    """Database of the study, such as postgresql://user@host/optuna; null: optuna.db in run.dir. The password comes from
+    the environment (PGPASSWORD)."""
     space: dict[str, list[int | float | str | bool] | dict[str, Any]] = {}
     """What is searched: KEY: [choices] or KEY: {low: x, high: y, log: true}."""
+
+    @model_validator(mode="after")
+    def _storage_without_password(self) -> Self:
+        """Settings are written to run folders and logged, so a password must not be among them."""
+        if self.storage is not None and "://" not in self.storage:
+            raise ValueError(
+                f"tune.storage is {self.storage}; expected a database URL such as postgresql://user@host/optuna"
+            )
+        if self.storage is not None and urlsplit(self.storage).password is not None:
+            raise ValueError("tune.storage holds a password; set it in the environment instead, such as PGPASSWORD")
+        return self
 
 
 class Training(Section):

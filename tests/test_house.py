@@ -18,7 +18,7 @@ from toys import ROOT
 SCRIPTS = (
     "data_split", "train_vqvae", "vqvae_reconstruction", "train_classifier", "train_distil", "reconstruct_masked",
     "train_painter", "train_prior", "train_mae", "sample", "compare_priors", "compare_seeds", "compare_bits", "app",
-    "summary",
+    "summary", "tune",
 )  # fmt: skip
 TOP = {*SCRIPTS, "vqvae", "masking"}
 #: From the ground up: a room knows those below it and its own.

@@ -12,9 +12,10 @@ from vector_quantize_pytorch import VectorQuantize
 from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
 
 import vqvae
+from models.codebook import count_codes, spread_rows
 from pipeline.files import write_json, write_safetensors
 from toys import CPU
-from vqvae import VQVAE, Quantizer, VQVAEConfig, count_codes, load_vqvae, rotate, spread_rows
+from vqvae import VQVAE, Quantizer, VQVAEConfig, load_vqvae, rotate
 
 
 def test_unknown_stems_and_starts_are_refused():

@@ -89,7 +89,7 @@ def test_training_tunes_then_fits_with_the_best_values_then_retrains(machine: Ma
     assert len(built) == 5 and built[0] == (0.05, False)
     best_rate = trained.section.learning_rate
     assert built[3:] == [(best_rate, False), (best_rate, True)]
-    study = tuning.open_study(tmp_path, f"train_toy {stage.folder.name}", True, 2)
+    study = tuning.open_study(tuning.Storage.of(tmp_path, None), f"train_toy {stage.folder.name}", True, 2)
     assert best_rate == study.best_params["learning_rate"]
     assert trained.learner.scores == [], "what is handed on is the retrained learner, which never saw validation"
     assert trained.score == pytest.approx(10 * trained.progress.best_score)

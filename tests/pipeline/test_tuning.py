@@ -2,6 +2,7 @@
 not been. Each test opens studies of its own names in one database, which is slow to make."""
 
 import math
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ SPACE: dict[str, Any] = {
     "width": {"low": 4, "high": 64},
     "kind": ["plain", "fancy"],
 }
+LOCKED = Path(tempfile.mkdtemp()) / "optuna.db"
 START: dict[str, Any] = {"rate": 0.01, "width": 16, "kind": "fancy"}
 Objective = Callable[[optuna.Trial, dict[str, Any]], float]
 
@@ -35,7 +37,9 @@ def opened(runs: Path, request: pytest.FixtureRequest) -> Callable[..., optuna.S
     """Opens a study of this test, as a new process would; another `name` is another study."""
 
     def open_again(name: str = "", lower_is_better: bool = True, startup_trials: int = 2) -> optuna.Study:
-        return tuning.open_study(runs, f"{request.node.name} {name}", lower_is_better, startup_trials)
+        return tuning.open_study(
+            tuning.Storage.of(runs, None), f"{request.node.name} {name}", lower_is_better, startup_trials
+        )
 
     return open_again
 
@@ -48,8 +52,8 @@ def run(study: optuna.Study, trials: int, objective: Objective = bowl, **options
     said: list[str] = options.pop("said", [])
     return tuning.optimize(
         study,
-        options.get("space", SPACE),
-        options.get("start", START),
+        tuning.Storage("", LOCKED),
+        tuning.Search(options.get("space", SPACE), options.get("start", START)),
         trials,
         options.get("seed", 0),
         objective,
