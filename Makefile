@@ -13,6 +13,9 @@ UNTOLD = --train_prior.condition_on_class false
 RIVALS = "train_prior prior_pixelcnn" "train_prior prior_pixelcnn $(UNTOLD)" "train_prior prior_gan" \
   "train_prior prior_gan $(UNTOLD)" "train_distil prior_distil" "train_distil published_study" "train_vqvae prior_components"
 
+AGAINST = --reconstruct_masked.pictures null --reconstruct_masked.strategies "[random, selective, adaptive]" \
+  --reconstruct_masked.rival_distil best --reconstruct_masked.rival_mae best --reconstruct_masked.painter best
+
 .PHONY: demo study seeds app rivals bits test lint docs bench ui
 
 demo: $(VENV)/installed
@@ -44,7 +47,9 @@ rivals: $(VENV)/installed
 	@for stage in $(RIVALS); do echo "== $$stage"; set -- $$stage; script=$$1; preset=$$2; shift 2; \
 	  $(RUN) $$script.py --config $(CONFIG) presets/$$preset.yaml $(OPTIONS) $$@ || exit $$?; done
 	$(RUN) train_mae.py $(ARGS)
+	$(RUN) train_painter.py $(ARGS)
 	$(RUN) compare_priors.py $(ARGS) --compare_priors.told_distil best --compare_priors.masked_vqvae best
+	$(RUN) reconstruct_masked.py $(ARGS) $(AGAINST)
 
 bits: $(VENV)/installed
 	$(RUN) compare_bits.py $(ARGS)

@@ -75,7 +75,7 @@ def test_the_demo_is_all_stages_in_order_and_the_summary(environment: Path) -> N
 
 
 def test_the_rivals_are_all_models_and_their_comparison(environment: Path) -> None:
-    *loop, last = commands("rivals", environment).splitlines()
+    *loop, compared, studied = commands("rivals", environment).replace(" \\\n ", "").splitlines()
     text = "\n".join(loop)
     found = re.findall(r'"(\w+) (\w+)([^"]*)"', text)
     untold = " --train_prior.condition_on_class false"
@@ -91,9 +91,12 @@ def test_the_rivals_are_all_models_and_their_comparison(environment: Path) -> No
     assert all((ROOT / "presets" / f"{preset}.yaml").is_file() for _, preset, _ in found)
     assert "script=$1; preset=$2; shift 2;" in text
     assert "python $script.py --config presets/imagenette.yaml presets/$preset.yaml --run.seed 3 $@ || exit $?" in text
-    assert loop[-1] == f"python train_mae.py {GIVEN}"
+    assert loop[-2:] == [f"python train_mae.py {GIVEN}", f"python train_painter.py {GIVEN}"]
     told = "--compare_priors.told_distil best --compare_priors.masked_vqvae best"
-    assert last == f"python compare_priors.py {GIVEN} {told}"
+    assert compared == f"python compare_priors.py {GIVEN} {told}"
+    assert studied.startswith(f"python reconstruct_masked.py {GIVEN} --reconstruct_masked.pictures null")
+    for rival in ("rival_distil", "rival_mae", "painter"):
+        assert f"--reconstruct_masked.{rival} best" in studied
 
 
 @pytest.mark.parametrize("target", ["demo", "study", "app", "rivals", "bits", "bench", "ui"])
