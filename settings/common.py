@@ -46,7 +46,7 @@ class DataSection(Section):
     val: Annotated[Real, Field(gt=0, lt=1)] = 0.15
     """Share of pictures for tuning, early stopping and choosing between runs."""
     test: Annotated[Real, Field(gt=0, lt=1)] = 0.15
-    """Share of pictures for the one final look."""
+    """Share of pictures that nothing is chosen by."""
     given_split: bool = True
     """Keep a folder's own train, val and test; what is missing is cut from train. false pools and splits anew."""
     skip_broken: bool = False

@@ -19,7 +19,7 @@ class CompareBitsSection(Section):
         "distortion-per-bit",
         "adaptive",
     ]
-    """How it is chosen what to keep; how hard to think stands in reconstruct_masked."""
+    """Ways to choose what is kept; their search settings are those of reconstruct_masked."""
     percentages: Annotated[list[Annotated[Whole, Field(ge=0, le=100)]], Field(min_length=1)] = [
         10, 25, 40, 50, 60, 70, 75, 80, 85, 90, 95, 100,
     ]  # fmt: skip

@@ -16,7 +16,7 @@ class ComparePriorsSection(Section):
     percentages: list[Annotated[Whole, Field(ge=1, le=99)]] = Field(default=[25, 50, 75], min_length=1)
     """How much is missing."""
     draws: Annotated[Whole, Field(ge=2)] = 16
-    """Draws whose mean is what a prior expects that can only draw."""
+    """Draws that are averaged to estimate the expected code vectors of a PixelCNN or a GAN."""
     samples: Annotated[Whole, Field(ge=2)] = 500
     """New pictures of each prior, at most half as many as there are test pictures, which are what they are compared
     with."""

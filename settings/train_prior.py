@@ -32,13 +32,13 @@ class TrainPriorSection(Training):
     dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.1
     """In every gated layer (pixelcnn)."""
     noise_dim: PositiveInt = 64
-    """Numbers that a grid is made of (gan)."""
+    """Length of the noise vector from which a grid is made (gan)."""
     discriminator_learning_rate: PositiveFloat = 1e-4
     """Of the discriminator, the same all the time (gan)."""
     commitment_weight: Annotated[Real, Field(ge=0)] = 0.05
-    """Weight of the loss that draws made vectors to their codes (gan)."""
+    """Weight of the loss that pulls generated vectors to their codes (gan)."""
     instance_noise: Annotated[Real, Field(ge=0)] = 0.5
-    """Deviation of the noise on vectors that the discriminator sees, codes having 1 (gan)."""
+    """Standard deviation of the noise on what the discriminator sees; that of the codes is 1 (gan)."""
     gradient_penalty: Annotated[Real, Field(ge=0)] = 100.0
     """Weight of R1, half the squared slope of the discriminator at real grids (gan)."""
     condition_on_class: bool = False
