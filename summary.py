@@ -38,12 +38,22 @@ MAIN_NUMBERS = (
     ("train_distil", "test_loss_at_50", "DistilBERT: cross-entropy, 50 % masked", "{:.3f} nats per code"),
     ("train_distil", f"{BASELINE}_of_the_position", "  baseline: code of the position", "{:.3f}"),
     ("train_distil", BASELINE, "  baseline: most frequent code", "{:.3f}"),
-    ("reconstruct_masked", "random_classification_error_at_50", "50 % forgotten at random: class. error", "{:.1%}"),
-    ("reconstruct_masked", "random_mse_to_reconstruction_at_50", "  MSE to the reconstruction", "{:.4f}"),
-    ("reconstruct_masked", "adaptive_classification_error_at_50", "50 % forgotten, adaptive: class. error", "{:.1%}"),
-    ("reconstruct_masked", "adaptive_mse_to_reconstruction_at_50", "  MSE to the reconstruction", "{:.4f}"),
-    ("reconstruct_masked", "random_classification_error_at_90", "90 % forgotten at random: class. error", "{:.1%}"),
-    ("reconstruct_masked", "adaptive_classification_error_at_90", "90 % forgotten, adaptive: class. error", "{:.1%}"),
+    ("reconstruct_masked", "random_mse_to_reconstruction_at_50", "50 % forgotten at random: squared error", "{:.4f}"),
+    ("reconstruct_masked", "adaptive_mse_to_reconstruction_at_50", "  adaptive", "{:.4f}"),
+    (
+        "reconstruct_masked",
+        "random_classification_error_at_75",
+        "75 % forgotten at random: degraded judge errs",
+        "{:.1%}",
+    ),
+    ("reconstruct_masked", "adaptive_classification_error_at_75", "  adaptive", "{:.1%}"),
+    (
+        "reconstruct_masked",
+        "random_clean_classification_error_at_75",
+        "75 % forgotten at random: clean judge errs",
+        "{:.1%}",
+    ),
+    ("reconstruct_masked", "adaptive_clean_classification_error_at_75", "  adaptive", "{:.1%}"),
 )
 
 
