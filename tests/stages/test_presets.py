@@ -30,7 +30,7 @@ PRIORS = {
     "prior_components": "train_vqvae",
 }
 ELSEWHERE = {"oasis", "oasis_plain"}  # test_brain_slices
-TINY_TRAINING = {"epochs": 1, "patience": 1, "batch_size": 8, "retrain": False, "tune.trials": 0}
+TINY_TRAINING = {"epochs": 1, "least_steps": 0, "patience": 1, "batch_size": 8, "retrain": False, "tune.trials": 0}
 TINY_MODEL = {
     "train_vqvae.hidden": 8, "train_vqvae.residual_blocks": 1, "train_vqvae.codebook_size": 16,
     "train_vqvae.code_dim": 8, "train_distil.dim": 16, "train_distil.layers": 1, "train_distil.heads": 2,
