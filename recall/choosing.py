@@ -27,11 +27,11 @@ GROUPS = 8  # passes of the strategies that rank once
 @dataclass(frozen=True)
 class Choosing:
     """How hard to think. choosing_passes: of the greedy strategies, each keeps N / choosing_passes tokens more
-    ("selective" always one); look_ahead: share of the tokens that "adaptive" tries out, `candidates` for each place;
+    ("selective" always one); look_ahead: share of the tokens that "adaptive" tries out, `candidates` for the first;
     code_share: weight of code vectors beside pixels there; blocks: rectangles of "block"."""
 
     choosing_passes: int = 24
-    look_ahead: float = 0.15
+    look_ahead: float = 0.5
     candidates: int = 8
     code_share: float = 0.5
     blocks: int = 1

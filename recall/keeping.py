@@ -22,8 +22,9 @@ def painted_order(
 ) -> Tensor:
     """Keep the tokens whose pixels would be painted most wrong, given what is kept.
 
-    For the first `look_ahead` tokens each of the `candidates` worst is tried, and the one is kept that leaves the least
-    error in the whole picture: what one token tells about the others counts while few are kept. code_share: weight of
+    For the first `look_ahead` tokens the worst are tried, and the one is kept that leaves the least error in the whole
+    picture: what one token tells about the others counts while few are kept. At first `candidates` are tried, fewer and
+    fewer then: to stop at once would let the next tokens raise the error. code_share: weight of
     the distortion of the code vectors beside the painted error, each as a share of what it is when nothing is kept;
     squared pixels alone say little about what a classifier sees. per_bit: errors, and what a candidate takes away, are
     divided by the bits that the token costs.
@@ -33,8 +34,8 @@ def painted_order(
     rows, errors, bits = torch.arange(len(tokens), device=tokens.device), judge.first, judge.first_bits
     while keeper.left:
         scores = errors / bits if per_bit else errors
-        if memory.tokens - keeper.left < look_ahead:
-            tried = keeper.best(scores, candidates)  # (B, m)
+        if (tries := candidates_at(memory.tokens - keeper.left, look_ahead, candidates)) > 0:
+            tried = keeper.best(scores, tries)  # (B, m)
             m = tried.shape[1]
             kept = keeper.kept.unsqueeze(1).repeat(1, m, 1).scatter_(2, tried.unsqueeze(2), True)
             after, bits_after = judge.errors_and_bits(rows.repeat_interleave(m), kept.flatten(0, 1))
@@ -48,6 +49,12 @@ def painted_order(
             if keeper.left:
                 errors, bits = judge.errors_and_bits(rows, keeper.kept)
     return keeper.ranks
+
+
+def candidates_at(kept: int, look_ahead: int, candidates: int) -> int:
+    """How many are tried for the next token: `candidates` at first, falling evenly to 1; 0 when there is no looking
+    ahead any more."""
+    return math.ceil(candidates * (1 - kept / look_ahead)) if kept < look_ahead else 0
 
 
 class Judge:

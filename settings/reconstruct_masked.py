@@ -74,10 +74,10 @@ class ReconstructMaskedSection(Section):
     """How often the strategies random and block are repeated, in the last of the decodings."""
     choosing_passes: PositiveInt = 24
     """Passes over the grid of the greedy strategies; each keeps tokens / passes more."""
-    look_ahead: Annotated[Real, Field(ge=0, le=1)] = 0.15
+    look_ahead: Annotated[Real, Field(ge=0, le=1)] = 0.5
     """Share of the tokens for which adaptive tries candidates out before it keeps one."""
     candidates: PositiveInt = 8
-    """Candidates for each of them."""
+    """Candidates for the first of them; evenly fewer for the next, one for the last."""
     code_share: Annotated[Real, Field(ge=0, le=1)] = 0.5
     """Weight of the code vectors beside the pixels in adaptive."""
     blocks: Annotated[Whole, Field(ge=1, le=16)] = 1

@@ -263,13 +263,13 @@ def test_at_each_step_the_highest_score_given_what_is_kept_is_kept(strategy: str
 
 @torch.no_grad()
 def test_adaptive_tries_for_its_first_tokens_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """N = 16: look_ahead 0.25 tries 3 candidates for each of 4 tokens, then keeps 4 a pass."""
+    """N = 16: look_ahead 0.25 tries 3, 3, 2 and 1 candidates for the first 4 tokens, then keeps 4 a pass."""
     memory = tiny_memory()
     asked = masks_asked(memory, monkeypatch)
     choosing = Choosing(choosing_passes=4, look_ahead=0.25, candidates=3)
     order_by("adaptive", some_tokens(2), memory, choosing=choosing)
     counts = [(len(mask), int(mask[0].sum())) for mask in asked]
-    assert counts == [(2, 16), (6, 15), (6, 14), (6, 13), (6, 12), (2, 8), (2, 4)]
+    assert counts == [(2, 16), (6, 15), (6, 14), (4, 13), (2, 12), (2, 8), (2, 4)]
 
 
 def test_adaptive_without_look_ahead_and_codes_is_painted() -> None:

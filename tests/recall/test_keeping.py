@@ -142,3 +142,10 @@ def test_errors_are_shares_of_those_of_a_picture_of_which_nothing_is_kept(code_s
     torch.testing.assert_close(errors.sum(1), torch.ones(3))
     torch.testing.assert_close(errors[0], errors[2])
     assert not torch.allclose(errors[0], errors[1]), "each row asks about its own picture"
+
+
+def test_fewer_and_fewer_candidates_are_tried() -> None:
+    assert [candidates_at(kept, 4, 8) for kept in range(6)] == [8, 6, 4, 2, 0, 0]
+    assert [candidates_at(kept, 3, 1) for kept in range(4)] == [1, 1, 1, 0]
+    assert candidates_at(0, 0, 8) == 0
+    assert all(candidates_at(kept, 9, 9) == 9 - kept for kept in range(9)), "a full look-ahead tries all that are left"
