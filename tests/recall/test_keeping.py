@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from pipeline.metrics import to_unit
-from recall.keeping import Judge, Keeper, painted_order
+from recall.keeping import Judge, Keeper, candidates_at, painted_order
 from recall.memory import Memory
 from toys import certain_memory, painted_vectors, tiny_memory
 
