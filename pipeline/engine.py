@@ -260,9 +260,8 @@ def _train_epoch(
         nn.utils.clip_grad_norm_(learner.model.parameters(), plan.clip_norm)
         optimizer.step()
         shown.bar.update()
-    return (
-        {name: value / steps for name, value in sums.read().items()} | learner.epoch_metrics() | {"learning_rate": rate}
-    )
+    means = {name: value / steps for name, value in sums.read().items()}
+    return means | learner.epoch_metrics() | {"learning_rate": rate}
 
 
 class Sums:
@@ -388,6 +387,7 @@ def _restore(
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}, "extra": {}}
     with safe_open(file, framework="pt") as stored:
         progress = Progress(**json.loads(stored.metadata()["progress"]))
+        progress.seconds = progress.seconds or [0.0] * progress.epoch  # of a version that did not note them
         for key in stored.keys():  # noqa: SIM118 (not a dict)
             part, _, name = key.partition("/")
             parts[part][name] = stored.get_tensor(key)
