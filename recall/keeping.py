@@ -54,7 +54,7 @@ def painted_order(
 def candidates_at(kept: int, look_ahead: int, candidates: int) -> int:
     """How many are tried for the next token: `candidates` at first, falling evenly to 1; 0 when there is no looking
     ahead any more."""
-    return math.ceil(candidates * (1 - kept / look_ahead)) if kept < look_ahead else 0
+    return -(-candidates * (look_ahead - kept) // look_ahead) if kept < look_ahead else 0
 
 
 class Judge:

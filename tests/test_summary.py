@@ -25,7 +25,7 @@ def test_the_summary_names_numbers_that_the_stages_write(ran, capsys):
     """At any percentage: those of the summary are those of config.yaml."""
 
     def whatever_percent(name: str) -> str:
-        return re.sub(r"_at_\d+", "_at_N", name)
+        return re.sub(r"_at_\d+", "_at_N", name).replace("_clean_", "_")  # the second judge measures the same
 
     for stage, name, _, _ in summary.MAIN_NUMBERS:
         written = {whatever_percent(key) for key in read_json(ran.folders[stage.split()[0]] / "metrics.json")}
