@@ -52,7 +52,8 @@ tuning.optimize(study, storage, tuning.Search(space, {"x": 0.5}), 12, 0, objecti
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server of its own on a socket in a temporary folder."""
-    initdb, server = shutil.which("initdb"), shutil.which("postgres")
+    places = os.pathsep.join([os.environ["PATH"], *map(str, Path("/usr/lib/postgresql").glob("*/bin"))])  # Debian's
+    initdb, server = shutil.which("initdb", path=places), shutil.which("postgres", path=places)
     if not initdb or not server:
         pytest.skip("PostgreSQL is not installed")
     pytest.importorskip("psycopg")
