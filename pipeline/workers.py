@@ -64,10 +64,10 @@ class Watch:
         return [trial for trial in self.running() if self._is_orphaned(trial)]
 
     def _is_orphaned(self, trial: FrozenTrial) -> bool:
-        worker, me = trial.user_attrs.get(WORKER), this_worker()
-        if worker is None and self.locked:
+        worker, me = trial.user_attrs.get(WORKER, {}), this_worker()
+        if not worker and self.locked:
             return True
-        here = worker is not None and worker["host"] == me["host"]
+        here = worker.get("host") == me["host"]
         if here and (worker["process"] == me["process"] or not _lives(worker["pid"])):
             return True
         beat, now = trial.user_attrs.get(BEATS), time.monotonic()
