@@ -238,16 +238,17 @@ def _train_epoch(
     if isinstance(learner, KnowsEpoch):
         learner.start_epoch(epoch)
     sums, watch = Sums(), FiniteWatch()
-    batches = iter(order[: steps * plan.batch_size].split(plan.batch_size))
-    following = next(batches)
-    for number in range(steps):
+    batches = order[: steps * plan.batch_size].split(plan.batch_size)
+    ahead = learner.read_ahead if isinstance(learner, ReadsAhead) else None
+    if ahead:
+        ahead(batches[0])
+    for number, rows in enumerate(batches):
         step = epoch * steps + number
         rate = learning_rate_at(step, plan.horizon * steps, plan)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        rows, following = following, next(batches, None)
-        if isinstance(learner, ReadsAhead) and following is not None:
-            learner.read_ahead(following)
+        if ahead and number + 1 < steps:
+            ahead(batches[number + 1])
         with torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.bf16):
             scalars = learner.step(rows, draws)
         values = {name: value.detach() for name, value in scalars.items()}

@@ -19,6 +19,11 @@ class InputError(ValueError):
     """Something the user can mend: one line with what was found, what was expected and what to type."""
 
 
+def cannot_write(path: Path, error: OSError) -> InputError:
+    why = error.strerror or str(error)
+    return InputError(f"cannot write {path}: {why}; make room or name another folder with --run.dir")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that becomes `path` when the block ends well; else `path` stays as it was.
@@ -31,8 +36,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        why = error.strerror or str(error)
-        raise InputError(f"cannot write {path}: {why}; make room or name another folder with --run.dir") from error
+        raise cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.files import InputError, alone, read_json, write_json, write_text
+from pipeline.files import InputError, alone, cannot_write, read_json, write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,7 @@ def _new_folder(parent: Path) -> Path:
             if not parent.is_dir():
                 raise InputError(f"cannot write {path}: {parent} is no folder; name another with --run.dir") from None
         except OSError as error:
-            why = error.strerror or str(error)
-            raise InputError(f"cannot write {path}: {why}; make room or name another folder with --run.dir") from error
+            raise cannot_write(path, error) from error
 
 
 def run_settings(folder: Path) -> dict[str, Any]:

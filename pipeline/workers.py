@@ -37,7 +37,10 @@ def beating(trial: optuna.Trial) -> Iterator[None]:
         count = 0
         while not ended.wait(BEAT_SECONDS):
             count += 1
-            trial.set_user_attr(BEATS, count)
+            try:
+                trial.set_user_attr(BEATS, count)
+            except optuna.exceptions.UpdateFinishedTrialError:  # it has just ended, or others have given it up
+                return
 
     thread = threading.Thread(target=beat, daemon=True, name=f"beats of trial {trial.number}")
     thread.start()

@@ -3,6 +3,8 @@ not been. Each test opens studies of its own names in one database, which is slo
 
 import math
 import tempfile
+import threading
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 import torch
 from optuna.trial import FixedTrial, TrialState
 
-from pipeline import tuning
+from pipeline import tuning, workers
 from pipeline.engine import TrainingDiverged
 from pipeline.files import InputError
 
@@ -307,3 +309,21 @@ def test_interrupted_trials_do_not_count(opened: Callable[..., optuna.Study]) ->
     run(opened(), 3)
     assert completed(opened())[0][0] == START
     assert len(completed(opened())) == 3
+
+
+def test_beats_end_with_the_trial_however_it_ended(
+    opened: Callable[..., optuna.Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others may have given it up meanwhile; the thread then ends in silence, and the study goes on."""
+    monkeypatch.setattr(workers, "BEAT_SECONDS", 0.02)
+    study = opened()
+
+    def given_up(trial: optuna.Trial, values: dict[str, Any]) -> float:
+        if trial.number == 0:
+            study.tell(trial.number, state=TrialState.FAIL)
+        time.sleep(0.2)
+        return bowl(trial, values)
+
+    run(study, 1, given_up)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE"]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("beats")]

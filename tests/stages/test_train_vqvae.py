@@ -1,6 +1,7 @@
 """What a step of the VQ-VAE shows and tells, the term of SSIM, augmentation, retraining, and its study."""
 
 import math
+import threading
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ import train_classifier
 import train_vqvae
 from handoff.split import PictureReader, Split, open_split
 from models.conditioning import Told
+from pipeline.engine import fit
 from pipeline.machine import Machine, generator
 from pipeline.metrics import ssim
 from settings.train_vqvae import TrainVQVAESection
-from toys import STAGES, copied, fake_split, heads, newest, notes_of, tiny
+from toys import STAGES, copied, fake_split, fit_plan, heads, newest, notes_of, tiny
 from train_vqvae import VQVAELearner, with_ssim
 
 # --- what training has for it -----------------------------------------------------------------------------------------
@@ -222,3 +224,20 @@ def test_who_is_told_is_drawn_anew_at_each_step(machine: Machine) -> None:
     learner.step(ALL_ROWS, draws)
     first, second = (call["told"].known for call in calls)
     assert not torch.equal(first, second)
+
+
+def test_each_batch_is_read_once_and_ahead_of_its_step(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All on the reader's thread: a batch that was not asked for in time would be read on this one."""
+    threads: list[str] = []
+    plain = PictureReader._read
+
+    def read(self: PictureReader, rows: Tensor) -> Tensor:
+        threads.append(threading.current_thread().name)
+        return plain(self, rows)
+
+    monkeypatch.setattr(PictureReader, "_read", read)
+    learner = vqvae_learner(machine)
+    plan = fit_plan(epochs=2, horizon=2, batch_size=4)
+    fit(learner, plan, machine, "read")
+    assert len(threads) == 2 * (learner.count // 4) > 2
+    assert all(name.startswith("pictures") for name in threads)
