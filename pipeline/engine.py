@@ -1,4 +1,4 @@
-"""The one training loop: AdamW with warm-up and cosine, bf16, early stop, checkpoint each epoch, exact resume.
+"""The one training loop: Muon and AdamW with warm-up and cosine, bf16, early stop, checkpoint each epoch, exact resume.
 
 All randomness of epoch e comes from (seed, e) (see `machine.epoch_stream`), so a run killed at any moment and resumed
 from its last whole epoch ends with the same weights as one that was never killed, without saving the state of any
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from pipeline.files import write_safetensors
 from pipeline.machine import Machine, epoch_stream, generator
+from pipeline.optimizer import FitOptimizer, Kind
 from pipeline.progress import progress_bar
 
 History = list[dict[str, float]]
@@ -118,6 +119,7 @@ class FitPlan:
     lower_is_better: bool
     seed: int
     epoch_steps: int = 0
+    optimizer: Kind = "muon"
 
 
 @dataclass
@@ -165,7 +167,7 @@ def fit(
     Raises TrainingDiverged when a loss is not finite.
     """
     model = learner.model
-    optimizer = build_optimizer(learner, plan, machine)
+    optimizer = build_optimizer(learner, plan)
     progress = Progress()
     best: dict[str, Tensor] = {}
     if checkpoint and checkpoint.is_file():
@@ -198,21 +200,10 @@ def fit(
     return progress
 
 
-def build_optimizer(learner: Learner, plan: FitPlan, machine: Machine) -> torch.optim.AdamW:
-    """AdamW that decays kernels and matrices only: not biases, norms, or what the learner calls undecayed.
-
-    Raises ValueError for an undecayed parameter that the model does not have.
-    """
-    kept = set(learner.undecayed) if isinstance(learner, HasUndecayed) else set()
-    unknown = kept - {name for name, _ in learner.model.named_parameters()}
-    if unknown:
-        raise ValueError(f"undecayed names {', '.join(sorted(unknown))}, which the model does not have")
-    named = [(name, p) for name, p in learner.model.named_parameters() if p.requires_grad]
-    decayed = [p for name, p in named if p.ndim >= 2 and name not in kept]
-    others = [p for name, p in named if p.ndim < 2 or name in kept]
-    groups = [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    fused = machine.device.type in ("cuda", "cpu")
-    return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.98), fused=fused)
+def build_optimizer(learner: Learner, plan: FitPlan) -> FitOptimizer:
+    """Raises ValueError for an undecayed parameter that the model does not have."""
+    kept = learner.undecayed if isinstance(learner, HasUndecayed) else ()
+    return FitOptimizer(learner.model, plan.optimizer, plan.learning_rate, plan.weight_decay, kept)
 
 
 class _Shown(NamedTuple):
@@ -224,7 +215,7 @@ class _Shown(NamedTuple):
 
 def _train_epoch(
     learner: Learner,
-    optimizer: torch.optim.AdamW,
+    optimizer: FitOptimizer,
     plan: FitPlan,
     machine: Machine,
     epoch: int,
@@ -245,8 +236,6 @@ def _train_epoch(
     for number, rows in enumerate(batches):
         step = epoch * steps + number
         rate = learning_rate_at(step, plan.horizon * steps, plan)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
         if ahead and number + 1 < steps:
             ahead(batches[number + 1])
         with torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.bf16):
@@ -256,10 +245,10 @@ def _train_epoch(
         if number % machine.check_every == 0 or number == steps - 1:
             _check_losses(watch, plan, shown.label, steps)
         sums.add(values)
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         scalars["loss"].backward()
         nn.utils.clip_grad_norm_(learner.model.parameters(), plan.clip_norm)
-        optimizer.step()
+        optimizer.step(rate)
         shown.bar.update()
     means = {name: value / steps for name, value in sums.read().items()}
     return means | learner.epoch_metrics() | {"learning_rate": rate}
@@ -347,28 +336,10 @@ def _is_better(progress: Progress, validated: dict[str, float], plan: FitPlan) -
     return score < progress.best_score if plan.lower_is_better else score > progress.best_score
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What an optimizer remembers of each parameter, `number/name` -> tensor."""
-    states = optimizer.state_dict()["state"].items()
-    return {f"{number}/{name}": tensor for number, state in states for name, tensor in state.items()}
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The way back of `optimizer_tensors`; the learning rate needs no state, it is a function of the step."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        number, _, name = key.partition("/")
-        state.setdefault(int(number), {})[name] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    for parameter, moments in optimizer.state.items():  # the fused step wants the parameter's own memory layout
-        for name in ("exp_avg", "exp_avg_sq"):
-            moments[name] = torch.empty_like(parameter).copy_(moments[name])
-
-
 def _save(
     file: Path,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: FitOptimizer,
     progress: Progress,
     best: dict[str, Tensor],
     extra: dict[str, Tensor],
@@ -376,13 +347,13 @@ def _save(
     """Weights, best weights, optimizer and progress in one file, so that they always belong together."""
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"best/{name}": tensor for name, tensor in best.items()}
-    tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizer_tensors(optimizer).items()}
+    tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizer.tensors().items()}
     tensors |= {f"extra/{name}": tensor for name, tensor in extra.items()}
     write_safetensors(file, tensors, metadata={"progress": json.dumps(asdict(progress))})
 
 
 def _restore(
-    file: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+    file: Path, model: nn.Module, optimizer: FitOptimizer
 ) -> tuple[Progress, dict[str, Tensor], dict[str, Tensor]]:
     """The way back of `_save`: progress, best weights, and what the learner keeps beside its model."""
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}, "extra": {}}
@@ -393,5 +364,5 @@ def _restore(
             part, _, name = key.partition("/")
             parts[part][name] = stored.get_tensor(key)
     model.load_state_dict(parts["model"])
-    restore_optimizer(optimizer, parts["optimizer"])
+    optimizer.restore(parts["optimizer"])
     return progress, parts["best"], parts["extra"]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.codes import Filling
 from pipeline.configured import configured
-from pipeline.engine import optimizer_tensors, restore_optimizer
+from pipeline.optimizer import optimizer_tensors, restore_optimizer
 from pipeline.machine import Machine, Stream, generator
 from priors.gan import Discriminator, Generator, LatentGANConfig, discriminator_loss, generate, gradient_penalty
 from priors.grids import energy_distance, pairwise_distance

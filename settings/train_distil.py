@@ -16,7 +16,7 @@ class TrainDistilSection(Training):
     learning_rate: PositiveFloat = 2e-3
     """Peak of the learning rate: linear warm-up, then cosine to zero."""
     weight_decay: Annotated[Real, Field(ge=0)] = 0.01
-    """Of AdamW, on matrices and kernels only."""
+    """On matrices and kernels only."""
     indices: RunName = "best"
     """The indices: best, or a run folder of vqvae_reconstruction."""
     vqvae: RunName = "best"

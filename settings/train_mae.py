@@ -14,7 +14,7 @@ class TrainMAESection(Training):
     learning_rate: PositiveFloat = 2e-3
     """Peak of the learning rate: linear warm-up, then cosine to zero."""
     weight_decay: Annotated[Real, Field(ge=0)] = 0.05
-    """Of AdamW, on matrices and kernels only."""
+    """On matrices and kernels only."""
     vqvae: RunName = "best"
     """The VQ-VAE whose tokens are the cells: best, a run folder, or models:/NAME@ALIAS."""
     inputs: Literal["reconstructions", "originals"] = "originals"

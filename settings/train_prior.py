@@ -16,7 +16,7 @@ class TrainPriorSection(Training):
     learning_rate: PositiveFloat = 2e-3
     """Peak of the learning rate: linear warm-up, then cosine to zero."""
     weight_decay: Annotated[Real, Field(ge=0)] = 0.01
-    """Of AdamW, on matrices and kernels only."""
+    """On matrices and kernels only."""
     kind: Literal["pixelcnn", "gan"] = "pixelcnn"
     """A gated PixelCNN, code after code, or a GAN, all codes at once."""
     indices: RunName = "best"

@@ -1,6 +1,6 @@
 """What all training stages share: epochs, optimizer, and the search space of Optuna."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, model_validator
@@ -50,10 +50,12 @@ class Training(Section):
     """Steps that all epochs together have at least: with few pictures an epoch is then several passes over them."""
     batch_size: PositiveInt = 32
     """Pictures per step."""
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """muon: Muon for hidden matrices and kernels, AdamW for the rest; adamw: AdamW for all."""
     learning_rate: PositiveFloat = 1e-3
     """Peak of the learning rate: linear warm-up, then cosine to zero."""
     weight_decay: Annotated[Real, Field(ge=0)] = 1e-4
-    """Of AdamW, on matrices and kernels only."""
+    """On matrices and kernels only."""
     warmup: Annotated[Real, Field(ge=0, lt=1)] = 0.05
     """Share of the steps over which the learning rate rises."""
     clip_norm: PositiveFloat = 1.0

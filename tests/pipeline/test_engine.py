@@ -335,22 +335,23 @@ class Undecayed:
     undecayed: tuple[str, ...] = ("codebook",)
 
 
-def test_a_parameter_that_is_not_there_cannot_be_left_undecayed(machine: Machine) -> None:
+def test_a_parameter_that_is_not_there_cannot_be_left_undecayed() -> None:
     with pytest.raises(ValueError, match="undecayed names codebok, which the model does not have"):
-        build_optimizer(Undecayed(WithCodebook(), ("codebok",)), PLAN, machine)
+        build_optimizer(Undecayed(WithCodebook(), ("codebok",)), PLAN)
 
 
-def test_weight_decay_leaves_biases_norms_and_what_the_learner_names_alone(machine: Machine) -> None:
-    """With zero gradients only decay moves a parameter: by the factor 1 - rate * decay."""
-    model = WithCodebook()
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer = build_optimizer(Undecayed(model), replace(PLAN, learning_rate=0.1, weight_decay=0.5), machine)
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    for name, parameter in model.named_parameters():
-        factor = 0.95 if name == "kernel.weight" else 1.0
-        torch.testing.assert_close(parameter.detach(), before[name] * factor, msg=name)
+def test_the_optimizer_spares_what_the_learner_names_and_is_of_the_kind_of_the_plan() -> None:
+    """With zero gradients only decay moves a parameter."""
+    for kind in ("muon", "adamw"):
+        model = nn.ParameterDict({name: torch.ones(40, 40) for name in ("codebook", "matrix")})
+        plan = replace(PLAN, learning_rate=0.1, weight_decay=0.5, optimizer=kind)
+        optimizer = build_optimizer(Undecayed(model), plan)
+        assert ("muon" in optimizer.parts) == (kind == "muon")
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step(0.1)
+        assert bool((model["codebook"] == 1).all())
+        torch.testing.assert_close(model["matrix"].detach(), torch.full((40, 40), 0.95))
 
 
 def test_gradients_are_clipped_to_the_norm(machine: Machine) -> None:
