@@ -12,8 +12,8 @@ from torch import Tensor
 
 from models.codes import Filling
 from pipeline.configured import configured
-from pipeline.optimizer import optimizer_tensors, restore_optimizer
 from pipeline.machine import Machine, Stream, generator
+from pipeline.optimizer import optimizer_tensors, restore_optimizer
 from priors.gan import Discriminator, Generator, LatentGANConfig, discriminator_loss, generate, gradient_penalty
 from priors.grids import energy_distance, pairwise_distance
 from priors.pixelcnn import PixelCNN, PixelCNNConfig, code_losses, draw
