@@ -13,7 +13,7 @@ class TrainDistilSection(Training):
     """Epochs of the final fit at most."""
     batch_size: PositiveInt = 64
     """Grids per step."""
-    learning_rate: PositiveFloat = 2e-3
+    learning_rate: PositiveFloat = 4e-3
     """Peak of the learning rate: linear warm-up, then cosine to zero."""
     weight_decay: Annotated[Real, Field(ge=0)] = 0.01
     """On matrices and kernels only."""

@@ -22,7 +22,7 @@ class ComponentMasking(Section):
 class TrainVQVAESection(Training):
     epochs: PositiveInt = 12
     """Epochs of the final fit at most."""
-    learning_rate: PositiveFloat = 4e-3
+    learning_rate: PositiveFloat = 1e-2
     """Peak of the learning rate: linear warm-up, then cosine to zero."""
     stride: Literal[4, 8, 16] = 4
     """Pixels per token along each side."""
