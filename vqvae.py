@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from models.codebook import count_codes, draw_rows, spread_rows
 from models.conditioning import Conditioning, Told
 from models.strided import plain_decoder, plain_encoder
-from pipeline.files import digest
+from pipeline.files import InputError, digest
 
 FRESH_SHARE = 0.3  # use a restarted code is credited with, of the average: time to find its vectors, or be redrawn
 DISTANCES_AT_ONCE = 2**26  # between vectors and codes: 256 MB
@@ -403,7 +403,8 @@ class VQVAE(nn.Module):
 def load_vqvae(folder: Path, device: torch.device) -> VQVAE:
     """The model in `folder` (config.json and model.safetensors), in evaluation mode.
 
-    Raises FileNotFoundError when the folder holds no model, ValueError when it holds another kind of model.
+    Raises FileNotFoundError when the folder holds no model, InputError when it holds another kind of model, or one of
+    a version with other layers.
     """
     from safetensors.torch import load_file
 
@@ -413,9 +414,15 @@ def load_vqvae(folder: Path, device: torch.device) -> VQVAE:
     stored = json.loads(config_file.read_text(encoding="utf-8"))
     unknown = set(stored) - {field.name for field in fields(VQVAEConfig)}
     if unknown:
-        raise ValueError(f"{config_file} is not a VQ-VAE's: it has {sorted(unknown)}")
-    model = VQVAE(VQVAEConfig(**stored))
-    model.load_state_dict(load_file(folder / "model.safetensors"))
+        raise InputError(f"{config_file} is not a VQ-VAE's: it has {sorted(unknown)}")
+    model, weights = VQVAE(VQVAEConfig(**stored)), load_file(folder / "model.safetensors")
+    expected = model.state_dict()
+    if {name: w.shape for name, w in weights.items()} != {name: w.shape for name, w in expected.items()}:
+        raise InputError(
+            f"the VQ-VAE in {folder} was trained by another version, with other layers; use the commit in its run.json, "
+            "or train anew in another folder: --run.dir FOLDER"
+        )
+    model.load_state_dict(weights)
     return model.to(device).eval()
 
 

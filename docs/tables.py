@@ -15,9 +15,9 @@ A mark is a comment on lines of its own; what stands between it and `<!-- end --
     rows=, columns=, value=    a cross table: what stands at its left, at its top, and in its cells
     show="HEAD = TEMPLATE | HEAD = TEMPLATE"    or a list: a line for each row of the CSV
     head=TEXT          the upper left cell of a cross table
-A template is text with {column}, {column:.3f} (a Python format) or {column*1000:.2f}. {half} is half of high - low. A
-cell with nothing in one of its columns stays empty. Strategy `any` in the CSV (100 % forgotten is the same for all)
-counts for every strategy that is asked for.
+A template is text with {column}, {column:.3f} (a Python format), {column*1000:.2f}, or {column:p} for a p value, such
+as p = 0.012 or p < 0.001. {half} is half of high - low. A cell with nothing in one of its columns stays empty. Strategy
+`any` in the CSV (100 % forgotten is the same for all) counts for every strategy that is asked for.
 
 `sentence: NAME` with filters and text="..." is one line of text; {0[mean]:.3f} is column `mean` of the first row left,
 {1[mean]:.3f} of the second.
@@ -202,10 +202,14 @@ def filled(template: str, row: Row) -> str:
         if value is None:
             return ""
         try:
-            parts.append(format(value * float(factor) if factor else value, form or ""))
+            parts.append(_chance(value) if form == "p" else format(value * float(factor) if factor else value, form or ""))
         except (TypeError, ValueError):
             raise TableError(f"{{{name}:{form}}} does not fit the value {value!r}") from None
     return "".join(parts)
+
+
+def _chance(p: float) -> str:
+    return f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
 
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -11,6 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from pipeline.files import InputError
+
 Kind = Literal["muon", "adamw"]
 LEAST_SIDE = 32  # of a matrix for Muon: thinner ones, such as the kernels that see pixels, are left to AdamW
 
@@ -72,7 +74,16 @@ class FitOptimizer:
         return {f"{part}/{name}": tensor for part, tensors in found.items() for name, tensor in tensors.items()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """The way back of `tensors`; the learning rate needs no state, it is a function of the step."""
+        """The way back of `tensors`; the learning rate needs no state, it is a function of the step.
+
+        Raises InputError when they are not of these optimizers.
+        """
+        odd = {name for name in tensors if name.partition("/")[0] not in self.parts}
+        if odd:
+            raise InputError(
+                f"the checkpoint is of another optimizer than {' and '.join(self.parts)} (it has {min(odd)}); "
+                "start the run anew, without --resume"
+            )
         for part, optimizer in self.parts.items():
             start = f"{part}/"
             own = {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}

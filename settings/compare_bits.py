@@ -13,6 +13,7 @@ class CompareBitsSection(Section):
     """Test pictures, evenly spread; null takes all. As many of validation tell how often each position is kept."""
     strategies: Annotated[list[StrategyName], Field(min_length=1)] = [
         "random",
+        "outpaint",
         "selective",
         "additive",
         "distortion",

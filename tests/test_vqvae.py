@@ -13,7 +13,7 @@ from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
 
 import vqvae
 from models.codebook import count_codes, spread_rows
-from pipeline.files import write_json, write_safetensors
+from pipeline.files import InputError, write_json, write_safetensors
 from toys import CPU
 from vqvae import VQVAE, Quantizer, VQVAEConfig, load_vqvae, rotate
 
@@ -563,7 +563,14 @@ def test_missing_weights_are_reported_as_a_missing_file(tmp_path: Path) -> None:
 def test_the_config_of_another_kind_of_model_is_refused(tmp_path: Path) -> None:
     store(VQVAE(TINY), tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet18", "hidden": 16}), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"is not a VQ-VAE's.*architecture"):
+    with pytest.raises(InputError, match=r"is not a VQ-VAE's.*architecture"):
+        load_vqvae(tmp_path, CPU)
+
+
+def test_weights_of_a_version_with_other_layers_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    store(VQVAE(replace(TINY, residual_blocks=TINY.residual_blocks + 1)), tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(asdict(TINY)), encoding="utf-8")
+    with pytest.raises(InputError, match=r"trained by another version.*--run\.dir FOLDER"):
         load_vqvae(tmp_path, CPU)
 
 

@@ -61,6 +61,11 @@ def test_a_cross_table_in_the_order_of_the_mark_and_any_in_each_row(shelf: Path)
     ]
 
 
+@pytest.mark.parametrize(("p", "shown"), [(0.0004, "p < 0.001"), (0.001, "p = 0.001"), (0.0321, "p = 0.032")])
+def test_p_values_below_a_thousandth_are_not_shown_as_zero(p: float, shown: str) -> None:
+    assert tables.filled("({p:p})", {"p": p}) == f"({shown})"
+
+
 def test_a_list_with_half_an_interval_a_factor_and_empty_cells(shelf: Path) -> None:
     show = '"what = {strategy} | mean = {mean:.1f} ±{half:.2f} | ms = {mean*1000:.0f}"'
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.files import InputError
 from pipeline.optimizer import FitOptimizer
 
 RATE = 0.01
@@ -112,6 +113,12 @@ def test_restored_it_goes_on_as_if_it_had_never_stopped(layers: Layers, channels
         optimizer.step(RATE)
     for name, value in values_of(layers).items():
         assert torch.equal(value, values_of(again)[name]), name
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused(layers: Layers) -> None:
+    optimizer = FitOptimizer(layers, "adamw", RATE, 0.1)
+    with pytest.raises(InputError, match=r"another optimizer than adamw \(it has muon/0/momentum_buffer\)"):
+        optimizer.restore({"muon/0/momentum_buffer": torch.zeros(40, 40)})
 
 
 def test_no_gradient_is_left_after_zero_grad(layers: Layers) -> None:
