@@ -419,8 +419,8 @@ def load_vqvae(folder: Path, device: torch.device) -> VQVAE:
     expected = model.state_dict()
     if {name: w.shape for name, w in weights.items()} != {name: w.shape for name, w in expected.items()}:
         raise InputError(
-            f"the VQ-VAE in {folder} was trained by another version, with other layers; use the commit in its run.json, "
-            "or train anew in another folder: --run.dir FOLDER"
+            f"the VQ-VAE in {folder} was trained by another version, with other layers; "
+            "use the commit in its run.json, or train anew in another folder: --run.dir FOLDER"
         )
     model.load_state_dict(weights)
     return model.to(device).eval()

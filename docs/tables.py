@@ -202,7 +202,8 @@ def filled(template: str, row: Row) -> str:
         if value is None:
             return ""
         try:
-            parts.append(_chance(value) if form == "p" else format(value * float(factor) if factor else value, form or ""))
+            number = value * float(factor) if factor else value
+            parts.append(_chance(number) if form == "p" else format(number, form or ""))
         except (TypeError, ValueError):
             raise TableError(f"{{{name}:{form}}} does not fit the value {value!r}") from None
     return "".join(parts)
