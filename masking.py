@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.draws import Draws, for_rows
 from pipeline.files import InputError
 
 RatioSchedule = Literal["cosine", "uniform", "fixed"]
@@ -38,9 +39,9 @@ def check_percentages(stage: str, percentages: Sequence[int], tokens: int) -> No
         )
 
 
-def random_order(batch: int, tokens: int, generator: torch.Generator) -> Tensor:
+def random_order(batch: int, tokens: int, generator: Draws) -> Tensor:
     """(B, N) long: for each picture a random rank 0..N-1 of each token, in the order in which they are forgotten."""
-    return _ranks(torch.rand(batch, tokens, generator=generator))
+    return _ranks(for_rows(batch, generator, lambda n, g: torch.rand(n, tokens, generator=g)))
 
 
 def block_order(batch: int, height: int, width: int, generator: torch.Generator, blocks: int = 1) -> Tensor:
@@ -133,13 +134,13 @@ def masks_of(kind: str, percent: float, count: int, side: int, generator: torch.
     return mask_first(order, masked_count(percent / 100, tokens))
 
 
-def random_mask(batch: int, tokens: int, ratio: float, generator: torch.Generator) -> Tensor:
+def random_mask(batch: int, tokens: int, ratio: float, generator: Draws) -> Tensor:
     """(B, N) bool with exactly `round(ratio * N)` True in each row."""
     return mask_first(random_order(batch, tokens, generator), masked_count(ratio, tokens))
 
 
 def training_mask(
-    batch: int, tokens: int, schedule: RatioSchedule, generator: torch.Generator, fixed_ratio: float = 0.5
+    batch: int, tokens: int, schedule: RatioSchedule, generator: Draws, fixed_ratio: float = 0.5
 ) -> Tensor:
     """(B, N) bool for one training step: each picture gets its own ratio, and at least one masked token.
 
@@ -147,10 +148,10 @@ def training_mask(
     uniform: every count 1..N equally likely; fixed: always `fixed_ratio`. The first two include 100 %.
     """
     if schedule == "cosine":
-        ratios = torch.cos(torch.rand(batch, generator=generator) * math.pi / 2)
+        ratios = torch.cos(for_rows(batch, generator, lambda n, g: torch.rand(n, generator=g)) * math.pi / 2)
         counts = (ratios * tokens).round().long().clamp(min=1)
     elif schedule == "uniform":
-        counts = torch.randint(1, tokens + 1, (batch,), generator=generator)
+        counts = for_rows(batch, generator, lambda n, g: torch.randint(1, tokens + 1, (n,), generator=g))
     elif schedule == "fixed":
         counts = torch.full((batch,), max(1, masked_count(fixed_ratio, tokens)))
     else:
@@ -166,7 +167,7 @@ def masked_probability(epoch: int, maximum: float, warmup_epochs: int) -> float:
     return maximum if warmup_epochs == 0 else maximum * min(1.0, epoch / warmup_epochs)
 
 
-def component_mask(batch: int, components: int, probability: float, generator: torch.Generator) -> Tensor:
+def component_mask(batch: int, components: int, probability: float, generator: Draws) -> Tensor:
     """(B, C) bool, True = masked: rows that keep exactly one component, drawn uniformly, and rows that keep all.
 
     A row is masked with `probability`; how many are is the whole number below or above B * probability, so that a
@@ -174,10 +175,14 @@ def component_mask(batch: int, components: int, probability: float, generator: t
     """
     if components < 2:
         raise ValueError(f"pictures have {components} component; masking needs at least 2")
-    count = min(batch, math.floor(batch * probability + float(torch.rand((), generator=generator))))
-    chosen = torch.randperm(batch, generator=generator) < count
-    kept = torch.randint(components, (batch,), generator=generator)
-    return chosen.unsqueeze(1) & (torch.arange(components) != kept.unsqueeze(1))
+
+    def draw(rows: int, numbers: torch.Generator) -> Tensor:
+        count = min(rows, math.floor(rows * probability + float(torch.rand((), generator=numbers))))
+        chosen = torch.randperm(rows, generator=numbers) < count
+        kept = torch.randint(components, (rows,), generator=numbers)
+        return chosen.unsqueeze(1) & (torch.arange(components) != kept.unsqueeze(1))
+
+    return for_rows(batch, generator, draw)
 
 
 def all_but(components: int, kept: Sequence[int]) -> Tensor:

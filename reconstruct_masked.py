@@ -147,7 +147,7 @@ SHORTCUTS: dict[str, Shortcut] = {
 
 
 def main() -> int:
-    return stage_main("reconstruct_masked", run, __doc__ or "", SHORTCUTS)
+    return stage_main("reconstruct_masked", run, __doc__ or "", SHORTCUTS, parallel=True)
 
 
 if __name__ == "__main__":

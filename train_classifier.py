@@ -26,7 +26,9 @@ from handoff.split import PictureReader, Split, note_data, open_split
 from handoff.vqvae import HandedVQVAE, take_vqvae
 from models.augmentation import degrade, flip, shift_reflected
 from models.classifier import Classifier, ClassifierConfig
+from models.shared_norm import share_statistics
 from pipeline.configured import configured
+from pipeline.draws import Draws, for_rows
 from pipeline.figures import confusion_figure
 from pipeline.files import InputError, write_csv
 from pipeline.machine import Machine, Stream, generator, prepare_machine
@@ -70,7 +72,7 @@ class ClassifierLearner:
             std=tuple(split.meta["std"]),
         )
         model = build_classifier(config, section.pretrained).to(machine.device)
-        self.model = model.to(memory_format=torch.channels_last)
+        self.model = share_statistics(model.to(memory_format=torch.channels_last), machine.world)
 
     @property
     def count(self) -> int:
@@ -79,7 +81,7 @@ class ClassifierLearner:
     def read_ahead(self, rows: Tensor) -> None:
         self.reader.ask(rows)
 
-    def step(self, rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def step(self, rows: Tensor, generator: Draws) -> dict[str, Tensor]:
         positions = self.train_positions[rows.numpy()]
         x = self.reader.take(rows)
         if self.section.augmentation == "shift_flip":
@@ -94,13 +96,13 @@ class ClassifierLearner:
         loss = F.cross_entropy(logits.float(), labels)
         return {"loss": loss, "error": (logits.argmax(1) != labels).float().mean()}
 
-    def _training_input(self, x: Tensor, generator: torch.Generator) -> Tensor:
+    def _training_input(self, x: Tensor, generator: Draws) -> Tensor:
         """What `inputs` asks for; with both, a coin for each picture."""
         if self.model.sees_codes:
             return self.as_codes(x)
         if self.section.inputs == "originals":
             return x
-        coins = torch.rand(len(x), generator=generator).to(x.device) < 0.5
+        coins = for_rows(len(x), generator, lambda n, g: torch.rand(n, generator=g) < 0.5).to(x.device)
         chosen = coins if self.section.inputs == "both" else torch.ones_like(coins)
         painted = x.clone()
         if chosen.any():
@@ -146,9 +148,10 @@ class ClassifierLearner:
     def logits(self, positions: np.ndarray, kinds: tuple[str, ...], batch_size: int = 250) -> dict[str, Tensor]:
         """(pictures, classes) for each kind, on the CPU; "degraded" are degraded reconstructions. A classifier
         of codes sees the same codes as both kinds."""
-        found: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
-        for start in range(0, len(positions), batch_size):
+
+        def of_batch(start: int) -> dict[str, Tensor]:
             x = self.split.pictures(positions[start : start + batch_size]).to(self.machine.device)
+            found = {}
             for kind in kinds:
                 if self.model.sees_codes:
                     seen = self.as_codes(x)
@@ -156,8 +159,11 @@ class ClassifierLearner:
                     seen = x if kind == "originals" else self.as_reconstruction(x)
                     if kind == "degraded":  # the same draws each time
                         seen = degrade(seen, self.vqvae.config.stride, generator(self.seed, Stream.VALIDATION, start))
-                found[kind].append(self.model(seen).float().cpu())
-        return {kind: torch.cat(parts) for kind, parts in found.items()}
+                found[kind] = self.model(seen).float().cpu()
+            return found
+
+        parts = list(self.machine.world.map(of_batch, range(0, len(positions), batch_size)))
+        return {kind: torch.cat([part[kind] for part in parts]) for kind in kinds}
 
 
 def build_classifier(config: ClassifierConfig, pretrained: bool) -> Classifier:
@@ -251,7 +257,7 @@ def class_table(confusion: np.ndarray, names: list[str]) -> list[list[Any]]:
 
 
 def main() -> int:
-    return stage_main("train_classifier", run, __doc__ or "")
+    return stage_main("train_classifier", run, __doc__ or "", parallel=True)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from models.distilbert import (
     start_from_codebook,
 )
 from pipeline.configured import configured
+from pipeline.draws import Draws, for_rows
 from pipeline.figures import BLUE, GREY, ORANGE, component_rows, curves_figure, picture_grid
 from pipeline.files import InputError, write_array, write_csv
 from pipeline.machine import Machine, Stream, generator, prepare_machine
@@ -40,6 +41,7 @@ from pipeline.metrics import to_unit
 from pipeline.stage import Stage, inputs_of, open_stage, say
 from pipeline.training import Goal, run_trial, train
 from pipeline.tuning import suggest
+from pipeline.world import shared_mean
 from recall.fillers import DistilFiller
 from recall.hole import dig
 from recall.memory import average_code, baseline_probabilities, paint, shares_by_position
@@ -95,7 +97,7 @@ class DistilLearner:
         """The bias of attention: weight decay would make far cells near."""
         return [name for name, _ in self.model.named_parameters() if name.startswith("near.")]
 
-    def _draw_masks(self, count: int, generator: torch.Generator) -> Tensor:
+    def _draw_masks(self, count: int, generator: Draws) -> Tensor:
         section = self.section
         return training_mask(count, self.train_tokens.shape[1], section.mask_schedule, generator, section.fixed_ratio)
 
@@ -103,16 +105,17 @@ class DistilLearner:
         if self.section.augmentation != "none":
             self.reader.ask(rows)
 
-    def step(self, rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def step(self, rows: Tensor, generator: Draws) -> dict[str, Tensor]:
         tokens = self._tokens(rows, generator)
         mask = self._draw_masks(len(rows), generator) if self.once is None else self.once[rows]
         labels = self._labels(rows, generator) if self.section.condition_on_class else None
         device = self.machine.device
         losses, right = masked_cross_entropy(self.model, tokens.to(device), mask.to(device), labels)
-        return {"loss": losses.mean(), "accuracy": right.float().mean()}
+        world = self.machine.world
+        return {"loss": shared_mean(world, losses), "accuracy": shared_mean(world, right.float())}
 
     @torch.no_grad()
-    def _tokens(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+    def _tokens(self, rows: Tensor, generator: Draws) -> Tensor:
         """(B, N) of these pictures, or of the same mirrored and moved."""
         if self.section.augmentation == "none":
             return self.train_tokens[rows]
@@ -120,9 +123,9 @@ class DistilLearner:
         with torch.autocast(x.device.type, enabled=False):  # as the indices were made
             return self.vqvae.encode_indices(augment(x, self.section.augmentation, generator)).flatten(1).cpu()
 
-    def _labels(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+    def _labels(self, rows: Tensor, generator: Draws) -> Tensor:
         """(B,) classes, -1 where the class is not told this time."""
-        dropped = torch.rand(len(rows), generator=generator) < self.section.label_drop
+        dropped = for_rows(len(rows), generator, lambda n, g: torch.rand(n, generator=g) < self.section.label_drop)
         return self.train_labels[rows].masked_fill(dropped, -1)
 
     def epoch_metrics(self) -> dict[str, float]:
@@ -139,7 +142,7 @@ class DistilLearner:
         rows = spread(np.arange(len(self.val_tokens)), most)
         masks = {percent: mask[rows] for percent, mask in self.val_masks.items()}
         labels = self.val_labels[rows] if section.condition_on_class and section.label_drop == 0 else None
-        found = evaluate(self.model, self.val_tokens[rows], masks, self.machine.device, labels)
+        found = evaluate(self.model, self.val_tokens[rows], masks, self.machine, labels)
         values = {"loss": float(np.mean([ce for ce, _ in found.values()]))}
         values["accuracy"] = float(np.mean([accuracy for _, accuracy in found.values()]))
         return values | {f"loss_at_{percent}": ce for percent, (ce, _) in found.items()}
@@ -171,20 +174,27 @@ def evaluate(
     model: "DistilBertForMaskedLM",
     tokens: Tensor,
     masks: dict[int, Tensor],
-    device: torch.device,
+    machine: Machine,
     labels: Tensor | None = None,
     batch_size: int = 250,
 ) -> dict[int, tuple[float, float]]:
     """percent -> (masked cross-entropy in nats per token, masked accuracy). labels: (pictures,), None tells none."""
     model.eval()
+    device = machine.device
+
+    def of_batch(asked: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        percent, start = asked
+        rows = slice(start, start + batch_size)
+        told = None if labels is None else labels[rows]
+        losses, right = masked_cross_entropy(model, tokens[rows].to(device), masks[percent][rows].to(device), told)
+        return losses.cpu(), right.cpu()
+
+    batches = [(percent, start) for percent in masks for start in range(0, len(tokens), batch_size)]
+    parts = list(machine.world.map(of_batch, batches))
     found = {}
-    for percent, mask in masks.items():
-        parts = []
-        for start in range(0, len(tokens), batch_size):
-            rows = slice(start, start + batch_size)
-            told = None if labels is None else labels[rows]
-            parts.append(masked_cross_entropy(model, tokens[rows].to(device), mask[rows].to(device), told))
-        losses, right = (torch.cat([part[side] for part in parts]) for side in (0, 1))
+    for percent in masks:
+        own = [part for (asked, _), part in zip(batches, parts, strict=True) if asked == percent]
+        losses, right = (torch.cat([part[side] for part in own]) for side in (0, 1))
         found[percent] = (float(losses.mean()), float(right.float().mean()))
     return found
 
@@ -238,7 +248,7 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
 def report(stage: Stage, learner: DistilLearner, tokens: Tensor, codebook_size: int, seed: int) -> None:
     """The one look at test: masked cross-entropy and accuracy per mask percentage, beside two baselines."""
     masks = fixed_masks("test", tokens, learner.section.percentages, seed)
-    found = {"DistilBERT": evaluate(learner.model, tokens, masks, stage.machine.device)}
+    found = {"DistilBERT": evaluate(learner.model, tokens, masks, stage.machine)}
     for name, probabilities in baseline_probabilities(learner.train_tokens, codebook_size).items():
         found[name] = {percent: judge_baseline(probabilities, tokens, mask) for percent, mask in masks.items()}
     rows = [
@@ -298,7 +308,7 @@ def save(stage: Stage, learner: DistilLearner, split: Split, vqvae: HandedVQVAE,
 
 
 def main() -> int:
-    return stage_main("train_distil", run, __doc__ or "")
+    return stage_main("train_distil", run, __doc__ or "", parallel=True)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from masking import check_percentages, random_mask, touched_pixels, training_mas
 from models.augmentation import flip, shift_reflected
 from models.masked_autoencoder import MaskedAutoencoder, MaskedAutoencoderConfig
 from pipeline.configured import configured
+from pipeline.draws import Draws
 from pipeline.figures import BLUE, GREY, component_rows, curves_figure, picture_grid
 from pipeline.machine import Machine, Stream, generator, prepare_machine
 from pipeline.metrics import mse, to_unit
@@ -39,6 +40,7 @@ from pipeline.stage import Stage, inputs_of, open_stage, say
 from pipeline.tables import Rows, write_rows
 from pipeline.training import Goal, run_trial, train
 from pipeline.tuning import suggest
+from pipeline.world import shared_mean
 from recall.fillers import MAEFiller
 from recall.hole import dig
 from recall.simple_fillers import MeanPicture
@@ -88,7 +90,7 @@ class MAELearner:
     def read_ahead(self, rows: Tensor) -> None:
         self.reader.ask(rows)
 
-    def step(self, rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def step(self, rows: Tensor, generator: Draws) -> dict[str, Tensor]:
         section, config = self.section, self.model.config
         x = self.reader.take(rows)
         if section.augmentation == "shift_flip":
@@ -98,7 +100,7 @@ class MAELearner:
         mask = training_mask(len(x), config.cells, section.mask_schedule, generator, section.fixed_ratio)
         mask = mask.to(self.machine.device)
         errors = [squared_errors(self.model, x[part], mask[part]) for part in mask.sum(1).argsort().chunk(PARTS)]
-        return {"loss": torch.cat(errors).mean()}
+        return {"loss": shared_mean(self.machine.world, torch.cat(errors))}
 
     def epoch_metrics(self) -> dict[str, float]:
         return {}
@@ -112,7 +114,7 @@ class MAELearner:
         at each."""
         few = spread(np.arange(len(self.val_positions)), most)
         masks = {percent: mask[few] for percent, mask in self.val_masks.items()}
-        rows = evaluate(self.filler, self.split, self.val_positions[few], masks, self.machine.device)
+        rows = evaluate(self.filler, self.split, self.val_positions[few], masks, self.machine)
         loss = float(np.mean([row["masked_mse"] for row in rows]))
         return {"loss": loss} | {f"mse_at_{row['percent']}": row["masked_mse"] for row in rows}
 
@@ -153,18 +155,22 @@ def masked_cells(part: str, count: int, cells: int, percentages: list[int], seed
 
 @torch.no_grad()
 def evaluate(
-    filler: MAEFiller | MeanPicture, split: Split, positions: np.ndarray, masks: dict[int, Tensor], device: torch.device
+    filler: MAEFiller | MeanPicture, split: Split, positions: np.ndarray, masks: dict[int, Tensor], machine: Machine
 ) -> Rows:
     """Rows of errors.csv: mean squared errors of what is filled in, within masked cells and over the picture, in [0, 1]
     pixel units. masks: percent -> (pictures, N)."""
     rows: Rows = []
+
+    def of_batch(asked: tuple[int, int]) -> Tensor:
+        percent, start = asked
+        x = split.pictures(positions[start : start + BATCH]).to(machine.device)
+        filled = fill_cells(filler, x, masks[percent][start : start + BATCH].to(machine.device))
+        return mse(to_unit(filled), to_unit(x)).cpu()
+
+    batches = [(percent, start) for percent in masks for start in range(0, len(positions), BATCH)]
+    errors = list(machine.world.map(of_batch, batches))
     for percent, mask in masks.items():
-        errors = []
-        for start in range(0, len(positions), BATCH):
-            x = split.pictures(positions[start : start + BATCH]).to(device)
-            filled = fill_cells(filler, x, mask[start : start + BATCH].to(device))
-            errors.append(mse(to_unit(filled), to_unit(x)).cpu())
-        over = torch.cat(errors)
+        over = torch.cat([error for (asked, _), error in zip(batches, errors, strict=True) if asked == percent])
         within = over / mask.float().mean(1)  # visible cells have no error
         row = {"model": filler.name, "percent": percent, "masked_mse": float(within.mean()), "mse": float(over.mean())}
         rows.append(row | {"pictures": len(positions)})
@@ -214,9 +220,7 @@ def report(stage: Stage, learner: MAELearner, seed: int) -> None:
     positions = split.positions("test")
     masks = masked_cells("test", len(positions), config.cells, learner.section.percentages, seed)
     mean = MeanPicture(mean_shown(split, learner.train_positions), config.stride)
-    found = {
-        each.name: evaluate(each, split, positions, masks, stage.machine.device) for each in (learner.filler, mean)
-    }
+    found = {each.name: evaluate(each, split, positions, masks, stage.machine) for each in (learner.filler, mean)}
     write_rows(stage.folder.path / "errors.csv", CELL_ERRORS_HEADER, [row for rows in found.values() for row in rows])
     for row in found[learner.filler.name]:
         stage.metrics |= {f"test_{key}_at_{row['percent']}": row[key] for key in ("masked_mse", "mse")}
@@ -259,7 +263,7 @@ def completed_cells(learner: MAELearner, count: int = 8) -> Any:
 
 
 def main() -> int:
-    return stage_main("train_mae", run, __doc__ or "")
+    return stage_main("train_mae", run, __doc__ or "", parallel=True)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from handoff.painter import painter_identity, painter_key
 from handoff.split import Split, note_data, open_split
 from handoff.vqvae import HandedIndices, HandedVQVAE, take_indices, take_vqvae
 from masking import check_percentages, random_mask, training_mask
+from pipeline.draws import Draws
 from pipeline.figures import BLUE, GREY, component_rows, curves_figure, picture_grid
 from pipeline.machine import Machine, Stream, generator, prepare_machine
 from pipeline.metrics import mse, to_unit
@@ -75,7 +76,7 @@ class PainterLearner:
     def count(self) -> int:
         return len(self.tokens["train"])
 
-    def step(self, rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def step(self, rows: Tensor, generator: Draws) -> dict[str, Tensor]:
         section, tokens = self.section, self.tokens["train"][rows]
         mask = training_mask(len(rows), tokens.shape[1], section.mask_schedule, generator, section.fixed_ratio)
         errors = mse(self.painted(self.filled(tokens, mask)), self.whole(tokens)) / 4  # (B,), in [0, 1] pixel units
@@ -127,10 +128,13 @@ def evaluate(learner: PainterLearner, paints: Paints, part: str, most: int | Non
     for percent in learner.section.percentages:
         draws = generator(learner.seed, PAINTED_MASKS[part], percent)
         mask = random_mask(len(tokens), tokens.shape[1], percent / 100, draws)
-        errors = [
-            mse(to_unit(paints(learner.filled(some, hidden))), to_unit(learner.whole(some)))
-            for some, hidden in zip(tokens.split(AT_ONCE), mask.split(AT_ONCE), strict=True)
-        ]
+
+        def of_batch(batch: tuple[Tensor, Tensor]) -> Tensor:
+            some, hidden = batch
+            return mse(to_unit(paints(learner.filled(some, hidden))), to_unit(learner.whole(some))).cpu()
+
+        batches = zip(tokens.split(AT_ONCE), mask.split(AT_ONCE), strict=True)
+        errors = list(learner.machine.world.map(of_batch, batches))
         found[percent] = float(torch.cat(errors).mean())
     return found
 
@@ -207,7 +211,7 @@ def painted_figure(learner: PainterLearner, components: tuple[str, ...], count: 
 
 
 def main() -> int:
-    return stage_main("train_painter", run, __doc__ or "")
+    return stage_main("train_painter", run, __doc__ or "", parallel=True)
 
 
 if __name__ == "__main__":

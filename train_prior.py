@@ -58,6 +58,8 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
     vqvae = take_vqvae(cfg, section.vqvae, split, machine.device)
     indices = take_indices(cfg, section.indices, split, vqvae)
     goal = GOALS[section.kind]
+    if section.kind == "gan" and machine.world.size > 1:
+        raise InputError("a GAN is trained in one process; type: python train_prior.py")
 
     def build(chosen: TrainPriorSection, with_val: bool, share: float = 1.0) -> PixelCNNLearner | GANLearner:
         grids = grids_to_learn(split.thinned(share), indices, vqvae, told, with_val)
@@ -213,7 +215,7 @@ def save(
 
 
 def main() -> int:
-    return stage_main("train_prior", run, __doc__ or "")
+    return stage_main("train_prior", run, __doc__ or "", parallel=True)
 
 
 if __name__ == "__main__":

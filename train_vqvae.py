@@ -25,6 +25,7 @@ from models.augmentation import augment
 from models.codebook import count_codes
 from models.conditioning import Columns, Told, drop, fit_columns
 from pipeline.configured import configured
+from pipeline.draws import Draws
 from pipeline.figures import component_rows, picture_grid
 from pipeline.files import InputError
 from pipeline.machine import Machine, prepare_machine
@@ -43,7 +44,7 @@ GOAL = Goal(monitor="loss", objective="mse", lower_is_better=True)
 # With component masking fits also count how well the rest is painted when one component is shown; settings are compared
 # by that alone.
 MASKING_GOAL = Goal(monitor="masking_loss", objective="kept_mse", lower_is_better=True)
-SSIM_SHOWN = 8  # pictures of a batch whose SSIM is measured in training, for display only
+SSIM_SHOWN = 8  # pictures of a batch, evenly spread, whose SSIM is measured in training, for display only
 
 
 class VQVAELearner:
@@ -61,6 +62,7 @@ class VQVAELearner:
         self.metadata = self.columns.tell(split.manifest) if self.columns else None
         self.model = VQVAE(model_config(section, split, self.columns))
         self.model.to(machine.device).to(memory_format=torch.channels_last)
+        self.model.quantizer.world = machine.world
         self._counts = torch.zeros(section.codebook_size, device=machine.device)
 
     @property
@@ -86,7 +88,7 @@ class VQVAELearner:
     def read_ahead(self, rows: Tensor) -> None:
         self.reader.ask(rows)
 
-    def step(self, rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def step(self, rows: Tensor, generator: Draws) -> dict[str, Tensor]:
         x = augment(self.reader.take(rows), self.augmentation, generator)
         seen, told = x, self.told(self.train_positions[rows.numpy()])
         if self.masking.enabled:
@@ -103,13 +105,14 @@ class VQVAELearner:
             if "ssim_loss" in losses:
                 shown["ssim"] = 1 - losses["ssim_loss"]
             elif min(x.shape[-2:]) >= 11:
-                shown["ssim"] = ssim(painted[:SSIM_SHOWN], truth[:SSIM_SHOWN]).mean()
+                every = max(1, len(x) * self.machine.world.size // SSIM_SHOWN)
+                shown["ssim"] = ssim(painted[::every], truth[::every]).mean()
         return losses | shown
 
     def epoch_metrics(self) -> dict[str, float]:
         counts, self._counts = self._counts, torch.zeros_like(self._counts)
         masked = {"mask_p": self.mask_p} if self.masking.enabled else {}
-        counts = counts.cpu()
+        counts = self.machine.world.sum(counts).cpu()
         return {"perplexity": perplexity(counts), "codes_used": share_used(counts)} | masked
 
     @property
@@ -177,7 +180,9 @@ def evaluate(
     model = learner.model.eval()
     counts = torch.zeros(model.config.codebook_size)
     sums: dict[str, float] = {}
-    for start in range(0, len(positions), batch_size):
+
+    def of_batch(start: int) -> tuple[Tensor, dict[str, float]]:
+        """How often each code is chosen, and the sums over the pictures from `start` on."""
         x = learner.pictures(positions[start : start + batch_size])
         shown = x
         if keep_one:
@@ -185,14 +190,18 @@ def evaluate(
             shown = hide_components(x, torch.stack([all_but(x.shape[1], [int(place)]) for place in places]))
         told = learner.told(positions[start : start + batch_size]) if tell else None
         output = model(shown, target=x, told=told)
-        counts += torch.bincount(output.indices.flatten(), minlength=len(counts)).cpu()
+        chosen = torch.bincount(output.indices.flatten(), minlength=len(counts)).cpu()
         painted, truth = to_unit(output.reconstruction), to_unit(x)
         losses = with_ssim(output.losses, painted, truth, learner.ssim_weight)
         values = {name: value * len(x) for name, value in losses.items()}
         errors = picture_errors(painted, truth)
         values |= {name: error.sum() for name, error in errors.items()}
+        return chosen, {name: float(value) for name, value in values.items()}
+
+    for chosen, values in learner.machine.world.map(of_batch, range(0, len(positions), batch_size)):
+        counts += chosen
         for name, value in values.items():
-            sums[name] = sums.get(name, 0.0) + float(value)
+            sums[name] = sums.get(name, 0.0) + value
     means = {name: value / len(positions) for name, value in sums.items()}
     return means | {"perplexity": perplexity(counts), "codes_used": share_used(counts)}
 
@@ -270,7 +279,7 @@ def save(stage: Stage, learner: VQVAELearner, split: Split) -> None:
 
 
 def main() -> int:
-    return stage_main("train_vqvae", run, __doc__ or "")
+    return stage_main("train_vqvae", run, __doc__ or "", parallel=True)
 
 
 if __name__ == "__main__":

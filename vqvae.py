@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from models.codebook import count_codes, draw_rows, spread_rows
 from models.conditioning import Conditioning, Told
 from models.strided import plain_decoder, plain_encoder
+from pipeline.draws import Draws
 from pipeline.files import InputError, digest
+from pipeline.world import Alone, World
 
 FRESH_SHARE = 0.3  # use a restarted code is credited with, of the average: time to find its vectors, or be redrawn
 DISTANCES_AT_ONCE = 2**26  # between vectors and codes: 256 MB
@@ -106,7 +108,10 @@ class Quantized(NamedTuple):
 
 
 class Quantizer(nn.Module):
-    """Nearest code of a codebook (K, D). Always in float32: half precision changes about 1 % of the indices."""
+    """Nearest code of a codebook (K, D). Always in float32: half precision changes about 1 % of the indices.
+
+    `world`: the processes that train it together, each on a part of the batch; the codebook learns from all parts.
+    """
 
     codebook: Tensor
     use: Tensor
@@ -126,9 +131,10 @@ class Quantizer(nn.Module):
         self.register_buffer("use", torch.ones(size))  # moving average of how often each code is chosen per step
         self.register_buffer("code_sum", start.clone())  # moving average of the sum of the vectors that chose it
         self.register_buffer("initialized", torch.tensor(not config.data_init))
+        self.world: World = Alone()
         self._started = False  # whether `initialized` has been read: reading it makes a GPU wait
 
-    def forward(self, z: Tensor, generator: torch.Generator | None = None) -> Quantized:
+    def forward(self, z: Tensor, generator: Draws | None = None) -> Quantized:
         """z (B, D, h, w). In training mode the codebook learns; `generator` draws the data for start and restarts."""
         with torch.autocast(z.device.type, enabled=False):
             z = z.float()
@@ -137,7 +143,7 @@ class Quantizer(nn.Module):
                 flat = F.normalize(flat, dim=1)
             if self.training and not self._started:
                 if not self.initialized:
-                    self._start_from(flat.detach(), generator)
+                    self._start_from(self.world.rows(flat.detach()), generator)
                 self._started = True
             if self.training and self.config.restart_share:
                 self._restart_dead(flat.detach(), generator)
@@ -170,7 +176,7 @@ class Quantizer(nn.Module):
         return F.normalize(self.codebook, dim=1) if self.config.normalize_codes else self.codebook
 
     @torch.no_grad()
-    def _start_from(self, flat: Tensor, generator: torch.Generator | None) -> None:
+    def _start_from(self, flat: Tensor, generator: Draws | None) -> None:
         """A sample of the first batch, refined by ten rounds of k-means: codes begin where the data are."""
         centres = draw_rows(flat, len(self.codebook), generator)
         for _ in range(10):
@@ -187,8 +193,8 @@ class Quantizer(nn.Module):
     def _learn(self, flat: Tensor, indices: Tensor) -> None:
         """Moving averages of use and of the chosen vectors (appendix A.1)."""
         decay = self.config.ema_decay
-        count = count_codes(indices, len(self.codebook))
-        total = torch.zeros_like(self.code_sum).index_add_(0, indices, flat)
+        count = self.world.sum(count_codes(indices, len(self.codebook)))
+        total = self.world.sum(torch.zeros_like(self.code_sum).index_add_(0, indices, flat))
         self.use.lerp_(count, 1 - decay)
         self.code_sum.lerp_(total, 1 - decay)
         if self.config.codebook_update == "ema":
@@ -197,11 +203,11 @@ class Quantizer(nn.Module):
             self.codebook.copy_(self.code_sum / smoothed[:, None])
 
     @torch.no_grad()
-    def _restart_dead(self, flat: Tensor, generator: torch.Generator | None) -> None:
+    def _restart_dead(self, flat: Tensor, generator: Draws | None) -> None:
         """Codes that hardly any vector chooses begin anew at vectors of this batch, before it is quantised."""
         fresh = FRESH_SHARE * self.use.mean()
         dead = self.use < self.config.restart_share * self.use.mean()  # (K,)
-        anew = spread_rows(flat, len(dead), generator)  # (K, D)
+        anew = spread_rows(flat, len(dead), generator, self.world)  # (K, D)
         self.codebook.copy_(torch.where(dead[:, None], anew, self.codebook))
         self.code_sum.copy_(torch.where(dead[:, None], anew * fresh, self.code_sum))
         self.use.copy_(torch.where(dead, fresh, self.use))
@@ -326,7 +332,7 @@ class VQVAE(nn.Module):
     def forward(
         self,
         x: Tensor,
-        generator: torch.Generator | None = None,
+        generator: Draws | None = None,
         target: Tensor | None = None,
         told: Told | None = None,
     ) -> VQVAEOutput:

@@ -27,7 +27,7 @@ from models.conditioning import Told
 from own_picture.reconstructing import load_indices, load_own, own_data, paint_own, reconstruct_own
 from pipeline.figures import component_rows, picture_grid, usage_figure
 from pipeline.files import InputError, read_csv, smallest_unsigned, write_array, write_csv, write_json
-from pipeline.machine import prepare_machine
+from pipeline.machine import Machine, prepare_machine
 from pipeline.metrics import perplexity, picture_errors, share_used, to_unit
 from pipeline.progress import progress_bar
 from pipeline.stage import Stage, inputs_of, open_stage, say
@@ -65,7 +65,7 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
             return reconstruct_own(stage, split, vqvae, own, own_pixels, mask, section.batch_size)
         if own is not None:
             return paint_own(stage, split, vqvae, own_indices, section.batch_size)
-        indices, errors = reconstruct_split(split, painters[0], machine.device, section.batch_size, section.brain)
+        indices, errors = reconstruct_split(split, painters[0], machine, section.batch_size, section.brain)
         store_indices(stage, split, vqvae, indices)
         write_pictures_csv(stage, split, errors)
         report(stage, split, vqvae, indices, errors)
@@ -108,7 +108,7 @@ def told_of(section: VQVAEReconstructionSection, vqvae: HandedVQVAE, split: Spli
 
 @torch.no_grad()
 def reconstruct_split(
-    split: Split, painter: Painter, device: torch.device, batch_size: int, brain: bool = False
+    split: Split, painter: Painter, machine: Machine, batch_size: int, brain: bool = False
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Indices (pictures, h, w) in the smallest unsigned type, and each measure per picture, in manifest order.
 
@@ -118,15 +118,20 @@ def reconstruct_split(
     count, grid = len(split.manifest), model.config.grid
     indices = np.zeros((count, grid, grid), dtype=smallest_unsigned(model.config.codebook_size))
     errors: dict[str, np.ndarray] = {}
-    for start in progress_bar(range(0, count, batch_size), desc="reconstructing", unit="batch"):
-        positions = np.arange(start, min(start + batch_size, count))
-        x = split.pictures(positions).to(device)
+
+    def of_batch(positions: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        x = split.pictures(positions).to(machine.device)
         found = model.encode_indices(x)
-        indices[positions] = found.cpu().numpy()
         painted, truth = to_unit(painter.decode(found, positions)), to_unit(x)
         measured = picture_errors(painted, truth) | (slice_errors(painted, truth) if brain else {})
+        return found.cpu().numpy(), {name: values.cpu().numpy() for name, values in measured.items()}
+
+    batches = [np.arange(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+    done = progress_bar(machine.world.map(of_batch, batches), desc="reconstructing", unit="batch", total=len(batches))
+    for positions, (found, measured) in zip(batches, done, strict=True):
+        indices[positions] = found
         for name, values in measured.items():
-            errors.setdefault(name, np.zeros(count))[positions] = values.cpu().numpy()
+            errors.setdefault(name, np.zeros(count))[positions] = values
     return indices, errors
 
 
@@ -197,7 +202,7 @@ def draw_figures(
 
 def main() -> int:
     shortcuts = {f"--{key}": f"vqvae_reconstruction.{key}" for key in ("input", "components", "indices")}
-    return stage_main("vqvae_reconstruction", run, __doc__ or "", shortcuts)
+    return stage_main("vqvae_reconstruction", run, __doc__ or "", shortcuts, parallel=True)
 
 
 if __name__ == "__main__":

@@ -133,6 +133,7 @@ def take_memory(cfg: Config, split: Split, machine: Machine, measured: bool = Fa
         batch_size=section.batch_size,
         second_judges={} if clean is None else {CLEAN: clean.model},
         painter=None if painter is None else painter.model,
+        world=machine.world,
     )
     if measured and split.classes and section.elsewhere_judge:
         foreign = imagenet_judge(split.classes, split.meta["channels"], machine.device)

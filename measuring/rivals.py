@@ -89,10 +89,14 @@ def measure_rivals(findings: Findings, rivals: TrainedRivals, counts: RivalCount
     everything = np.arange(len(study.positions))
     found: Rows = []
     ways = rival_ways(findings.memory, mean_picture(split), rivals)
-    for way in progress_bar(ways, desc="rivals", unit="rival"):
+
+    def rows_of(way: Way) -> Rows:
         slow = isinstance(way.filler, Biharmonic)
         picks = spread(everything, counts.slow_pictures if slow else counts.pictures)
-        found += rival_rows(way, findings, picks, counts.resamples)
+        return rival_rows(way, findings, picks, counts.resamples)
+
+    for rows in progress_bar(findings.memory.world.map(rows_of, ways), desc="rivals", unit="rival", total=len(ways)):
+        found += rows
     return found
 
 

@@ -8,6 +8,7 @@ compared here is painted and judged in float32.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -138,9 +139,17 @@ def make_orders(memory: Memory, tokens: Tensor, plan: StudyPlan) -> dict[str, li
     """strategy -> a (P, N) order for each seed; strategies that draw nothing have one."""
     orders: dict[str, list[Tensor]] = {}
     jobs = [(name, seed) for name in plan.strategies for seed in range(plan.seeds if STRATEGIES[name].drawn else 1)]
-    for name, seed in progress_bar(jobs, desc="choosing what to keep", unit="order"):
+    bar = progress_bar(total=len(jobs), desc="choosing what to keep", unit="order")
+
+    def order_of(job: tuple[str, int]) -> Tensor:
+        name, seed = job
         draws = generator(plan.seed, Stream.ORDERS, seed)
-        orders.setdefault(name, []).append(choose_order(name, memory, tokens, draws, plan.choosing).cpu())
+        return choose_order(name, memory, tokens, draws, plan.choosing).cpu()
+
+    with bar:
+        for (name, _), order in zip(jobs, memory.world.map(order_of, jobs), strict=True):
+            orders.setdefault(name, []).append(order)
+            bar.update()
     return orders
 
 
@@ -166,28 +175,56 @@ def _recall_all(
     cells: dict[tuple[str, int, str], Cell] = {}
     calibration: dict[tuple[str, int], Calibration] = {}
     jobs = list(_jobs(orders, plan))
-    batches = -(-len(positions) // plan.batch_size)
-    with progress_bar(total=batches * len(jobs), desc="recalling", unit="batch") as bar:
-        for batch in batches_of(memory, split, indices, positions, plan.batch_size):
-            for name, percent, seed in jobs:
-                count = masked_count(percent / 100, memory.tokens)
-                order = orders[plan.strategies[0] if name == ALL_FORGOTTEN else name]
-                mask = mask_first(order[seed][batch.rows], count).to(memory.device)
-                draws = generator(plan.seed, Stream.DRAWN_CODES, percent, seed, batch.rows.start)
-                wanted = plan.decodings if seed == 0 else plan.decodings[-1:]
-                seeds = 1 if name == ALL_FORGOTTEN else len(order)
-                recalled = recall_batch(memory, batch, mask, plan, wanted, draws)
-                for decoding, (painted, grids) in recalled.painted.items():
-                    shape = (seeds if decoding == plan.decodings[-1] else 1, len(positions))
-                    cell = cells.setdefault((name, percent, decoding), Cell(*shape))
-                    cell.add(seed, batch.rows, judge(memory, batch, mask, painted, grids))
-                if recalled.tokens is not None:
-                    cell = cells.setdefault((name, percent, "tokens"), Cell(seeds, len(positions)))
-                    cell.add(seed, batch.rows, recalled.tokens)
-                    calibration.setdefault((name, percent), Calibration()).add(*recalled.answers)
-                bar.update()
+    starts = range(0, len(positions), plan.batch_size)
+    bar = progress_bar(total=-(-len(starts) // memory.world.size) * len(jobs), desc="recalling", unit="batch")
+
+    def of_batch(start: int) -> list[Measured]:
+        """All jobs on the pictures from `start` on."""
+        batch = batch_at(start, memory, split, indices, positions, plan.batch_size)
+        found = []
+        for name, percent, seed in jobs:
+            order = orders[plan.strategies[0] if name == ALL_FORGOTTEN else name][seed]
+            found.append(_measure(memory, batch, order, plan, percent, seed))
+            bar.update()
+        return found
+
+    with bar:
+        for start, found in zip(starts, memory.world.map(of_batch, starts), strict=True):
+            rows = slice(start, start + plan.batch_size)
+            for (name, percent, seed), measured in zip(jobs, found, strict=True):
+                seeds = 1 if name == ALL_FORGOTTEN else len(orders[name])
+                for decoding, values in measured.judged.items():
+                    drawn = seeds if decoding in (plan.decodings[-1], "tokens") else 1
+                    cells.setdefault((name, percent, decoding), Cell(drawn, len(positions))).add(seed, rows, values)
+                if "tokens" in measured.judged:
+                    calibration.setdefault((name, percent), Calibration()).add(*measured.answers)
     errors = {key: gathered.error() for key, gathered in calibration.items()}
     return Study({key: cell.table for key, cell in cells.items()}, orders, errors, positions)
+
+
+class Measured(NamedTuple):
+    """One job on one batch, on the CPU. judged: decoding -> measure -> (B,); decoding "tokens" holds what is about the
+    predictions themselves. answers: as in `Recalled`."""
+
+    judged: dict[str, dict[str, Tensor]]
+    answers: tuple[Tensor, Tensor]
+
+
+def _measure(memory: Memory, batch: Batch, order: Tensor, plan: StudyPlan, percent: int, seed: int) -> Measured:
+    """order: (P, N) of one strategy and seed."""
+    mask = mask_first(order[batch.rows], masked_count(percent / 100, memory.tokens)).to(memory.device)
+    draws = generator(plan.seed, Stream.DRAWN_CODES, percent, seed, batch.rows.start)
+    recalled = recall_batch(memory, batch, mask, plan, plan.decodings if seed == 0 else plan.decodings[-1:], draws)
+    judged = {
+        decoding: judge(memory, batch, mask, painted, grids) for decoding, (painted, grids) in recalled.painted.items()
+    }
+    if recalled.tokens is not None:
+        judged["tokens"] = recalled.tokens
+    measured = {
+        decoding: {name: value.float().cpu() for name, value in values.items()} for decoding, values in judged.items()
+    }
+    confidence, right = recalled.answers
+    return Measured(measured, (confidence.cpu(), right.cpu()))
 
 
 def _jobs(orders: dict[str, list[Tensor]], plan: StudyPlan) -> Iterator[tuple[str, int, int]]:
@@ -205,17 +242,24 @@ def batches_of(
     memory: Memory, split: Split, indices: HandedIndices, positions: np.ndarray, batch_size: int
 ) -> Iterator[Batch]:
     for start in range(0, len(positions), batch_size):
-        chosen = positions[start : start + batch_size]
-        tokens = indices.tokens(chosen).to(memory.device)
-        whole = memory.paint_tokens(tokens)
-        yield Batch(
-            rows=slice(start, start + batch_size),
-            truth=to_unit(split.pictures(chosen).to(memory.device)),
-            whole=to_unit(whole),
-            tokens=tokens,
-            labels=torch.from_numpy(split.labels[chosen]).to(memory.device),
-            seen=memory.classes_seen(whole, tokens),
-        )
+        yield batch_at(start, memory, split, indices, positions, batch_size)
+
+
+def batch_at(
+    start: int, memory: Memory, split: Split, indices: HandedIndices, positions: np.ndarray, batch_size: int
+) -> Batch:
+    """The pictures at positions[start : start + batch_size]."""
+    chosen = positions[start : start + batch_size]
+    tokens = indices.tokens(chosen).to(memory.device)
+    whole = memory.paint_tokens(tokens)
+    return Batch(
+        rows=slice(start, start + batch_size),
+        truth=to_unit(split.pictures(chosen).to(memory.device)),
+        whole=to_unit(whole),
+        tokens=tokens,
+        labels=torch.from_numpy(split.labels[chosen]).to(memory.device),
+        seen=memory.classes_seen(whole, tokens),
+    )
 
 
 @dataclass

@@ -7,14 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.draws import Draws, for_rows
 
-def augment(x: Tensor, kind: str, generator: torch.Generator) -> Tensor:
+
+def augment(x: Tensor, kind: str, generator: Draws) -> Tensor:
     """(B, C, H, W) square: `flip` mirrors every second picture left-right; `shift` also moves each by up to a sixteenth
     of its side, its border repeated; `dihedral` mirrors also upside down and across the diagonal, so that each of the
     eight is equally likely. `none` draws nothing."""
     if kind == "none":
         return x
-    drawn = (torch.rand(3, len(x), 1, 1, 1, generator=generator) < 0.5).to(x.device)
+    drawn = for_rows(len(x), generator, lambda n, g: torch.rand(3, n, 1, 1, 1, generator=g) < 0.5, dim=1).to(x.device)
     x = torch.where(drawn[0], x.flip(3), x)
     if kind == "shift":
         x = shift_repeated(x, max(1, x.shape[-1] // 16), generator)
@@ -24,19 +26,21 @@ def augment(x: Tensor, kind: str, generator: torch.Generator) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def shift_repeated(pictures: Tensor, most: int, generator: torch.Generator) -> Tensor:
+def shift_repeated(pictures: Tensor, most: int, generator: Draws) -> Tensor:
     """Each picture moved by -most to most pixels down and across; what is missing repeats the border."""
     padded = F.pad(pictures, (most, most, most, most), mode="replicate")
-    tops, lefts = torch.randint(2 * most + 1, (len(pictures), 2), generator=generator).T
+    tops, lefts = for_rows(len(pictures), generator, lambda n, g: torch.randint(2 * most + 1, (n, 2), generator=g)).T
     return _cut_out(padded, tops, lefts, *pictures.shape[2:])
 
 
-def shift_reflected(pictures: Tensor, most: int, generator: torch.Generator) -> Tensor:
+def shift_reflected(pictures: Tensor, most: int, generator: Draws) -> Tensor:
     """Each picture moved by -most to most pixels down and across; edges are reflected in."""
     if most == 0:
         return pictures
     padded = F.pad(pictures, (most, most, most, most), mode="reflect")
-    tops, lefts = torch.randint(0, 2 * most + 1, (2, len(pictures)), generator=generator)
+    tops, lefts = for_rows(
+        len(pictures), generator, lambda n, g: torch.randint(0, 2 * most + 1, (2, n), generator=g), dim=1
+    )
     return _cut_out(padded, tops, lefts, *pictures.shape[2:])
 
 
@@ -50,13 +54,13 @@ def _cut_out(pictures: Tensor, tops: Tensor, lefts: Tensor, height: int, width: 
     return cut.permute(0, 3, 1, 2)
 
 
-def flip(pictures: Tensor, generator: torch.Generator) -> Tensor:
+def flip(pictures: Tensor, generator: Draws) -> Tensor:
     """Each picture left-right with probability one half, by its own coin."""
-    coins = (torch.rand(len(pictures), generator=generator) < 0.5).to(pictures.device)
+    coins = for_rows(len(pictures), generator, lambda n, g: torch.rand(n, generator=g) < 0.5).to(pictures.device)
     return torch.where(coins[:, None, None, None], pictures.flip(3), pictures)
 
 
-def degrade(pictures: Tensor, cell: int, generator: torch.Generator) -> Tensor:
+def degrade(pictures: Tensor, cell: int, generator: Draws) -> Tensor:
     """(B, C, H, W) in [-1, 1] with random cells of `cell` x `cell` pixels blurred, and in half of the pictures others
     in mid grey. A recalled picture is blurred where the memory is unsure; who judges it must have seen such pictures.
 
@@ -69,11 +73,13 @@ def degrade(pictures: Tensor, cell: int, generator: torch.Generator) -> Tensor:
     size = 2 * (5 * cell // 4) + 1
     with torch.autocast(pictures.device.type, enabled=False):
         blurred = gaussian_blur(pictures, [min(size, 2 * height - 1), min(size, 2 * width - 1)], [0.6 * cell] * 2)
-    shares, strengths, grey_shares, coins = torch.rand(4, b, 1, 1, 1, generator=generator).to(pictures.device)
+    drawn = for_rows(b, generator, lambda n, g: torch.rand(4, n, 1, 1, 1, generator=g), dim=1)
+    shares, strengths, grey_shares, coins = drawn.to(pictures.device)
 
     def cells(share: Tensor) -> Tensor:
-        noise = torch.rand(b, 1, -(-height // cell), -(-width // cell), generator=generator).to(pictures.device)
-        chosen = (noise < share).repeat_interleave(cell, 2).repeat_interleave(cell, 3)
+        grid = (1, -(-height // cell), -(-width // cell))
+        noise = for_rows(b, generator, lambda n, g: torch.rand(n, *grid, generator=g))
+        chosen = (noise.to(pictures.device) < share).repeat_interleave(cell, 2).repeat_interleave(cell, 3)
         return chosen[:, :, :height, :width].to(pictures.dtype)
 
     strengths = strengths * (coins < 0.75)

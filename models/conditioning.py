@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.draws import Draws, for_rows
 from pipeline.files import InputError
 
 
@@ -31,9 +32,9 @@ class Told(NamedTuple):
         return Told(*(part[chosen] for part in self))
 
 
-def drop(told: Told, share: float, generator: torch.Generator) -> Told:
+def drop(told: Told, share: float, generator: Draws) -> Told:
     """Each picture's metadata forgotten with probability `share`."""
-    dropped = torch.rand(len(told.known), generator=generator) < share
+    dropped = for_rows(len(told.known), generator, lambda n, g: torch.rand(n, generator=g) < share)
     return told._replace(known=told.known & ~dropped.to(told.known.device))
 
 

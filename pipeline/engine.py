@@ -17,10 +17,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from pipeline.draws import Draws
 from pipeline.files import write_safetensors
 from pipeline.machine import Machine, epoch_stream, generator
 from pipeline.optimizer import FitOptimizer, Kind
 from pipeline.progress import progress_bar
+from pipeline.world import World, averages, draws_of
 
 History = list[dict[str, float]]
 
@@ -42,8 +44,9 @@ class Learner(Protocol):
         """How many examples there are to train on."""
         ...
 
-    def step(self, rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """Scalars of one batch of examples `rows` in [0, count): "loss" is minimised, all are averaged per epoch."""
+    def step(self, rows: Tensor, generator: Draws) -> dict[str, Tensor]:
+        """Scalars of one batch of examples `rows` in [0, count): "loss" is minimised, all are averaged per epoch, and
+        over the processes, of which each has a batch of this size."""
         ...
 
     def epoch_metrics(self) -> dict[str, float]:
@@ -134,9 +137,10 @@ class Progress:
     seconds: list[float] = field(default_factory=list)
 
 
-def steps_of(learner: Learner, plan: FitPlan) -> int:
-    """Steps of an epoch: the whole batches of one pass, or as many as the plan asks for at least."""
-    return max(1, learner.count // plan.batch_size, plan.epoch_steps)
+def steps_of(learner: Learner, plan: FitPlan, world: World) -> int:
+    """Steps of an epoch: the whole batches of one pass, or as many as the plan asks for at least. A step takes a batch
+    for each process."""
+    return max(1, learner.count // (plan.batch_size * world.size), plan.epoch_steps)
 
 
 def order_of(count: int, wanted: int, draws: torch.Generator) -> Tensor:
@@ -167,6 +171,7 @@ def fit(
     Raises TrainingDiverged when a loss is not finite.
     """
     model = learner.model
+    computed = machine.world.parallel(_Step(learner))
     optimizer = build_optimizer(learner, plan)
     progress = Progress()
     best: dict[str, Tensor] = {}
@@ -174,11 +179,11 @@ def fit(
         progress, best, extra = _restore(checkpoint, model, optimizer)
         if isinstance(learner, HasExtraState):
             learner.load_extra_state(extra)
-    steps = steps_of(learner, plan)
+    steps = steps_of(learner, plan, machine.world)
     with progress_bar(total=plan.epochs * steps, initial=progress.epoch * steps, desc=label, unit="step") as bar:
         while progress.epoch < plan.epochs and not progress.stopped:
             started = time.monotonic()
-            trained = _train_epoch(learner, optimizer, plan, machine, progress.epoch, _Shown(label, bar))
+            trained = _train_epoch(learner, computed, optimizer, plan, machine, progress.epoch, _Shown(label, bar))
             validated = validate(learner, machine, validated_pictures(learner)) if plan.patience is not None else {}
             _check_finite(model, validated, plan, label, progress.epoch + 1)
             progress.epoch += 1
@@ -189,7 +194,7 @@ def fit(
                 progress.best_epoch, progress.best_score = progress.epoch, validated.get(plan.monitor, math.nan)
                 best = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
             progress.stopped = plan.patience is not None and progress.epoch - progress.best_epoch >= plan.patience
-            if checkpoint:
+            if checkpoint and machine.world.rank == 0:
                 extra = learner.extra_state() if isinstance(learner, HasExtraState) else {}
                 _save(checkpoint, model, optimizer, progress, best, extra)
             on_epoch(progress.history)
@@ -213,8 +218,29 @@ class _Shown(NamedTuple):
     bar: Any
 
 
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """What a step gets: as one object, so that nothing in it is moved or copied on the way."""
+
+    rows: Tensor
+    draws: Draws
+
+
+class _Step(nn.Module):
+    """A step of the learner as a module, so that processes can average the gradients as they are computed."""
+
+    def __init__(self, learner: Learner) -> None:
+        super().__init__()
+        self.model = learner.model
+        self.learner = learner
+
+    def forward(self, batch: Any) -> dict[str, Tensor]:
+        return self.learner.step(batch.rows, batch.draws)
+
+
 def _train_epoch(
     learner: Learner,
+    computed: nn.Module,
     optimizer: FitOptimizer,
     plan: FitPlan,
     machine: Machine,
@@ -222,14 +248,16 @@ def _train_epoch(
     shown: _Shown,
 ) -> dict[str, float]:
     """One epoch over the training examples in an order drawn from (seed, epoch); averages of what the steps return."""
-    draws, steps = generator(plan.seed, epoch_stream(epoch)), steps_of(learner, plan)
-    torch.manual_seed(int(torch.randint(2**31, (1,), generator=draws)))  # dropout has no generator of its own
-    order = order_of(learner.count, steps * plan.batch_size if plan.epoch_steps else 0, draws)
+    world, numbers = machine.world, generator(plan.seed, epoch_stream(epoch))
+    steps, taken = steps_of(learner, plan, world), plan.batch_size * world.size
+    seed = int(torch.randint(2**31, (1,), generator=numbers))
+    torch.manual_seed(seed + world.rank)  # dropout has no generator of its own
+    order = order_of(learner.count, steps * taken if plan.epoch_steps else 0, numbers)
     learner.model.train()
     if isinstance(learner, KnowsEpoch):
         learner.start_epoch(epoch)
-    sums, watch = Sums(), FiniteWatch()
-    batches = order[: steps * plan.batch_size].split(plan.batch_size)
+    sums, watch, draws = Sums(), FiniteWatch(), draws_of(world, numbers)
+    batches = [_own(rows, world) for rows in order[: steps * taken].split(taken)]
     ahead = learner.read_ahead if isinstance(learner, ReadsAhead) else None
     if ahead:
         ahead(batches[0])
@@ -239,19 +267,26 @@ def _train_epoch(
         if ahead and number + 1 < steps:
             ahead(batches[number + 1])
         with torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.bf16):
-            scalars = learner.step(rows, draws)
+            scalars = computed(_Batch(rows, draws))
         values = {name: value.detach() for name, value in scalars.items()}
         watch.see(step, values)
         if number % machine.check_every == 0 or number == steps - 1:
-            _check_losses(watch, plan, shown.label, steps)
+            _check_losses(watch, plan, shown.label, steps, world)
         sums.add(values)
         optimizer.zero_grad()
         scalars["loss"].backward()
         nn.utils.clip_grad_norm_(learner.model.parameters(), plan.clip_norm)
         optimizer.step(rate)
         shown.bar.update()
-    means = {name: value / steps for name, value in sums.read().items()}
+    means = {name: value / steps for name, value in averages(world, sums.totals).items()}
     return means | learner.epoch_metrics() | {"learning_rate": rate}
+
+
+def _own(rows: Tensor, world: World) -> Tensor:
+    """This process's part of a batch for all; with fewer rows than processes one that others have, too."""
+    each = max(1, len(rows) // world.size)
+    start = min(world.rank * each, len(rows) - each)
+    return rows[start : start + each]
 
 
 class Sums:
@@ -263,9 +298,6 @@ class Sums:
     def add(self, values: Mapping[str, Tensor]) -> None:
         for name, value in values.items():
             self.totals[name] = self.totals[name] + value.float() if name in self.totals else value.float()
-
-    def read(self) -> dict[str, float]:
-        return {name: float(total) for name, total in self.totals.items()}
 
 
 class FiniteWatch:
@@ -283,16 +315,22 @@ class FiniteWatch:
         self.first = torch.where(broken, step, self.first)
         self.terms = {name: torch.where(broken, value, self.terms[name]) for name, value in values.items()}
 
-    def read(self) -> tuple[int, dict[str, float]] | None:
-        """(step, terms), None while all is well."""
-        if self.first is None or int(self.first) < 0:
+    def read(self, world: World) -> tuple[int, dict[str, float]] | None:
+        """(step, terms) where a process met it; None while all is well."""
+        assert self.first is not None
+        if int(world.sum((self.first >= 0).long())) == 0:
             return None
-        return int(self.first), {name: float(value) for name, value in self.terms.items()}
+        own = (int(self.first), {name: float(value) for name, value in self.terms.items()})
+        return min((found for found in world.map(lambda rank: own, range(world.size)) if found[0] >= 0), key=_first)
 
 
-def _check_losses(watch: FiniteWatch, plan: FitPlan, label: str, steps: int) -> None:
-    """Raises TrainingDiverged for a loss that was not finite."""
-    if (found := watch.read()) is None:
+def _first(found: tuple[int, dict[str, float]]) -> int:
+    return found[0]
+
+
+def _check_losses(watch: FiniteWatch, plan: FitPlan, label: str, steps: int, world: World) -> None:
+    """Raises TrainingDiverged, in all processes, for a loss that was not finite."""
+    if (found := watch.read(world)) is None:
         return
     step, values = found
     rate = learning_rate_at(step, plan.horizon * steps, plan)

@@ -5,7 +5,7 @@ import platform
 import random
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, unique
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from pipeline.files import InputError
+from pipeline.world import Alone, World, join_world
 
 
 @unique
@@ -74,18 +75,20 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how to compute. `bf16`: training runs under bfloat16 autocast."""
+    """Where and how to compute. `bf16`: training runs under bfloat16 autocast. `world`: the processes of this stage."""
 
     device: torch.device
     bf16: bool
     threads: int
     check_every: int = 50  # steps between looks at whether the losses are finite, for which a GPU has to wait
+    world: World = field(default_factory=Alone)
 
     def describe(self) -> str:
         names = {"cpu": f"{self.threads} threads"}
         if self.device.type == "cuda":
             names["cuda"] = torch.cuda.get_device_name(self.device)
         shown = f"{self.device.type} ({names.get(self.device.type, 'GPU')})"
+        shown = f"{self.world.size} processes on {shown}" if self.world.size > 1 else shown
         return f"{shown}, training in {'bf16' if self.bf16 else 'fp32'}"
 
 
@@ -111,7 +114,8 @@ def prepare_machine(settings: MachineSettings, say: Callable[[str], None] = prin
     Raises InputError for a GPU that is not there. Says so when bf16 is asked for but is emulated.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine
+    torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // here))
     torch.use_deterministic_algorithms(True, warn_only=True)
     chosen, precision = _choose_device(settings.device), settings.precision
     native = _has_bf16(chosen)
@@ -120,7 +124,8 @@ def prepare_machine(settings: MachineSettings, say: Callable[[str], None] = prin
     if precision == "bf16" and not native:
         say("precision: bf16 as asked for, but this device only emulates it: expect it to be slow")
     bf16 = precision == "bf16" or (precision == "auto" and native)
-    return Machine(chosen, bf16, torch.get_num_threads(), settings.check_every)
+    world = join_world(on_cpu=chosen.type == "cpu")
+    return Machine(chosen, bf16, torch.get_num_threads(), settings.check_every, world)
 
 
 def _choose_device(asked: str) -> torch.device:

@@ -64,6 +64,7 @@ class FitOptimizer:
         for group in self.param_groups:
             group["lr"] = learning_rate
         for parameter, matrix in self.matrices:
+            matrix.data = _same_values(parameter)  # others may have given the parameter another storage
             matrix.grad = None if parameter.grad is None else like_matrix(parameter.grad, parameter, matrix)
         for part in self.parts.values():
             part.step()
@@ -124,6 +125,12 @@ def as_matrix(parameter: Tensor) -> Tensor | None:
         return None
     matrix = values.flatten(1)
     return matrix if min(matrix.shape) >= LEAST_SIDE else None
+
+
+def _same_values(parameter: Tensor) -> Tensor:
+    matrix = as_matrix(parameter)
+    assert matrix is not None
+    return matrix
 
 
 def like_matrix(gradient: Tensor, parameter: Tensor, matrix: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import yaml
@@ -16,11 +17,13 @@ from pipeline.files import digest, write_json, write_safetensors
 from pipeline.machine import Machine, commit, versions
 from pipeline.runs import RunFolder, note_best
 from pipeline.tracking import Ledger, NullLedger, open_ledger
+from pipeline.world import is_first
 
 
 def say(text: str) -> None:
-    """A line to the user that does not tear a progress bar."""
-    tqdm.write(text)
+    """A line to the user that does not tear a progress bar; of several processes the first says it."""
+    if is_first():
+        tqdm.write(text)
 
 
 class Input(Protocol):
@@ -39,12 +42,17 @@ class Input(Protocol):
 
 @dataclass
 class Stage:
-    """An open run of a stage. `metrics` collects the final numbers, flat name -> number."""
+    """An open run of a stage. `metrics` collects the final numbers, flat name -> number.
+
+    Of several processes the first has the run's folder and its ledger; the others do the same in a folder that is
+    thrown away. `last`: where checkpoints lie, for all.
+    """
 
     name: str
     folder: RunFolder
     ledger: Ledger
     machine: Machine
+    last: Path
     resumed: bool
     commit: str = "unknown"  # of the project, when the run was opened
     metrics: dict[str, float] = field(default_factory=dict)
@@ -125,13 +133,24 @@ def open_stage(
     if identity is None:
         identity = f"{cfg.run.seed} {getattr(cfg, name).model_dump_json()}"
     key = digest(name, identity, *(f"{k}={v}" for k, v in sorted(inputs.items())))
-    folder = RunFolder.find_unfinished(runs, name, key) if resume else None
-    if resume:
-        say(f"resuming {folder.path}" if folder else "nothing to resume with these settings: starting a new run")
-    resumed = folder is not None
-    folder = folder or RunFolder.create(runs, name, settings, key)
-    record = folder.record()
+
+    def found() -> tuple[RunFolder, bool]:
+        """The run's folder, and whether it was there already."""
+        earlier = RunFolder.find_unfinished(runs, name, key) if resume else None
+        if resume:
+            say(f"resuming {earlier.path}" if earlier else "nothing to resume with these settings: starting a new run")
+        return earlier or RunFolder.create(runs, name, settings, key), earlier is not None
+
+    shared, resumed = machine.world.made_by_first(found)
     made_by = commit()
+    if machine.world.rank:
+        with TemporaryDirectory() as scratch:
+            folder = RunFolder.create(Path(scratch), name, settings, key)
+            yield Stage(name, folder, NullLedger(), machine, shared.last, resumed, made_by)
+        machine.world.same(None)  # until the first has written everything
+        return
+    folder = shared
+    record = folder.record()
     tags = {"stage": name, "mlflow.source.git.commit": made_by, "mlflow.note.content": f"run folder: {folder.path}"}
     ledger: Ledger = NullLedger()
     try:
@@ -142,10 +161,11 @@ def open_stage(
             ledger.params({f"input.{k}": v for k, v in inputs.items()})
         known = {"mlflow_run": ledger.run_id, "inputs": dict(inputs), "commit": made_by, "versions": versions()}
         folder.update(status="running", **known)
-        yield Stage(name, folder, ledger, machine, resumed, made_by)
+        yield Stage(name, folder, ledger, machine, folder.last, resumed, made_by)
     except BaseException as error:
         folder.update(status="failed", error=str(error) or type(error).__name__)
         ledger.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
     ledger.end("FINISHED")
+    machine.world.same(None)
     say(str(folder.path))

@@ -3,18 +3,21 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import optuna
+import torch
 
 from pipeline import tuning
 from pipeline.configured import configured
-from pipeline.engine import FitPlan, History, Progress, fit, validate
+from pipeline.engine import FitPlan, History, Progress, TrainingDiverged, fit, validate
 from pipeline.figures import history_figure
 from pipeline.files import write_csv
 from pipeline.machine import Machine, seed_everything
 from pipeline.stage import Stage, say
+from pipeline.world import EndedElsewhere
 
 
 class Build(Protocol):
@@ -62,7 +65,7 @@ def plan_of(
 
 
 def run_trial(
-    trial: optuna.Trial,
+    trial: "optuna.Trial | _Followed",
     section: Any,
     build: Build,
     goal: Goal,
@@ -76,7 +79,7 @@ def run_trial(
     def on_epoch(history: History) -> None:
         on_history(history)
         trial.report(history[-1][f"val_{goal.objective}"], len(history))
-        if len(history) < tune.epochs and trial.should_prune():
+        if len(history) < tune.epochs and machine.world.same(trial.should_prune()):
             raise optuna.TrialPruned
 
     seed_everything(seed)
@@ -112,7 +115,7 @@ def train(
         each_epoch(learner, len(history))
 
     started = time.monotonic()
-    progress = fit(learner, plan, stage.machine, f"{stage.name} fit", stage.folder.last / "fit.safetensors", on_epoch)
+    progress = fit(learner, plan, stage.machine, f"{stage.name} fit", stage.last / "fit.safetensors", on_epoch)
     stage.metrics["fit_seconds"] = time.monotonic() - started
     stage.folder.write_history(progress.history)
     epoch_seconds = progress.seconds[-1] / len(progress.seconds)
@@ -128,7 +131,7 @@ def train(
         seed_everything(seed)
         learner = build(section, True)
         plan = plan_of(section, goal, seed, progress.best_epoch, None, horizon=section.epochs)
-        fit(learner, plan, stage.machine, f"{stage.name} retrain", stage.folder.last / "retrain.safetensors")
+        fit(learner, plan, stage.machine, f"{stage.name} retrain", stage.last / "retrain.safetensors")
     return Trained(learner, section, progress, score)
 
 
@@ -146,8 +149,10 @@ def learning(progress: Progress) -> list[list[Any]]:
 
 
 def _tuned(stage: Stage, section: Any, build: Build, goal: Goal, seed: int, runs: Any) -> dict[str, Any]:
-    """The best values of the stage's study."""
-    tune = section.tune
+    """The best values of the stage's study. Of several processes the first asks it, and all run its trials."""
+    tune, world = section.tune, stage.machine.world
+    if world.rank:
+        return _follow(stage, section, build, goal, seed)
     name = tune.study or f"{stage.name} {stage.folder.name}"
     storage = tuning.Storage.of(runs, tune.storage)
     study = tuning.open_study(storage, name, goal.lower_is_better, tune.startup_trials)
@@ -156,6 +161,7 @@ def _tuned(stage: Stage, section: Any, build: Build, goal: Goal, seed: int, runs
         ledger = stage.ledger.child(f"trial {trial.number}")
         ledger.params(values)
         status = "FAILED"
+        world.same((trial.number, values))
 
         def on_history(history: History) -> None:
             ledger.metrics({k: v for k, v in history[-1].items() if k != "epoch"}, step=len(history))
@@ -175,7 +181,36 @@ def _tuned(stage: Stage, section: Any, build: Build, goal: Goal, seed: int, runs
         return score
 
     start = {key: getattr(section, key) for key in tune.space}
-    best = tuning.optimize(study, storage, tuning.Search(tune.space, start), tune.trials, seed, objective, say)
+    best: dict[str, Any] = {}
+    try:
+        best = tuning.optimize(study, storage, tuning.Search(tune.space, start), tune.trials, seed, objective, say)
+    finally:
+        world.same((None, best))  # the others wait for the next trial
     for figure_name, figure in tuning.study_figures(study).items():
         stage.figure(figure_name, figure)
     return best
+
+
+@dataclass(frozen=True)
+class _Followed:
+    """A trial as the other processes see it: the first one reports it, and asks whether it is pruned."""
+
+    number: int
+
+    def report(self, value: float, step: int) -> None: ...
+
+    def should_prune(self) -> bool:
+        return False  # what counts is what the first process says
+
+
+def _follow(stage: Stage, section: Any, build: Build, goal: Goal, seed: int) -> dict[str, Any]:
+    """Run the trials that the first process asks for, until it names the best values."""
+    while True:
+        asked: tuple[int | None, dict[str, Any]] = stage.machine.world.same((None, {}))
+        number, values = asked
+        if number is None and not values:
+            raise EndedElsewhere
+        if number is None:
+            return values
+        with suppress(optuna.TrialPruned, TrainingDiverged, torch.OutOfMemoryError):  # the first one notes it
+            run_trial(_Followed(number), section.replace(values), build, goal, stage.machine, seed)

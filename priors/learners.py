@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models.codes import Filling
 from pipeline.configured import configured
+from pipeline.draws import Draws, for_rows, whole
 from pipeline.machine import Machine, Stream, generator
 from pipeline.optimizer import optimizer_tensors, restore_optimizer
 from priors.gan import Discriminator, Generator, LatentGANConfig, discriminator_loss, generate, gradient_penalty
@@ -56,11 +57,11 @@ class PriorLearner:
     def epoch_metrics(self) -> dict[str, float]:
         return {}
 
-    def told(self, rows: Tensor, draws: torch.Generator) -> tuple[Tensor | None, Tensor | None]:
+    def told(self, rows: Tensor, draws: Draws) -> tuple[Tensor | None, Tensor | None]:
         """Facts (B, F) of the rows and of whom they are told this time (B,); None, None without facts."""
         if self.data.train_facts is None:
             return None, None
-        kept = torch.rand(len(rows), generator=draws) >= self.section.label_drop
+        kept = for_rows(len(rows), draws, lambda n, g: torch.rand(n, generator=g) >= self.section.label_drop)
         return self.data.train_facts[rows].to(self.machine.device), kept.to(self.machine.device)
 
 
@@ -75,7 +76,7 @@ class PixelCNNLearner(PriorLearner):
         self.model.start_from(data.codebook)
         self.model.to(machine.device)
 
-    def step(self, rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def step(self, rows: Tensor, generator: Draws) -> dict[str, Tensor]:
         facts, told = self.told(rows, generator)
         loss = code_losses(self.model, self.data.train[rows].to(self.machine.device), facts, told).mean()
         return {"loss": loss, "bits_per_code": loss / math.log(2)}
@@ -99,11 +100,14 @@ class PixelCNNLearner(PriorLearner):
 
     def _mean_bits(self, tokens: Tensor, facts: Tensor | None, batch_size: int) -> float:
         self.model.eval()
-        device, total = self.machine.device, 0.0
-        for start in range(0, len(tokens), batch_size):
+        device = self.machine.device
+
+        def of_batch(start: int) -> float:
             rows = slice(start, start + batch_size)
             told = None if facts is None else facts[rows].to(device)
-            total += float(code_losses(self.model, tokens[rows].to(device), told).double().sum())
+            return float(code_losses(self.model, tokens[rows].to(device), told).double().sum())
+
+        total = sum(self.machine.world.map(of_batch, range(0, len(tokens), batch_size)))
         return total / tokens.numel() / math.log(2)
 
     def sample(self, count: int, facts: Tensor | None, draws: torch.Generator, batch_size: int = 250) -> Tensor:
@@ -139,12 +143,12 @@ class GANLearner(PriorLearner):
         self.critic_optimizer = torch.optim.AdamW(self.critic.parameters(), lr=rate, betas=(0.5, 0.99), weight_decay=0)
         self.seed = seed
 
-    def step(self, rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def step(self, rows: Tensor, generator: Draws) -> dict[str, Tensor]:
         device = self.machine.device
         facts, told = self.told(rows, generator)
-        noise = torch.randn(len(rows), self.section.noise_dim, generator=generator).to(device)
+        noise = torch.randn(len(rows), self.section.noise_dim, generator=whole(generator)).to(device)
         real = self.model.embed(self.data.train[rows].to(device))
-        blur = torch.randn(3, *real.shape, generator=generator).to(device) * self.section.instance_noise
+        blur = torch.randn(3, *real.shape, generator=whole(generator)).to(device) * self.section.instance_noise
         with torch.autocast(device.type, enabled=False):
             made = self.model(noise, facts, told)
             seen = (real + blur[0]).requires_grad_()

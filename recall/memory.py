@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from models.distilbert import masked_logits
+from pipeline.world import Alone, World
 from recall.hole import Filled
 from recall.painter import CodePainter
 from settings.judges import DEGRADED
@@ -31,7 +32,7 @@ class Memory:
     `position_shares`: (N, K), how often each code stands at each position of the training grids. `bf16`: the DistilBERT
     is asked in bfloat16, and choosing paints in it; whatever is measured is painted in float32. `classifier`: the judge
     trained with blurred and grey cells; `second_judges`: others, by their name in settings.judges.JUDGES. `painter`:
-    None where the VQ-VAE's decoder paints everything.
+    None where the VQ-VAE's decoder paints everything. `world`: the processes that measure together.
     """
 
     vqvae: VQVAE
@@ -43,6 +44,7 @@ class Memory:
     batch_size: int = 250
     second_judges: "Mapping[str, Classifier | ImageNetJudge]" = field(default_factory=dict)
     painter: CodePainter | None = None
+    world: World = field(default_factory=Alone)
 
     def __post_init__(self) -> None:
         self.codebook = self.vqvae.codebook_vectors().detach()  # (K, D)

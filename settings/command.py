@@ -26,9 +26,10 @@ def stage_main(
     shortcuts: Mapping[str, Shortcut] | None = None,
     argv: Sequence[str] | None = None,
     resumable: bool = True,
+    parallel: bool = False,
 ) -> int:
     """Parse, run, and turn mistakes into one line each. Returns the exit status: 0, 2 for bad settings or input, 1 for
-    a training that diverged, 130 when interrupted.
+    a training that diverged, 130 when interrupted. parallel: several processes of torchrun may run it together.
 
     shortcuts: option without a section -> dotted key, such as {"--input": "vqvae_reconstruction.input"}, or that and
     how many values it takes, such as {"--box": ("reconstruct_masked.own.box", 4)}.
@@ -44,7 +45,12 @@ def stage_main(
     except loading.ConfigError as error:
         print("\n".join(f"error: {problem}" for problem in error.problems), file=sys.stderr)
         return 2
-    for key, value in loading.changed_keys(settings).items():
+    from pipeline.world import is_first, processes
+
+    if processes() > 1 and not parallel:
+        _complain(f"error: {stage} runs in one process; type: python {stage}.py", is_first())
+        return 2
+    for key, value in loading.changed_keys(settings).items() if is_first() else ():
         if key.split(".")[0] in (stage, *COMMON_SECTIONS):
             print(f"{key} = {loading.as_typed(value)} (not config.yaml's)")
     return _guarded(run, settings, resume, resumable)
@@ -77,20 +83,34 @@ def _unknown_settings(words: list[str], stage: str) -> dict[str, Any]:
 def _guarded(run: Callable[..., float], settings: Config, resume: bool, resumable: bool) -> int:
     from pipeline.engine import TrainingDiverged
     from pipeline.files import InputError
+    from pipeline.world import EndedElsewhere, is_first, is_loss_of_another, leave_world
 
     try:
         run(settings, resume=resume)
     except (InputError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        _complain(f"error: {error}", is_first())
+        return leave_world(2)
     except TrainingDiverged as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        _complain(f"error: {error}", is_first())
+        return leave_world(1)
+    except EndedElsewhere:
+        return leave_world(2)
+    except RuntimeError as error:
+        if not is_loss_of_another(error):
+            raise
+        how = "; type the same command with --resume to go on" if resumable else ""
+        _complain(f"error: another process of this run is gone{how}")
+        return leave_world(1)
     except KeyboardInterrupt:
         how = "; type the same command with --resume to go on" if resumable else ""
-        print(f"interrupted{how}", file=sys.stderr)
-        return 130
-    return 0
+        _complain(f"interrupted{how}", is_first())
+        return leave_world(130)
+    return leave_world(0)
+
+
+def _complain(message: str, aloud: bool = True) -> None:
+    if aloud:
+        print(message, file=sys.stderr)
 
 
 def build_parser(

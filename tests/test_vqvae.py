@@ -14,6 +14,7 @@ from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
 import vqvae
 from models.codebook import count_codes, spread_rows
 from pipeline.files import InputError, write_json, write_safetensors
+from pipeline.world import Alone
 from toys import CPU
 from vqvae import VQVAE, Quantizer, VQVAEConfig, load_vqvae, rotate
 
@@ -425,9 +426,13 @@ def test_codes_found_in_parts_are_those_found_at_once(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(("rows", "count"), [(64, 12), (64, 64), (1, 3), (2, 2), (60, 7), (7, 20)])
 def test_rows_are_spread_and_none_comes_twice_while_there_are_enough(rows: int, count: int) -> None:
-    found = spread_rows(torch.arange(rows)[:, None], count, torch.Generator().manual_seed(3)).flatten().tolist()
+    found = (
+        spread_rows(torch.arange(rows)[:, None], count, torch.Generator().manual_seed(3), Alone()).flatten().tolist()
+    )
     assert len(found) == count and len(set(found)) == min(rows, count)
-    others = spread_rows(torch.arange(rows)[:, None], count, torch.Generator().manual_seed(4)).flatten().tolist()
+    others = (
+        spread_rows(torch.arange(rows)[:, None], count, torch.Generator().manual_seed(4), Alone()).flatten().tolist()
+    )
     assert rows < 7 or others != found
 
 

@@ -284,7 +284,8 @@ def one_batch(memory: Memory, split: Split, indices: HandedIndices) -> Batch:
 
 def bare_stage(runs: Path, name: str, machine: Machine) -> Stage:
     """An open stage in a run folder of its own, without MLflow."""
-    return Stage(name, RunFolder.create(runs, name, "", "key"), NullLedger(), machine, resumed=False)
+    folder = RunFolder.create(runs, name, "", "key")
+    return Stage(name, folder, NullLedger(), machine, folder.last, resumed=False)
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------

@@ -59,7 +59,8 @@ def test_guidance_is_the_formula_and_what_is_not_told_does_not_matter():
     assert torch.equal(model.decode_indices(indices, metadata, 1.0), raw[0].clamp(-1, 1))
     unknown = metadata._replace(known=torch.zeros(4, dtype=torch.bool))
     for scale in (1.0, 3.0):
-        assert torch.equal(model.decode_indices(indices, unknown, scale), model.decode_indices(indices))
+        untold = model.decode_indices(indices, unknown, scale)
+        torch.testing.assert_close(untold, model.decode_indices(indices), rtol=0, atol=1e-5)
     assert not torch.equal(raw[0], raw[1])
 
 

@@ -121,6 +121,13 @@ def test_a_checkpoint_of_another_optimizer_is_refused(layers: Layers) -> None:
         optimizer.restore({"muon/0/momentum_buffer": torch.zeros(40, 40)})
 
 
+def test_a_parameter_that_is_given_another_storage_is_still_moved(layers: Layers) -> None:
+    """As wrappers for several processes do."""
+    optimizer = FitOptimizer(layers, "muon", RATE, 0.0)
+    layers.matrix.weight.data = layers.matrix.weight.data.clone()
+    assert float(change(layers, optimizer)["matrix.weight"].abs().min()) > 0
+
+
 def test_no_gradient_is_left_after_zero_grad(layers: Layers) -> None:
     optimizer = FitOptimizer(layers, "muon", RATE, 0.1)
     give_gradients(layers, 0)

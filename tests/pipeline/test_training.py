@@ -14,6 +14,7 @@ from pipeline.engine import History, steps_of
 from pipeline.files import InputError, read_csv
 from pipeline.machine import Machine
 from pipeline.training import Goal, plan_of, run_trial, train
+from pipeline.world import Alone
 from settings.training import Training
 from toys import bare_stage
 
@@ -151,9 +152,10 @@ def test_few_pictures_are_trained_for_the_least_steps_and_many_for_the_epochs(
 ) -> None:
     """4 epochs in batches of 4."""
     plan = plan_of(section(least_steps=least), GOAL, 0, 4, None)
-    assert 4 * steps_of(Toy(count), plan) == steps
+    each = steps_of(Toy(count), plan, Alone())
+    assert 4 * each == steps
     trial = plan_of(section(least_steps=least), GOAL, 0, 1, None)
-    assert steps_of(Toy(count), trial) == steps_of(Toy(count), plan), "an epoch of a trial is one of the fit"
+    assert steps_of(Toy(count), trial, Alone()) == each, "an epoch of a trial is one of the fit"
 
 
 def test_a_trial_is_built_for_a_share_of_the_pictures_and_of_the_steps(machine: Machine) -> None:

@@ -162,7 +162,7 @@ def test_what_a_filler_leaves_wrong_is_measured_within_and_over(machine) -> None
     split = fake_split(["val"] * 3)
     split.images[:] = 0
     masks = train_mae.masked_cells("val", 3, 16, [25, 100], 0)
-    rows = train_mae.evaluate(MeanPicture(torch.ones(3, 16, 16), 4), split, np.arange(3), masks, CPU)
+    rows = train_mae.evaluate(MeanPicture(torch.ones(3, 16, 16), 4), split, np.arange(3), masks, machine)
     assert [(row["percent"], row["masked_mse"], row["mse"]) for row in rows] == [(25, 1.0, 0.25), (100, 1.0, 1.0)]
     again = train_mae.masked_cells("val", 3, 16, [25], 0)[25]
     assert torch.equal(again, masks[25]) and not torch.equal(again, train_mae.masked_cells("test", 3, 16, [25], 0)[25])
