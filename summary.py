@@ -3,6 +3,7 @@
 python summary.py
 python summary.py --config presets/imagenette.yaml
 python summary.py --ui          opens the MLflow UI on 127.0.0.1 over the runs
+python summary.py --sync        tells MLflow what it missed while it did not answer
 """
 
 import os
@@ -100,18 +101,38 @@ def open_ui(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     from pipeline.tracking import database_uri
 
     runs = Path(cfg.run.dir)
-    if not (runs / "mlflow.db").is_file():
+    if cfg.run.tracking_uri is not None and cfg.run.tracking_uri.startswith("http"):
+        raise InputError(f"{cfg.run.tracking_uri} has a page of its own; open it in a browser")
+    if cfg.run.tracking_uri is None and not (runs / "mlflow.db").is_file():
         raise InputError(f"{runs / 'mlflow.db'} is missing; type: make demo")
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", database_uri(runs)]
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", database_uri(runs, cfg.run.tracking_uri)]
     print("open http://127.0.0.1:5000 (Ctrl-C ends it)")
     return float(subprocess.call([*command, "--host", "127.0.0.1", "--port", "5000"], env={**os.environ, **quiet}))
 
 
+def sync(cfg: Config, trial: Any = None, resume: bool = False) -> float:
+    """Deliver to MLflow what waits in run folders. Returns how many entries."""
+    from pipeline.runs import RunFolder
+    from pipeline.spool import deliver, undelivered
+
+    total = 0
+    for folder in undelivered(Path(cfg.run.dir)):
+        if RunFolder(folder).record()["status"] == "running":
+            print(f"{folder} still runs, or was killed and can go on with --resume: left as it is")
+            continue
+        count = deliver(folder)
+        print(f"{folder}: {count} entries delivered")
+        total += count
+    print(f"{total} entries delivered" if total else "nothing to deliver")
+    return float(total)
+
+
 def main() -> int:
-    if "--ui" in sys.argv[1:]:
-        words = [word for word in sys.argv[1:] if word != "--ui"]
-        return stage_main("summary", open_ui, __doc__ or "", argv=words, resumable=False)
+    for option, what in (("--ui", open_ui), ("--sync", sync)):
+        if option in sys.argv[1:]:
+            words = [word for word in sys.argv[1:] if word != option]
+            return stage_main("summary", what, __doc__ or "", argv=words, resumable=False)
     return stage_main("summary", run, __doc__ or "", resumable=False)
 
 

@@ -51,7 +51,7 @@ def take_classifier(
     command = mend("train_classifier", cfg) + ("" if degrade else " --train_classifier.degrade false")
     wanted = vqvae.describe() + ("" if degrade else " trained on clean pictures")
     key = classifier_key(split, vqvae, degrade)
-    folder = resolve_run(Path(cfg.run.dir), "train_classifier", asked, key, wanted, command)
+    folder = resolve_run(Path(cfg.run.dir), "train_classifier", asked, key, wanted, command, cfg.run.tracking_uri)
     meta = checked_meta(folder, "train_classifier", split.identity | vqvae.identity, command)
     say(f"inherited: classifier {folder}{'' if degrade else ', the second judge'}")
     return Handed("train_classifier", folder, load_classifier(folder / "model", vqvae.device), meta)
@@ -73,7 +73,7 @@ def take_distil(
     command += " --config presets/published_study.yaml" if published else ""
     wanted = vqvae.describe() + (" told the class" if told else "") + (" by the published recipe" if published else "")
     key = distil_key(split, vqvae, told, published)
-    folder = resolve_run(Path(cfg.run.dir), "train_distil", asked, key, wanted, command)
+    folder = resolve_run(Path(cfg.run.dir), "train_distil", asked, key, wanted, command, cfg.run.tracking_uri)
     meta = checked_meta(folder, "train_distil", split.identity | vqvae.identity, command)
     say(f"inherited: DistilBERT {folder}")
     return HandedDistil("train_distil", folder, load_distilbert(folder / "model", vqvae.device), meta)

@@ -30,7 +30,7 @@ def take_painter(cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE, dist
     command = f"{mend('train_painter', cfg)} --train_painter.distil {distil.folder}"
     wanted = f"DistilBERT {distil.folder}"
     key = painter_key(split, vqvae, distil)
-    folder = resolve_run(Path(cfg.run.dir), "train_painter", asked, key, wanted, command)
+    folder = resolve_run(Path(cfg.run.dir), "train_painter", asked, key, wanted, command, cfg.run.tracking_uri)
     meta = checked_meta(folder, "train_painter", split.identity | painter_identity(vqvae, distil), command)
     say(f"inherited: painter {folder}")
     return Handed("train_painter", folder, load_painter(folder / "model", vqvae.model), meta)

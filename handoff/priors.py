@@ -72,7 +72,7 @@ def take_prior(
         )
     wanted = f"{kind}{' told ' + ' and '.join(told) if told else ''} on {vqvae.describe()}"
     key = fitting[0] if fitting else f"{plain} told {' and '.join(told)}"
-    folder = resolve_run(Path(cfg.run.dir), "train_prior", asked, key, wanted, command)
+    folder = resolve_run(Path(cfg.run.dir), "train_prior", asked, key, wanted, command, cfg.run.tracking_uri)
     meta = checked_meta(folder, "train_prior", split.identity | vqvae.identity | {"kind": kind}, command)
     stored, weights = read_json(folder / "model" / "config.json"), load_file(folder / "model" / "model.safetensors")
     model = Generator(LatentGANConfig(**stored)) if kind == "gan" else PixelCNN(PixelCNNConfig(**stored))

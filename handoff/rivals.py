@@ -51,7 +51,9 @@ def take_mae(cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE) -> Hande
     inputs, command = cfg.train_mae.inputs, mend("train_mae", cfg)
     command += f" --train_mae.inputs {inputs}"
     wanted = f"{inputs} and {vqvae.describe()}"
-    folder = resolve_run(Path(cfg.run.dir), "train_mae", asked, mae_key(split, vqvae, inputs), wanted, command)
+    folder = resolve_run(
+        Path(cfg.run.dir), "train_mae", asked, mae_key(split, vqvae, inputs), wanted, command, cfg.run.tracking_uri
+    )
     meta = checked_meta(folder, "train_mae", split.identity | vqvae.identity, command)
     say(f"inherited: masked autoencoder {folder} ({meta['inputs']})")
     return Handed("train_mae", folder, load_masked_autoencoder(folder / "model", vqvae.device), meta)

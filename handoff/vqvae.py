@@ -121,7 +121,7 @@ def take_vqvae(
     wanted = f"split {split.hash}{' with component masking' if masked else ''}"
     wanted += f" told {', '.join(names)}" if names else ""
     key = vqvae_key(split, section, masked)
-    folder = resolve_run(Path(cfg.run.dir), "train_vqvae", asked, key, wanted, command)
+    folder = resolve_run(Path(cfg.run.dir), "train_vqvae", asked, key, wanted, command, cfg.run.tracking_uri)
     meta = checked_meta(folder, "train_vqvae", split.identity, mend("train_vqvae", cfg))
     handed = HandedVQVAE("train_vqvae", folder, load_vqvae(folder / "model", device), meta)
     if not tells and not handed.label_drop:
@@ -160,4 +160,6 @@ def take_indices(cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE) -> H
 def resolve_by_codebook(cfg: Config, stage: str, asked: str, split: Split, vqvae: HandedVQVAE) -> tuple[Path, str]:
     """The run folder of a stage that depends on the codebook, and the command that makes another."""
     command = mend(stage, cfg)
-    return resolve_run(Path(cfg.run.dir), stage, asked, vqvae.key(split), vqvae.describe(), command), command
+    return resolve_run(
+        Path(cfg.run.dir), stage, asked, vqvae.key(split), vqvae.describe(), command, cfg.run.tracking_uri
+    ), command

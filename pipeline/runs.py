@@ -120,16 +120,19 @@ def note_best(folder: RunFolder, key: str, score: float | None, metric: str, low
     return True
 
 
-def resolve_run(runs: Path, stage: str, asked: str, key: str, wanted: str, mend: str) -> Path:
+def resolve_run(
+    runs: Path, stage: str, asked: str, key: str, wanted: str, mend: str, tracking: str | None = None
+) -> Path:
     """The run folder a later stage reads: the best for `key`, or the one that is named.
 
-    `wanted` says in words what `key` stands for and `mend` what command makes such a run; both go into the error.
+    tracking: `run.tracking_uri`, for models:/ names. `wanted` says in words what `key` stands for and `mend` what
+    command makes such a run; both go into the error.
     Raises InputError when there is none.
     """
     if asked.startswith("models:/"):
         from pipeline.tracking import registered_run
 
-        return registered_run(runs, asked)
+        return registered_run(runs, asked, tracking)
     if asked != "best":
         path = Path(asked)
         if not (path / "run.json").is_file():

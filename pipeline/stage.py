@@ -16,7 +16,8 @@ from pipeline import figures
 from pipeline.files import digest, write_json, write_safetensors
 from pipeline.machine import Machine, commit, versions
 from pipeline.runs import RunFolder, note_best
-from pipeline.tracking import Ledger, NullLedger, open_ledger
+from pipeline.spool import PatientLedger, Spool
+from pipeline.tracking import Ledger, NullLedger, database_uri, open_ledger
 from pipeline.world import is_first
 
 
@@ -118,6 +119,15 @@ def inputs_of(handed: Sequence[Input], **named: Input | None) -> dict[str, str]:
     return found | {name: str(one.folder) for name, one in named.items() if one is not None}
 
 
+def _patient_ledger(cfg: Any, name: str, folder: RunFolder, tags: Mapping[str, str], run_id: str | None) -> Ledger:
+    """An MLflow run whose entries wait in the run folder when MLflow is away. Raises InputError when it is from the
+    start."""
+    runs, uri = Path(cfg.run.dir), cfg.run.tracking_uri
+    made = open_ledger(runs, name, folder.name, tags, run_id, uri)
+    where = {"uri": database_uri(runs, uri), "experiment": made.experiment_id}
+    return PatientLedger(made, Spool(folder.path, where, say), made.run_id)
+
+
 @contextmanager
 def open_stage(
     name: str, cfg: Any, inputs: Mapping[str, str], machine: Machine, resume: bool, identity: str | None = None
@@ -155,7 +165,7 @@ def open_stage(
     ledger: Ledger = NullLedger()
     try:
         if cfg.run.mlflow:
-            ledger = open_ledger(runs, name, folder.name, tags, record.get("mlflow_run"))
+            ledger = _patient_ledger(cfg, name, folder, tags, record.get("mlflow_run"))
             ledger.params(cfg.flat("run", "data", name))
             ledger.params({f"version.{k}": v for k, v in versions().items()})
             ledger.params({f"input.{k}": v for k, v in inputs.items()})

@@ -19,7 +19,10 @@ class Ledger(Protocol):
     run_id: str
 
     def params(self, values: Mapping[str, Any]) -> None: ...
-    def metrics(self, values: Mapping[str, float], step: int) -> None: ...
+    def metrics(self, values: Mapping[str, float], step: int, at: int | None = None) -> None:
+        """at: milliseconds since 1970; None: now."""
+        ...
+
     def tags(self, values: Mapping[str, str]) -> None: ...
     def dataset(self, name: str, digest: str, folder: Path) -> None: ...
     def child(self, name: str) -> "Ledger": ...
@@ -34,7 +37,7 @@ class NullLedger:
     run_id = ""
 
     def params(self, values: Mapping[str, Any]) -> None: ...
-    def metrics(self, values: Mapping[str, float], step: int) -> None: ...
+    def metrics(self, values: Mapping[str, float], step: int, at: int | None = None) -> None: ...
     def tags(self, values: Mapping[str, str]) -> None: ...
     def dataset(self, name: str, digest: str, folder: Path) -> None: ...
     def artifacts(self, path: Path, under: str = "") -> None: ...
@@ -50,7 +53,7 @@ class MlflowLedger:
 
     def __init__(self, client: Any, experiment_id: str, run_id: str) -> None:
         self._client = client
-        self._experiment_id = experiment_id
+        self.experiment_id = experiment_id
         self.run_id = run_id
 
     def params(self, values: Mapping[str, Any]) -> None:
@@ -61,10 +64,10 @@ class MlflowLedger:
         for start in range(0, len(fresh), 100):  # the most that one call takes
             self._client.log_batch(self.run_id, params=fresh[start : start + 100])
 
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
+    def metrics(self, values: Mapping[str, float], step: int, at: int | None = None) -> None:
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
+        now = int(time.time() * 1000) if at is None else at
         self._client.log_batch(self.run_id, metrics=[Metric(key, float(v), now, step) for key, v in values.items()])
 
     def tags(self, values: Mapping[str, str]) -> None:
@@ -83,9 +86,9 @@ class MlflowLedger:
 
     def child(self, name: str) -> "MlflowLedger":
         run = self._client.create_run(
-            self._experiment_id, run_name=name, tags={"mlflow.parentRunId": self.run_id, "mlflow.source.type": "LOCAL"}
+            self.experiment_id, run_name=name, tags={"mlflow.parentRunId": self.run_id, "mlflow.source.type": "LOCAL"}
         )
-        return MlflowLedger(self._client, self._experiment_id, run.info.run_id)
+        return MlflowLedger(self._client, self.experiment_id, run.info.run_id)
 
     def artifacts(self, path: Path, under: str = "") -> None:
         """A file, or a folder with all that is in it."""
@@ -112,24 +115,46 @@ class MlflowLedger:
         self._client.set_terminated(self.run_id, status)
 
 
-def database_uri(runs: Path) -> str:
-    return f"sqlite:///{(runs / 'mlflow.db').resolve().as_posix()}"
+def database_uri(runs: Path, asked: str | None = None) -> str:
+    """Where MLflow keeps runs: `asked`, a server or a database, else mlflow.db beside them."""
+    return asked or f"sqlite:///{(runs / 'mlflow.db').resolve().as_posix()}"
 
 
-def open_ledger(runs: Path, stage: str, name: str, tags: Mapping[str, str], run_id: str | None) -> MlflowLedger:
-    """A new MLflow run in the experiment named after the stage, or an earlier one by its id."""
+def open_ledger(
+    runs: Path, stage: str, name: str, tags: Mapping[str, str], run_id: str | None, asked: str | None = None
+) -> MlflowLedger:
+    """A new MLflow run in the experiment named after the stage, or an earlier one by its id. asked: `run.tracking_uri`.
+    A server keeps artifacts where it was told to; with a database they lie beside the runs.
+
+    Raises InputError when MLflow does not answer.
+    """
+    uri = database_uri(runs, asked)
+    runs.mkdir(parents=True, exist_ok=True)
     with alone(runs / "mlflow.db"):  # two that start at once would both make the tables, and the experiment
-        client = _client(runs)
-        experiment = client.get_experiment_by_name(stage)
-        root = (runs / "artifacts").resolve().as_uri()
-        made = experiment.experiment_id if experiment else client.create_experiment(stage, artifact_location=root)
-    experiment_id = str(made)
+        client = reach(uri)
+        root = None if uri.startswith("http") else (runs / "artifacts").resolve().as_uri()
+        experiment_id = _experiment(client, stage, root)
     if run_id and _reopened(client, run_id):
         return MlflowLedger(client, experiment_id, run_id)
     described = {"mlflow.source.name": f"{stage}.py", "mlflow.source.type": "LOCAL", **tags}
     return MlflowLedger(
         client, experiment_id, client.create_run(experiment_id, run_name=name, tags=described).info.run_id
     )
+
+
+def _experiment(client: Any, name: str, root: str | None) -> str:
+    """The experiment's id. Processes on other machines may make it at the same time."""
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        try:
+            return str(client.create_experiment(name, artifact_location=root))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        experiment = client.get_experiment_by_name(name)
+    return str(experiment.experiment_id)
 
 
 def _reopened(client: Any, run_id: str) -> bool:
@@ -143,11 +168,12 @@ def _reopened(client: Any, run_id: str) -> bool:
     return True
 
 
-def registered_run(runs: Path, uri: str) -> Path:
+def registered_run(runs: Path, uri: str, asked: str | None = None) -> Path:
     """models:/NAME@ALIAS or models:/NAME/VERSION -> the run folder that made it. Raises InputError when unknown."""
     from mlflow.exceptions import MlflowException
 
-    client = _client(runs)
+    runs.mkdir(parents=True, exist_ok=True)
+    client = reach(database_uri(runs, asked))
     name, at, alias = uri.removeprefix("models:/").partition("@")
     try:
         if at:
@@ -158,17 +184,39 @@ def registered_run(runs: Path, uri: str) -> Path:
         run = client.get_run(found.run_id)
     except MlflowException:
         known = ", ".join(f"models:/{m.name}@champion" for m in client.search_registered_models()) or "none"
-        raise InputError(f"{uri} is not registered in {runs / 'mlflow.db'}; registered are: {known}") from None
+        raise InputError(f"{uri} is not registered in {asked or runs / 'mlflow.db'}; registered are: {known}") from None
     path = runs / run.data.tags["stage"] / run.info.run_name
     if not path.is_dir():
         raise InputError(f"{uri} was made by {path}, which is gone; name another run folder")
     return path
 
 
-def _client(runs: Path) -> Any:
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+def reach(uri: str) -> Any:
+    """A client of the server or database. Raises InputError when it does not answer."""
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
+    brief = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}  # MLflow itself waits minutes
+    for name, value in (quiet | brief).items():
+        os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
-    runs.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(database_uri(runs), database_uri(runs))
+    try:
+        client = MlflowClient(uri, uri)
+        client.search_experiments(max_results=1)
+    except Exception as error:
+        if not does_not_answer(error):
+            raise
+        why = " ".join(str(error).split())[:160]
+        raise InputError(
+            f"MLflow at {uri} does not answer ({why}); check run.tracking_uri, or type --run.mlflow false"
+        ) from None
+    return client
+
+
+def does_not_answer(error: Exception) -> bool:
+    """Whether MLflow's server or database is away, rather than asked for something wrong."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import OperationalError
+
+    if isinstance(error, MlflowException):
+        return error.error_code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
+    return isinstance(error, OSError | OperationalError)  # all that requests raises are OSErrors

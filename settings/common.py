@@ -1,6 +1,7 @@
 """Sections that all stages read: run and data."""
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
@@ -23,6 +24,18 @@ class RunSection(Section):
     """Steps of training between looks at whether the loss is still finite; a GPU has to wait for each."""
     mlflow: bool = True
     """Also write to MLflow. The run folders are complete without it."""
+    tracking_uri: str | None = None
+    """MLflow's server or database, such as http://127.0.0.1:5000 or postgresql://user@host/mlflow; null: mlflow.db in
+    run.dir. Passwords come from the environment (MLFLOW_TRACKING_PASSWORD, PGPASSWORD)."""
+
+    @model_validator(mode="after")
+    def _tracking_without_password(self) -> "RunSection":
+        """Settings are written to run folders and logged, so a password must not be among them."""
+        if self.tracking_uri is not None and "://" not in self.tracking_uri:
+            raise ValueError(f"tracking_uri is {self.tracking_uri}; expected a URL such as http://127.0.0.1:5000")
+        if self.tracking_uri is not None and urlsplit(self.tracking_uri).password is not None:
+            raise ValueError("tracking_uri holds a password; set it in the environment instead")
+        return self
 
 
 class DataSection(Section):
