@@ -102,6 +102,9 @@ class MachineSettings(Protocol):
     def precision(self) -> str: ...
 
     @property
+    def tf32(self) -> bool: ...
+
+    @property
     def threads(self) -> int: ...
 
     @property
@@ -111,13 +114,17 @@ class MachineSettings(Protocol):
 def prepare_machine(settings: MachineSettings, say: Callable[[str], None] = print) -> Machine:
     """Choose device and precision, fix the number of threads, ask torch for deterministic algorithms.
 
-    Raises InputError for a GPU that is not there. Says so when bf16 is asked for but is emulated.
+    Raises InputError for a GPU that is not there. Says so when bf16 is asked for but is emulated, and that a GPU is not
+    wholly deterministic.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine
     torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // here))
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.tf32
     chosen, precision = _choose_device(settings.device), settings.precision
+    if chosen.type == "cuda":
+        say("on a GPU results repeat up to rounding only: attention has no deterministic backward pass there")
     native = _has_bf16(chosen)
     if precision == "auto" and not native:
         say("precision: fp32, as this device has no native bf16")

@@ -18,6 +18,8 @@ class RunSection(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of training; auto takes bf16 where the processor has it. Evaluation is fp32 but for asking the
     DistilBERT."""
+    tf32: bool = False
+    """float32 products of a GPU with ten bits instead of 23: faster, but codes and errors differ in the third digit."""
     threads: Annotated[Whole, Field(ge=0)] = 0
     """CPU threads; 0 takes all cores. Another number of threads changes the last digits of results."""
     check_every: PositiveInt = 50

@@ -16,9 +16,11 @@ from mlflow import MlflowClient
 
 import summary
 from pipeline.files import InputError, read_json
-from pipeline.tracking import database_uri
+from pipeline.runs import RunFolder
+from pipeline.spool import Spool
+from pipeline.tracking import database_uri, open_ledger
 from settings.config import Config
-from toys import ROOT, STAGES
+from toys import ROOT, STAGES, tiny
 
 
 def test_the_summary_names_numbers_that_the_stages_write(ran, capsys):
@@ -100,3 +102,19 @@ def test_the_ui_answers_on_this_machine_and_leaves_nothing_when_it_is_stopped(tm
 def test_without_a_database_the_ui_says_what_to_type(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"mlflow\.db is missing; type: make demo"):
         summary.open_ui(Config().replace({"run": {"dir": str(tmp_path)}}))
+
+
+def test_sync_delivers_what_waits_and_leaves_runs_that_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = tiny(tmp_path / "runs", tmp_path)
+    assert summary.sync(cfg) == 0 and "nothing to deliver" in capsys.readouterr().out
+    for status in ("finished", "running"):
+        folder = RunFolder.create(tmp_path / "runs", "train_vqvae", "", "key")
+        folder.update(status=status)
+        opened = open_ledger(tmp_path / "runs", "train_vqvae", folder.name, {}, None)
+        where = {"uri": database_uri(tmp_path / "runs"), "experiment": opened.experiment_id}
+        Spool(folder.path, where, lambda text: None).add(opened.run_id, "tags", [{"told": "late"}])
+    assert summary.sync(cfg) == 1
+    assert "still runs, or was killed" in capsys.readouterr().out
+    assert summary.sync(cfg) == 0, "once"

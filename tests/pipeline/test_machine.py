@@ -57,3 +57,15 @@ def test_a_gpu_that_is_not_there_is_refused_with_what_is_there() -> None:
     finally:
         torch.use_deterministic_algorithms(deterministic)
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_tf32_is_what_the_setting_says(asked: bool) -> None:
+    """Torch itself allows it in convolutions."""
+    deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+    try:
+        prepare_machine(RunSection(device="cpu", precision="fp32", threads=1, tf32=asked))
+        assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == asked
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
+        torch.set_num_threads(threads)
