@@ -55,6 +55,7 @@ bits: $(VENV)/installed
 	$(RUN) compare_bits.py $(ARGS)
 
 bench: $(VENV)/installed
+	$(RUN) benchmarks/training_step.py
 	$(RUN) benchmarks/published_loop.py $(ARGS)
 
 test: $(VENV)/installed-tests
