@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.files import write_csv
 from pipeline.machine import generator, prepare_machine, versions
-from pipeline.optimizer import FitOptimizer
+from pipeline.optimizer import FitOptimizer, Kind
 from settings.common import RunSection
 from vqvae import VQVAE, VQVAEConfig
 
@@ -67,7 +67,7 @@ def make_way(recipe: str, bf16: bool, config: VQVAEConfig, pictures: Tensor) -> 
     """A fresh model with its optimizer. recipe: textbook or ours."""
     torch.manual_seed(0)
     model = VQVAE(config).to(pictures.device).to(memory_format=torch.channels_last).train()
-    kind = "muon" if recipe == "ours" else "adamw"
+    kind: Kind = "muon" if recipe == "ours" else "adamw"
     undecayed = ("quantizer.codebook",) if config.codebook_update == "gradient" else ()
     optimizer, draws = FitOptimizer(model, kind, 1e-3, 1e-4, undecayed), generator(0)
 

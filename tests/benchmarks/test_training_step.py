@@ -35,11 +35,7 @@ def test_both_recipes_learn_the_pictures_that_lie_ready() -> None:
 
 def test_operations_are_those_of_forward_and_backward() -> None:
     """Twice as many pictures are twice as many operations."""
-    counts = [
-        training_step.operations_of(
-            training_step.make_way("ours", False, VQVAEConfig(**TINY), torch.zeros(n, 3, 16, 16))
-        )
-        for n in (4, 8)
-    ]
+    ways = [training_step.make_way("ours", False, VQVAEConfig(**TINY), torch.zeros(n, 3, 16, 16)) for n in (4, 8)]
+    counts = [training_step.operations_of(way) for way in ways]
     assert counts[1] > 1.8 * counts[0] > 0
     assert training_step.peak(False, CPU) > 0
