@@ -54,7 +54,7 @@ class RunFolder:
         return self.path / "model"
 
     def record(self) -> dict[str, Any]:
-        """run.json: stage, status (running, finished, failed), digest and what the stage adds."""
+        """run.json: stage, status (running, finished, failed, killed), digest and what the stage adds."""
         file = self.path / "run.json"
         return read_json(file) if file.is_file() else {}
 

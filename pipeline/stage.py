@@ -173,8 +173,9 @@ def open_stage(
         folder.update(status="running", **known)
         yield Stage(name, folder, ledger, machine, folder.last, resumed, made_by)
     except BaseException as error:
-        folder.update(status="failed", error=str(error) or type(error).__name__)
-        ledger.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        status = "killed" if isinstance(error, KeyboardInterrupt) else "failed"
+        folder.update(status=status, error=str(error) or type(error).__name__)
+        ledger.end(status.upper())
         raise
     ledger.end("FINISHED")
     machine.world.same(None)

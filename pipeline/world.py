@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from tempfile import gettempdir
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -171,6 +173,16 @@ def is_loss_of_another(error: RuntimeError) -> bool:
     if processes() == 1:
         return False
     return isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in LOST)
+
+
+def says_the_end() -> bool:
+    """Whether this is the process that says that the run has ended, of those on this machine that outlived another."""
+    run = os.environ.get("TORCHELASTIC_RUN_ID", "").replace(os.sep, "-")
+    try:
+        os.close(os.open(Path(gettempdir()) / f"ended-{run}-{os.getppid()}", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
 
 
 def leave_world(status: int) -> int:

@@ -1,8 +1,11 @@
 """The command line of all stages: `python STAGE.py [--config FILE ...] [--section.key VALUE ...] [--resume]`."""
 
 import argparse
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +86,13 @@ def _unknown_settings(words: list[str], stage: str) -> dict[str, Any]:
 def _guarded(run: Callable[..., float], settings: Config, resume: bool, resumable: bool) -> int:
     from pipeline.engine import TrainingDiverged
     from pipeline.files import InputError
-    from pipeline.world import EndedElsewhere, is_first, is_loss_of_another, leave_world
+    from pipeline.world import EndedElsewhere, is_first, is_loss_of_another, leave_world, processes, says_the_end
 
+    how = "; type the same command with --resume to go on" if resumable else ""
+    gone = f"error: another process of this run is gone, or torchrun was stopped{how}"
     try:
-        run(settings, resume=resume)
+        with _kills_as_interrupts():
+            run(settings, resume=resume)
     except (InputError, FileNotFoundError) as error:
         _complain(f"error: {error}", is_first())
         return leave_world(2)
@@ -98,14 +104,42 @@ def _guarded(run: Callable[..., float], settings: Config, resume: bool, resumabl
     except RuntimeError as error:
         if not is_loss_of_another(error):
             raise
-        how = "; type the same command with --resume to go on" if resumable else ""
-        _complain(f"error: another process of this run is gone{how}")
+        _complain(gone, says_the_end())
         return leave_world(1)
-    except KeyboardInterrupt:
-        how = "; type the same command with --resume to go on" if resumable else ""
-        _complain(f"interrupted{how}", is_first())
-        return leave_world(130)
+    except KeyboardInterrupt as error:
+        stopped = processes() > 1 and isinstance(error, Killed)  # torchrun does so when another has ended
+        _complain(gone if stopped else f"interrupted{how}", says_the_end() if stopped else is_first())
+        return leave_world(143 if isinstance(error, Killed) else 130)
     return leave_world(0)
+
+
+class Killed(KeyboardInterrupt):
+    """The process was asked to end by a plain kill, or its terminal was closed."""
+
+
+@contextmanager
+def _kills_as_interrupts() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise Killed, so that the run is noted as killed; a second one ends the process at once."""
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {name: signal.getsignal(getattr(signal, name)) for name in names}
+
+    def end(number: int, frame: Any) -> None:
+        for name in names:
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
+        raise Killed(signal.Signals(number).name)
+
+    for name in names:
+        if before[name] is not signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(getattr(signal, name), end)
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            if handler is not None:  # one that was not set by Python cannot be put back
+                signal.signal(getattr(signal, name), handler)
 
 
 def _complain(message: str, aloud: bool = True) -> None:

@@ -136,9 +136,10 @@ def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on_with_anoth
     os.kill(ranks_of(started.pid)[1], signal.SIGKILL)
     _, errors = started.communicate(timeout=60)
     assert started.returncode != 0
-    assert "error: another process of this run is gone; type the same command with --resume to go on" in errors
+    said = "error: another process of this run is gone, or torchrun was stopped; type the same command with --resume"
+    assert errors.count(said) == 1
     assert "Traceback" not in errors.partition("torch/distributed")[0]
-    assert read_json(newest(runs, "train_vqvae") / "run.json")["status"] == "failed"
+    assert read_json(newest(runs, "train_vqvae") / "run.json")["status"] in ("failed", "killed")
     ended = subprocess.run(
         [sys.executable, *words, "--resume"], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=120
     )

@@ -1,0 +1,46 @@
+"""A stage that is asked to end: a plain kill, a closed terminal, Ctrl-C."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+import data_split
+from pipeline.files import read_json
+from pipeline.tracking import database_uri
+from toys import ROOT, draw_classes, newest, tiny, words_of
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize(("sent", "status"), [("SIGTERM", 143), ("SIGHUP", 143), ("SIGINT", 130)])
+def test_a_stage_that_is_asked_to_end_is_noted_as_killed_and_resumes(sent: str, status: int, tmp_path: Path) -> None:
+    runs, source = tmp_path / "runs", draw_classes(tmp_path / "pictures")
+    data_split.run(tiny(runs, source, run__mlflow=False))
+    long = {"epochs": 6, "least_steps": 300, "patience": 6, "tune.trials": 0}
+    words = words_of("train_vqvae", runs, source, "--run.mlflow", sent == "SIGTERM")
+    words += [word for key, value in long.items() for word in (f"--train_vqvae.{key}", str(value))]
+    started = subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    until = time.monotonic() + 60
+    while not list((runs / "train_vqvae").glob("*/last/fit.safetensors")):
+        assert time.monotonic() < until and started.poll() is None
+        time.sleep(0.02)
+    started.send_signal(getattr(signal, sent))
+    _, errors = started.communicate(timeout=30)
+    assert started.returncode == status
+    last = errors.decode().splitlines()[-1]
+    assert last.endswith("interrupted; type the same command with --resume to go on"), last
+    assert "Traceback" not in errors.decode()
+    record = read_json(newest(runs, "train_vqvae") / "run.json")
+    assert record["status"] == "killed"
+    if sent == "SIGTERM":
+        client = MlflowClient(database_uri(runs), database_uri(runs))
+        assert client.get_run(record["mlflow_run"]).info.status == "KILLED"
+        again = [sys.executable, *words, "--resume"]
+        ended = subprocess.run(again, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert ended.returncode == 0 and "resuming" in ended.stdout, ended.stderr[-2000:]
+        assert read_json(newest(runs, "train_vqvae") / "run.json")["status"] == "finished"
