@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.codebook import count_codes, draw_rows, spread_rows
+from models.codebook import count_codes, draw_rows, rotate, spread_rows
 from models.conditioning import Conditioning, Told
 from models.strided import plain_decoder, plain_encoder
 from pipeline.draws import Draws
@@ -109,9 +109,7 @@ class Quantized(NamedTuple):
 
 class Quantizer(nn.Module):
     """Nearest code of a codebook (K, D). Always in float32: half precision changes about 1 % of the indices.
-
-    `world`: the processes that train it together, each on a part of the batch; the codebook learns from all parts.
-    """
+    `world`: the processes that train it together; the codebook learns from the vectors of all."""
 
     codebook: Tensor
     use: Tensor
@@ -213,19 +211,6 @@ class Quantizer(nn.Module):
         self.use.copy_(torch.where(dead, fresh, self.use))
 
 
-def rotate(z: Tensor, e: Tensor) -> Tensor:
-    """Rotation trick (Fifty et al. 2024, arXiv 2410.06424, eq. 4): value e, gradient rotated and scaled back onto z.
-
-    z, e: (M, D). The rotation that takes z to e, and the scale |e|/|z|, count as constants.
-    """
-    length_z, length_e = z.norm(dim=1, keepdim=True), e.norm(dim=1, keepdim=True)
-    z_hat = (z / length_z.clamp(min=1e-6)).detach()
-    e_hat = (e / length_e.clamp(min=1e-6)).detach()
-    r = F.normalize(z_hat + e_hat, dim=1)
-    turned = z - 2 * (z * r).sum(1, keepdim=True) * r + 2 * (z * z_hat).sum(1, keepdim=True) * e_hat
-    return turned * (length_e / length_z.clamp(min=1e-6)).detach()
-
-
 class ResidualBlock(nn.Module):
     """GroupNorm, SiLU, 3x3 to half of the channels; GroupNorm, SiLU, 1x1 back; plus the input."""
 
@@ -257,11 +242,8 @@ def stage_widths(config: VQVAEConfig) -> list[int]:
 
 
 class Encoder(nn.Sequential):
-    """(B, C, H, W) -> (B, D, h, w). Each halving moves 2x2 pixels into channels, so no pixel is skipped.
-
-    Kernels are 3x3 at the first halving, where there are few channels, and in the residual blocks; elsewhere 1x1: with
-    many channels 3x3 took half of the time of a step and told the model little.
-    """
+    """(B, C, H, W) -> (B, D, h, w). Each halving moves 2x2 pixels into channels, so no pixel is skipped. Where these are
+    many, kernels are 1x1: larger ones took half of the time of a step and told the model little."""
 
     def __init__(self, config: VQVAEConfig) -> None:
         layers: list[nn.Module] = []

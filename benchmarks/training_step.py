@@ -30,11 +30,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.files import write_csv
 from pipeline.machine import generator, prepare_machine, versions
-from pipeline.optimizer import FitOptimizer, Kind
+from pipeline.optimizer import FitOptimizer, OptimizerKind
 from settings.common import RunSection
 from vqvae import VQVAE, VQVAEConfig
 
-HEADER = (
+STEP_HEADER = (
     "recipe",
     "arithmetic",
     "parameters",
@@ -50,7 +50,7 @@ PEAK_SIDE = 2048  # of the matrices that measure the peak
 
 
 @dataclass(frozen=True)
-class Way:
+class TimedRecipe:
     """A recipe in float32 or bfloat16. `step` trains once on the pictures that lie ready."""
 
     recipe: str
@@ -63,11 +63,11 @@ class Way:
         return "bf16" if self.bf16 else "float32"
 
 
-def make_way(recipe: str, bf16: bool, config: VQVAEConfig, pictures: Tensor) -> Way:
+def make_way(recipe: str, bf16: bool, config: VQVAEConfig, pictures: Tensor) -> TimedRecipe:
     """A fresh model with its optimizer. recipe: textbook or ours."""
     torch.manual_seed(0)
     model = VQVAE(config).to(pictures.device).to(memory_format=torch.channels_last).train()
-    kind: Kind = "muon" if recipe == "ours" else "adamw"
+    kind: OptimizerKind = "muon" if recipe == "ours" else "adamw"
     undecayed = ("quantizer.codebook",) if config.codebook_update == "gradient" else ()
     optimizer, draws = FitOptimizer(model, kind, 1e-3, 1e-4, undecayed), generator(0)
 
@@ -80,7 +80,7 @@ def make_way(recipe: str, bf16: bool, config: VQVAEConfig, pictures: Tensor) -> 
         optimizer.step(1e-3)
         return loss.detach()
 
-    return Way(recipe, bf16, model, step)
+    return TimedRecipe(recipe, bf16, model, step)
 
 
 def seconds_of(work: Callable[[], object], times: int, device: torch.device) -> float:
@@ -100,14 +100,14 @@ def peak(bf16: bool, device: torch.device) -> float:
     return 2 * PEAK_SIDE**3 / min(seconds_of(lambda: a @ b, 1, device) for _ in range(5))
 
 
-def operations_of(way: Way) -> int:
+def operations_of(way: TimedRecipe) -> int:
     """Floating-point operations of one step, forwards and backwards."""
     with FlopCounterMode(display=False) as counter:
         way.step()
     return counter.get_total_flops()
 
 
-def measure(ways: Sequence[Way], batch: int, rounds: int, device: torch.device) -> list[list[object]]:
+def measure(ways: Sequence[TimedRecipe], batch: int, rounds: int, device: torch.device) -> list[list[object]]:
     """A row for each way; ways take turns."""
     for way in ways:
         seconds_of(way.step, WARM_UP, device)
@@ -160,11 +160,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     ways = [make_way(name, bf16, config, pictures) for name, bf16, config in recipes if machine.bf16 or not bf16]
     rows = measure(ways, asked.batch, asked.rounds, machine.device)
     print(f"{machine.describe().split(',')[0]}, torch {versions()['torch']}; {asked.rounds} turns of {STEPS} steps")
-    widths = [max(len(str(row[column])) for row in [HEADER, *rows]) for column in range(len(HEADER))]
-    for row in [HEADER, *rows]:
+    widths = [max(len(str(row[column])) for row in [STEP_HEADER, *rows]) for column in range(len(STEP_HEADER))]
+    for row in [STEP_HEADER, *rows]:
         print("  ".join(str(value).rjust(width) for value, width in zip(row, widths, strict=True)))
     if asked.save:
-        write_csv(asked.save, HEADER, rows)
+        write_csv(asked.save, STEP_HEADER, rows)
     return 0
 
 

@@ -1,8 +1,9 @@
-"""What a codebook is made from: vectors of a batch, and how often each code is chosen."""
+"""What a codebook is made from: vectors of a batch, and how often each code is chosen; and a gradient through it."""
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.draws import Draws, whole
@@ -38,3 +39,16 @@ def draw_rows(rows: Tensor, count: int, generator: Draws | None) -> Tensor:
 
 def _of(generator: Draws | None) -> torch.Generator | None:
     return None if generator is None else whole(generator)
+
+
+def rotate(z: Tensor, e: Tensor) -> Tensor:
+    """Rotation trick (Fifty et al. 2024, arXiv 2410.06424, eq. 4): value e, gradient rotated and scaled back onto z.
+
+    z, e: (M, D). The rotation that takes z to e, and the scale |e|/|z|, count as constants.
+    """
+    length_z, length_e = z.norm(dim=1, keepdim=True), e.norm(dim=1, keepdim=True)
+    z_hat = (z / length_z.clamp(min=1e-6)).detach()
+    e_hat = (e / length_e.clamp(min=1e-6)).detach()
+    r = F.normalize(z_hat + e_hat, dim=1)
+    turned = z - 2 * (z * r).sum(1, keepdim=True) * r + 2 * (z * z_hat).sum(1, keepdim=True) * e_hat
+    return turned * (length_e / length_z.clamp(min=1e-6)).detach()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pipeline.draws import Draws
 from pipeline.files import write_safetensors
 from pipeline.machine import Machine, epoch_stream, generator
-from pipeline.optimizer import FitOptimizer, Kind
+from pipeline.optimizer import FitOptimizer, OptimizerKind
 from pipeline.progress import progress_bar
 from pipeline.world import World, averages, draws_of
 
@@ -122,7 +122,7 @@ class FitPlan:
     lower_is_better: bool
     seed: int
     epoch_steps: int = 0
-    optimizer: Kind = "muon"
+    optimizer: OptimizerKind = "muon"
 
 
 @dataclass

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.files import InputError
 
-Kind = Literal["muon", "adamw"]
+OptimizerKind = Literal["muon", "adamw"]
 LEAST_SIDE = 32  # of a matrix for Muon: thinner ones, such as the kernels that see pixels, are left to AdamW
 
 
@@ -25,7 +25,12 @@ class FitOptimizer:
     """
 
     def __init__(
-        self, model: nn.Module, kind: Kind, learning_rate: float, weight_decay: float, undecayed: Collection[str] = ()
+        self,
+        model: nn.Module,
+        kind: OptimizerKind,
+        learning_rate: float,
+        weight_decay: float,
+        undecayed: Collection[str] = (),
     ) -> None:
         named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         unknown = set(undecayed) - set(dict(model.named_parameters()))

@@ -88,7 +88,7 @@ class Prediction(NamedTuple):
         if decoding != "expected":
             return Filled(grids)
         vectors = self.codebook[tokens]
-        vectors[mask] = self.probabilities @ self.codebook
+        vectors[mask] = (self.probabilities @ self.codebook).to(vectors)
         return Filled(grids, vectors, kept=~mask)
 
 

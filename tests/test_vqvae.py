@@ -12,11 +12,11 @@ from vector_quantize_pytorch import VectorQuantize
 from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
 
 import vqvae
-from models.codebook import count_codes, spread_rows
+from models.codebook import count_codes, rotate, spread_rows
 from pipeline.files import InputError, write_json, write_safetensors
 from pipeline.world import Alone
 from toys import CPU
-from vqvae import VQVAE, Quantizer, VQVAEConfig, load_vqvae, rotate
+from vqvae import VQVAE, Quantizer, VQVAEConfig, load_vqvae
 
 
 def test_unknown_stems_and_starts_are_refused():

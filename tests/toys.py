@@ -401,7 +401,7 @@ TINY: dict[str, Any] = {
         "tune": {"trials": 2, "epochs": 1, "space": {"code_dim": [4, 8], "learning_rate": {"low": 1e-3, "high": 4e-3}}},
     },
     "train_classifier": {
-        "epochs": 2, "batch_size": 8,
+        "epochs": 2, "least_steps": 60, "batch_size": 8,
         "tune": {"trials": 2, "epochs": 1, "space": {"architecture": ["compact", "codes"]}},
     },
     "train_distil": {
