@@ -242,8 +242,8 @@ def stage_widths(config: VQVAEConfig) -> list[int]:
 
 
 class Encoder(nn.Sequential):
-    """(B, C, H, W) -> (B, D, h, w). Each halving moves 2x2 pixels into channels, so no pixel is skipped. Where these are
-    many, kernels are 1x1: larger ones took half of the time of a step and told the model little."""
+    """(B, C, H, W) -> (B, D, h, w). Each halving moves 2x2 pixels into channels, so no pixel is skipped. Where channels
+    are many, kernels are 1x1: larger ones took half of the time of a step and told the model little."""
 
     def __init__(self, config: VQVAEConfig) -> None:
         layers: list[nn.Module] = []
