@@ -32,6 +32,7 @@ def settings(runs: Path, source: Path, batch: int) -> Config:
     """AdamW, as rounding grows in Muon's orthogonalisation; no dropout, which processes draw for themselves."""
     each = {f"{stage}__batch_size": batch for stage in TRAINED} | {f"{stage}__optimizer": "adamw" for stage in TRAINED}
     each |= {f"{stage}__dropout": 0.0 for stage in ("train_classifier", "train_distil", "train_prior")}
+    each["train_classifier__least_steps"] = 0  # the longer a fit, the further rounding carries
     space = {"learning_rate": {"low": 1e-3, "high": 2e-3}}
     each["train_vqvae__tune"] = {"trials": 2, "epochs": 1, "space": space}
     return tiny(runs, source, run__mlflow=False, run__precision="fp32", run__threads=1, **each)
