@@ -53,7 +53,7 @@ def complete(
         now = waiting & _take_now(waiting, mask, noisy(sure, step, filling, generator), step, filling)
         rows = now[waiting]
         completed = torch.where(now, candidates, completed)
-        expected[now] = probabilities[rows] @ codebook
+        expected[now] = (probabilities[rows] @ codebook).to(expected)
         confidence[now] = sure[now]
         waiting = waiting & ~now
     return Completed(completed, expected, confidence)
