@@ -6,8 +6,7 @@ of `train_vqvae.py` takes at most half of the time of the textbook's in float32,
 The textbook recipe is written anew from van den Oord et al. 2017: strided 4x4 convolutions, residual blocks without
 normalisation, a codebook that moves by its gradient, Adam. Ours is that of config.yaml: Muon and AdamW, an EMA codebook
 with restarts. A step is forward, backward, clipping and optimizer; pictures are noise that lies ready. Ways take turns,
-and each is warmed up. "Share of peak" is the floating-point operations of the step, as torch counts them, against the
-largest matrix product of the machine in the same arithmetic.
+and each is warmed up.
 
     python benchmarks/training_step.py
     python benchmarks/training_step.py --rounds 3 --batch 8 --size 32 --hidden 32 --codes 64 --save step.csv
@@ -26,7 +25,6 @@ if __name__ == "__main__":  # started as a file: the project is one folder up
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.files import write_csv
 from pipeline.machine import generator, prepare_machine, versions
@@ -42,11 +40,9 @@ STEP_HEADER = (
     "lowest",
     "highest",
     "times_textbook",
-    "share_of_peak",
 )
 WARM_UP = 3
 STEPS = 4  # of a turn
-PEAK_SIDE = 2048  # of the matrices that measure the peak
 
 
 @dataclass(frozen=True)
@@ -93,20 +89,6 @@ def seconds_of(work: Callable[[], object], times: int, device: torch.device) -> 
     return (time.perf_counter() - started) / times
 
 
-def peak(bf16: bool, device: torch.device) -> float:
-    """Floating-point operations per second of a large product of matrices, the best of five."""
-    kind = torch.bfloat16 if bf16 else torch.float32
-    a, b = torch.randn(2, PEAK_SIDE, PEAK_SIDE, device=device).to(kind)
-    return 2 * PEAK_SIDE**3 / min(seconds_of(lambda: a @ b, 1, device) for _ in range(5))
-
-
-def operations_of(way: TimedRecipe) -> int:
-    """Floating-point operations of one step, forwards and backwards."""
-    with FlopCounterMode(display=False) as counter:
-        way.step()
-    return counter.get_total_flops()
-
-
 def measure(ways: Sequence[TimedRecipe], batch: int, rounds: int, device: torch.device) -> list[list[object]]:
     """A row for each way; ways take turns."""
     for way in ways:
@@ -115,7 +97,6 @@ def measure(ways: Sequence[TimedRecipe], batch: int, rounds: int, device: torch.
     for _ in range(rounds):
         for way, seconds in zip(ways, turns, strict=True):
             seconds.append(seconds_of(way.step, STEPS, device))
-    peaks = {bf16: peak(bf16, device) for bf16 in {way.bf16 for way in ways}}
     medians = [statistics.median(seconds) for seconds in turns]
     return [
         [
@@ -126,7 +107,6 @@ def measure(ways: Sequence[TimedRecipe], batch: int, rounds: int, device: torch.
             f"{batch / max(seconds):.1f}",
             f"{batch / min(seconds):.1f}",
             f"{medians[0] / median:.2f}",
-            f"{operations_of(way) / median / peaks[way.bf16]:.2f}",
         ]
         for way, seconds, median in zip(ways, turns, medians, strict=True)
     ]
