@@ -14,7 +14,7 @@ from pipeline import tuning
 from pipeline.configured import configured
 from pipeline.engine import FitPlan, History, Progress, TrainingDiverged, fit, validate
 from pipeline.figures import history_figure
-from pipeline.files import write_csv
+from pipeline.files import InputError, write_csv
 from pipeline.machine import Machine, seed_everything
 from pipeline.stage import Stage, say
 from pipeline.world import EndedElsewhere
@@ -155,7 +155,6 @@ def _tuned(stage: Stage, section: Any, build: Build, goal: Goal, seed: int, runs
         return _follow(stage, section, build, goal, seed)
     name = tune.study or f"{stage.name} {stage.folder.name}"
     storage = tuning.Storage.of(runs, tune.storage)
-    study = tuning.open_study(storage, name, goal.lower_is_better, tune.startup_trials)
 
     def objective(trial: optuna.Trial, values: dict[str, Any]) -> float:
         ledger = stage.ledger.child(f"trial {trial.number}")
@@ -181,11 +180,13 @@ def _tuned(stage: Stage, section: Any, build: Build, goal: Goal, seed: int, runs
         return score
 
     start = {key: getattr(section, key) for key in tune.space}
-    best: dict[str, Any] = {}
     try:
+        study = tuning.open_study(storage, name, goal.lower_is_better, tune.startup_trials)
         best = tuning.optimize(study, storage, tuning.Search(tune.space, start), tune.trials, seed, objective, say)
-    finally:
-        world.same((None, best))  # the others wait for the next trial
+    except InputError:
+        world.same((None, {}))  # the others wait for the next trial; after other errors they may be amid one
+        raise
+    world.same((None, best))
     for figure_name, figure in tuning.study_figures(study).items():
         stage.figure(figure_name, figure)
     return best

@@ -37,6 +37,8 @@ def stage_main(
     shortcuts: option without a section -> dotted key, such as {"--input": "vqvae_reconstruction.input"}, or that and
     how many values it takes, such as {"--box": ("reconstruct_masked.own.box", 4)}.
     """
+    from pipeline.world import is_first, processes
+
     parser = build_parser(stage, description, shortcuts or {}, resumable)
     known, unknown = parser.parse_known_args(argv)
     arguments = vars(known)
@@ -46,10 +48,8 @@ def stage_main(
     try:
         settings = loading.load(overlays, overrides | _unknown_settings(unknown, stage))
     except loading.ConfigError as error:
-        print("\n".join(f"error: {problem}" for problem in error.problems), file=sys.stderr)
+        _complain("\n".join(f"error: {problem}" for problem in error.problems), is_first())
         return 2
-    from pipeline.world import is_first, processes
-
     if processes() > 1 and not parallel:
         _complain(f"error: {stage} runs in one process; type: python {stage}.py", is_first())
         return 2
