@@ -10,7 +10,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,9 @@ from pipeline.workers import WORKER, Watch, beating, this_worker
 Space = dict[str, Any]
 
 POLL_SECONDS = 2.0  # between looks at the trials of other workers
+RERUN_OF = "rerun_of"  # attribute of a trial: the numbers of the interrupted ones in whose place it runs, oldest first
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+TAKEN = (*ENDED, TrialState.RUNNING)
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Search:
 @dataclass(frozen=True)
 class Storage:
     """Where studies lie. `file`: of SQLite, locked while a trial is claimed; None: a server, where claims are settled
-    by the numbers of the trials."""
+    by the places of the trials."""
 
     url: str
     file: Path | None
@@ -125,7 +128,9 @@ def optimize(
             time.sleep(POLL_SECONDS)
             continue
         study.sampler = optuna.samplers.TPESampler(
-            seed=seed + _claims(study, below=trial.number), n_startup_trials=4, constant_liar=True
+            seed=seed + sum(place < _place(trial) for place in _places(study, TAKEN)),
+            n_startup_trials=4,
+            constant_liar=True,
         )
         values = _suggest_or_refuse(study, trial, search.space)
         if (earlier := _same_as(study, trial)) is not None:
@@ -167,39 +172,55 @@ def _run(
 
 
 def _claim(study: optuna.Study, watch: Watch, trials: int) -> optuna.Trial | None:
-    """A trial for this worker, the orphaned ones first; None when all are claimed. On a server two workers may ask for
-    the last one at once: who has the higher number gives it back."""
+    """A trial for this worker, the orphaned ones first; None when all are claimed. On a server, where several may ask
+    at once, who has no place within the budget gives his trial back."""
     for orphan in watch.orphaned():
-        if _given_up(study, orphan):
-            study.enqueue_trial(orphan.params)
-    if _claims(study) >= trials:
-        return None
-    trial = study.ask()
-    trial.set_user_attr(WORKER, this_worker())
-    if _claims(study, below=trial.number) >= trials:
+        _give_up(study, orphan)
+    while len(_places(study, TAKEN)) < trials or _queued_again(study):
+        trial = study.ask()
+        trial.set_user_attr(WORKER, this_worker())
+        if _has_place(study, trial.number, trials):
+            return trial
         study.tell(trial, state=TrialState.FAIL)
-        return None
-    return trial
+    return None
 
 
-def _given_up(study: optuna.Study, orphan: FrozenTrial) -> bool:
-    """Whether it was this process that failed the trial: others may be quicker, or its own worker may end it."""
-    try:
+def _give_up(study: optuna.Study, orphan: FrozenTrial) -> None:
+    """Fail the trial, once another has been queued in its place. Others may be quicker, or its own worker may end it:
+    then there is one too many in that place, which is given back."""
+    before = [*orphan.user_attrs.get(RERUN_OF, []), orphan.number]
+    study.enqueue_trial(orphan.params, user_attrs={RERUN_OF: before})
+    with suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):
         study.tell(orphan.number, state=TrialState.FAIL)
-    except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+
+
+def _queued_again(study: optuna.Study) -> bool:
+    return any(RERUN_OF in t.user_attrs for t in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+
+def _place(trial: FrozenTrial | optuna.Trial) -> int:
+    """A trial that is run again keeps the place of the first; otherwise the place is the trial's number."""
+    return trial.user_attrs.get(RERUN_OF, [trial.number])[0]
+
+
+def _is(trial: FrozenTrial, states: tuple[TrialState, ...]) -> bool:
+    """One that failed with an error of its own has ended; one that was interrupted has only failed."""
+    return trial.state in states or (trial.state == TrialState.FAIL and "error" in trial.user_attrs)
+
+
+def _places(study: optuna.Study, states: tuple[TrialState, ...]) -> set[int]:
+    return {_place(trial) for trial in study.get_trials(deepcopy=False) if _is(trial, states)}
+
+
+def _has_place(study: optuna.Study, number: int, trials: int) -> bool:
+    """Whether a running trial is within the budget, and the only one in its place: fewer than `trials` places before
+    its own are taken, also by trials that wait to be run again."""
+    every = study.get_trials(deepcopy=False)
+    mine, before = _place(every[number]), every[number].user_attrs.get(RERUN_OF)
+    twins = [t for t in every if before and t.number < number and t.user_attrs.get(RERUN_OF) == before]
+    if twins or any(_is(t, ENDED) for t in every if _place(t) == mine):
         return False
-    return True
-
-
-def _claims(study: optuna.Study, below: int | None = None) -> int:
-    """Trials that ended by themselves or are being run; interrupted ones, failed without an error, do not count. below:
-    those with a lower number."""
-    taken = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-    return sum(
-        (t.state in taken or (t.state == TrialState.FAIL and "error" in t.user_attrs))
-        and (below is None or t.number < below)
-        for t in study.get_trials(deepcopy=False)
-    )
+    return sum(place < mine for place in _places(study, (*TAKEN, TrialState.WAITING))) < trials
 
 
 def _suggest_or_refuse(study: optuna.Study, trial: optuna.Trial, space: Space) -> dict[str, Any]:
@@ -215,7 +236,7 @@ def _suggest_or_refuse(study: optuna.Study, trial: optuna.Trial, space: Space) -
 
 def _same_as(study: optuna.Study, trial: optuna.Trial) -> FrozenTrial | None:
     """An earlier trial with the same values that was completed or pruned."""
-    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    ended = study.get_trials(deepcopy=False, states=ENDED)
     return next((each for each in ended if each.params == trial.params), None)
 
 

@@ -2,6 +2,8 @@
 not been. Each test opens studies of its own names in one database, which is slow to make."""
 
 import math
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -23,6 +25,11 @@ SPACE: dict[str, Any] = {
     "rate": {"low": 1e-4, "high": 1e-1, "log": True},
     "width": {"low": 4, "high": 64},
     "kind": ["plain", "fancy"],
+}
+SPACES: dict[str, optuna.distributions.BaseDistribution] = {
+    "rate": optuna.distributions.FloatDistribution(1e-4, 1e-1, log=True),
+    "width": optuna.distributions.IntDistribution(4, 64),
+    "kind": optuna.distributions.CategoricalDistribution(["plain", "fancy"]),
 }
 LOCKED = Path(tempfile.mkdtemp()) / "optuna.db"
 START: dict[str, Any] = {"rate": 0.01, "width": 16, "kind": "fancy"}
@@ -297,6 +304,53 @@ def test_a_trial_killed_before_its_values_were_drawn_is_no_loss(opened: Callable
     resumed = opened("killed")
     assert run(resumed, 4) == best
     assert completed(resumed) == completed(whole)
+
+
+@pytest.mark.parametrize("call", ["enqueue_trial", "tell", "ask"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_two_workers_on_a_server_take_over_the_trial_of_a_third_at_once(
+    call: str, moment: str, opened: Callable[..., optuna.Study], runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is locked there. The other worker comes at the worst moment of the one that takes the trial over."""
+    storage, me = tuning.Storage(tuning.Storage.of(runs, None).url, None), workers.this_worker()
+    monkeypatch.setattr(tuning, "POLL_SECONDS", 0.05)
+    for module in (tuning, workers):  # two threads stand for two processes
+        monkeypatch.setattr(module, "this_worker", lambda: {**me, "process": str(threading.get_ident())})
+    mine, lost, ran = opened(), {"rate": 0.02, "width": 7, "kind": "plain"}, []
+
+    def objective(trial: optuna.Trial, values: dict[str, Any]) -> float:
+        ran.append(values)
+        return bowl(trial, values)
+
+    def work(study: optuna.Study, say: Callable[[str], None]) -> None:
+        tuning.optimize(study, storage, tuning.Search(SPACE, START), 4, 0, objective, say)
+
+    for width in (4, 5):
+        mine.add_trial(optuna.create_trial(params={**START, "width": width}, distributions=SPACES, value=1.0))
+    mine.enqueue_trial(lost)
+    gone = mine.ask(SPACES)
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    gone.set_user_attr(workers.WORKER, {**me, "pid": process.pid, "process": "gone"})
+    arrived = threading.Event()
+    other = threading.Thread(target=lambda: (work(opened(), lambda text: arrived.set()), arrived.set()))
+    original = getattr(mine, call)
+
+    def interrupted(*args: Any, **options: Any) -> Any:
+        if moment == "after":
+            answer = original(*args, **options)
+        if other.ident is None:
+            other.start()
+            assert arrived.wait(60)
+        return answer if moment == "after" else original(*args, **options)
+
+    monkeypatch.setattr(mine, call, interrupted)
+    work(mine, lambda text: None)
+    other.join(60)
+    assert not other.is_alive()
+    assert len(completed(mine)) == 4
+    assert ran.count(lost) == 1 and len(ran) == 2, "the lost setting once, and one more"
+    assert not mine.get_trials(states=(TrialState.RUNNING, TrialState.WAITING))
 
 
 def test_interrupted_trials_do_not_count(opened: Callable[..., optuna.Study]) -> None:
