@@ -56,6 +56,7 @@ bits: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(RUN) benchmarks/training_step.py
+	$(RUN) benchmarks/peak_memory.py
 	$(RUN) benchmarks/published_loop.py $(ARGS)
 
 test: $(VENV)/installed-tests

@@ -27,6 +27,7 @@ from handoff.vqvae import HandedVQVAE, take_vqvae
 from models.augmentation import degrade, flip, shift_reflected
 from models.classifier import Classifier, ClassifierConfig
 from models.shared_norm import share_statistics
+from models.sizes import painting_bytes
 from pipeline.configured import configured
 from pipeline.draws import Draws, for_rows
 from pipeline.figures import confusion_figure
@@ -145,9 +146,10 @@ class ClassifierLearner:
         return values
 
     @torch.no_grad()
-    def logits(self, positions: np.ndarray, kinds: tuple[str, ...], batch_size: int = 250) -> dict[str, Tensor]:
+    def logits(self, positions: np.ndarray, kinds: tuple[str, ...]) -> dict[str, Tensor]:
         """(pictures, classes) for each kind, on the CPU; "degraded" are degraded reconstructions. A classifier
         of codes sees the same codes as both kinds."""
+        batch_size = self.machine.at_once(painting_bytes(self.vqvae.config))
 
         def of_batch(start: int) -> dict[str, Tensor]:
             x = self.split.pictures(positions[start : start + batch_size]).to(self.machine.device)

@@ -27,11 +27,13 @@ from models.distilbert import (
     DistilShape,
     blank_mask_token,
     build_distilbert,
+    codes_of,
     from_pretrained_body,
     masked_cross_entropy,
     prepare_for,
     start_from_codebook,
 )
+from models.sizes import completing_bytes
 from pipeline.configured import configured
 from pipeline.draws import Draws, for_rows
 from pipeline.figures import BLUE, GREY, ORANGE, component_rows, curves_figure, picture_grid
@@ -176,11 +178,11 @@ def evaluate(
     masks: dict[int, Tensor],
     machine: Machine,
     labels: Tensor | None = None,
-    batch_size: int = 250,
 ) -> dict[int, tuple[float, float]]:
     """percent -> (masked cross-entropy in nats per token, masked accuracy). labels: (pictures,), None tells none."""
     model.eval()
     device = machine.device
+    batch_size = machine.at_once(completing_bytes(tokens.shape[1], codes_of(model), model.config.dim))
 
     def of_batch(asked: tuple[int, int]) -> tuple[Tensor, Tensor]:
         percent, start = asked

@@ -24,6 +24,7 @@ from masking import all_but, component_mask, hide_components, masked_probability
 from models.augmentation import augment
 from models.codebook import count_codes
 from models.conditioning import Columns, Told, drop, fit_columns
+from models.sizes import painting_bytes
 from pipeline.configured import configured
 from pipeline.draws import Draws
 from pipeline.figures import component_rows, picture_grid
@@ -170,14 +171,13 @@ def model_config(section: TrainVQVAESection, split: Split, told: Columns) -> VQV
 
 
 @torch.no_grad()
-def evaluate(
-    learner: VQVAELearner, positions: Any, batch_size: int = 250, keep_one: bool = False, tell: bool = True
-) -> dict[str, float]:
+def evaluate(learner: VQVAELearner, positions: Any, keep_one: bool = False, tell: bool = True) -> dict[str, float]:
     """All losses, MSE, PSNR and SSIM (means over pictures), perplexity and share of codes in use.
 
     keep_one: picture i shows component i mod C only. tell: tell the decoder what it can be told.
     """
     model = learner.model.eval()
+    batch_size = learner.machine.at_once(painting_bytes(model.config))
     counts = torch.zeros(model.config.codebook_size)
     sums: dict[str, float] = {}
 

@@ -24,6 +24,7 @@ from handoff.vqvae import HandedVQVAE, take_vqvae
 from measuring.brain import draw_brain, mean_of, report_brain, slice_errors
 from measuring.components import Painter, index_maps, report_components, usage
 from models.conditioning import Told
+from models.sizes import painting_bytes
 from own_picture.reconstructing import load_indices, load_own, own_data, paint_own, reconstruct_own
 from pipeline.figures import component_rows, picture_grid, usage_figure
 from pipeline.files import InputError, read_csv, smallest_unsigned, write_array, write_csv, write_json
@@ -126,6 +127,7 @@ def reconstruct_split(
         measured = picture_errors(painted, truth) | (slice_errors(painted, truth) if brain else {})
         return found.cpu().numpy(), {name: values.cpu().numpy() for name, values in measured.items()}
 
+    batch_size = machine.at_once(painting_bytes(model.config), batch_size)
     batches = [np.arange(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
     done = progress_bar(machine.world.map(of_batch, batches), desc="reconstructing", unit="batch", total=len(batches))
     for positions, (found, measured) in zip(batches, done, strict=True):

@@ -31,8 +31,8 @@ class Completing(Protocol):
     @property
     def device(self) -> torch.device: ...
 
-    def logits(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """(B, N) codes, (B, N) bool -> (M, K) of the masked tokens."""
+    def logits(self, tokens: Tensor, mask: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """(B, N) codes, (B, N) bool -> (M, K) of the masked tokens, or of those of them that are wanted (B, N)."""
         ...
 
 
@@ -71,8 +71,7 @@ def code_in_groups(channel: Channel, memory: Completing, kept: Tensor, passes: i
     tokens = torch.zeros(kept.shape, dtype=torch.long, device=kept.device)
     sent = torch.zeros_like(kept)
     for group in spread_groups(kept, memory.side, passes):
-        logits = memory.logits(tokens, ~sent)
-        tokens[group] = channel.take("codes", group, chances_of(logits[group[~sent]]))
+        tokens[group] = channel.take("codes", group, chances_of(memory.logits(tokens, ~sent, group)))
         sent |= group
     return tokens, sent
 
@@ -109,21 +108,31 @@ def replay(channel: Channel, memory: Memory, pace: Pace, count: int) -> tuple[Te
     tokens = torch.zeros(channel.count, memory.tokens, dtype=torch.long, device=memory.device)
     keeper = Keeper(tokens)
     while (missing := count - int(keeper.kept[0].sum())) > 0:
-        mask = ~keeper.kept
-        logits = memory.logits(tokens, mask)  # (M, K)
-        if pace.first is not None and not keeper.kept.any():
-            chosen = torch.full((len(tokens), 1), pace.first, device=tokens.device)
-        else:
-            scores = torch.zeros(tokens.shape, device=tokens.device)
-            scores[mask] = unsure(memory, logits, tokens[mask])
-            chosen = keeper.best(scores, min(pace.step, missing))  # (B, step)
-        rows = (mask.flatten().cumsum(0) - 1).view(mask.shape).gather(1, chosen)  # of the logits
+        first = pace.first if not keeper.kept.any() else None
+        parts = [
+            _next(memory, tokens[rows], keeper.part(rows), min(pace.step, missing), first)
+            for rows in memory.batches(len(tokens))
+        ]
+        chosen, chances = (torch.cat(each) for each in zip(*parts, strict=True))
         for column in range(chosen.shape[1]):
-            where = torch.zeros_like(mask).scatter_(1, chosen[:, column : column + 1], True)
-            codes = channel.take("codes", where, chances_of(logits[rows[:, column]]))
-            tokens[where] = codes
+            where = torch.zeros_like(keeper.kept).scatter_(1, chosen[:, column : column + 1], True)
+            tokens[where] = channel.take("codes", where, chances[:, column])
         keeper.keep(chosen)
     return tokens, keeper.ranks
+
+
+def _next(memory: Memory, tokens: Tensor, keeper: Keeper, count: int, first: int | None) -> tuple[Tensor, Tensor]:
+    """(B, count) the tokens to keep next, or `first`, and the probabilities (B, count, K) of their codes."""
+    mask = ~keeper.kept
+    logits = memory.logits(tokens, mask)  # (M, K)
+    if first is not None:
+        chosen = torch.full((len(tokens), 1), first, device=tokens.device)
+    else:
+        scores = torch.zeros(tokens.shape, device=tokens.device)
+        scores[mask] = unsure(memory, logits, tokens[mask])
+        chosen = keeper.best(scores, count)
+    rows = (mask.flatten().cumsum(0) - 1).view(mask.shape).gather(1, chosen)  # of the logits
+    return chosen, chances_of(logits[rows.flatten()]).unflatten(0, chosen.shape)
 
 
 def code_replayed(channel: Channel, memory: Memory, pace: Pace, count: int) -> Sent:

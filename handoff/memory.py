@@ -131,6 +131,7 @@ def take_memory(cfg: Config, split: Split, machine: Machine, measured: bool = Fa
         device=machine.device,
         bf16=machine.bf16,
         batch_size=section.batch_size,
+        budget=machine.memory,
         second_judges={} if clean is None else {CLEAN: clean.model},
         painter=None if painter is None else painter.model,
         world=machine.world,

@@ -85,9 +85,9 @@ class MergedMemory:
         self.side, self.device = memory.side, memory.device
         self.members = torch.nn.functional.one_hot(merging.assignment, merging.size).float()  # (K, size)
 
-    def logits(self, tokens: Tensor, mask: Tensor) -> Tensor:
+    def logits(self, tokens: Tensor, mask: Tensor, wanted: Tensor | None = None) -> Tensor:
         """(B, N) merged codes -> (M, size) of the masked ones."""
-        probabilities = self.memory.logits(self.merging.shown[tokens], mask).softmax(1) @ self.members
+        probabilities = self.memory.logits(self.merging.shown[tokens], mask, wanted).softmax(1) @ self.members
         return probabilities.clamp(min=1e-30).log()
 
 

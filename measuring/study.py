@@ -26,7 +26,7 @@ from pipeline.progress import progress_bar
 from pipeline.tables import Rows
 from recall.choosing import Choosing, choose_order
 from recall.fillers import Prediction, distil_filler
-from recall.hole import Filled, dig
+from recall.hole import Filled, dig, joined
 from recall.memory import Memory
 from settings.judges import JUDGES
 from settings.strategies import STRATEGIES
@@ -286,9 +286,13 @@ def recall_batch(
         if filler.passes > 1:
             filled = filler.fill_all(hole, decodings, draws)
         else:
-            prediction = filler.predict(hole)
-            filled = {decoding: prediction.decode(decoding, draws) for decoding in decodings}
-            tokens, answers = judge_prediction(prediction, batch.tokens)
+            parts, judged = [], []
+            for prediction, true in zip(filler.predictions(hole), batch.tokens.split(filler.at_once), strict=True):
+                parts.append(prediction.decode_all(decodings, draws))
+                judged.append(judge_prediction(prediction, true))
+            filled = {decoding: joined([part[decoding] for part in parts]) for decoding in decodings}
+            tokens = {name: torch.cat([measures[name] for measures, _ in judged]) for name in judged[0][0]}
+            answers = (torch.cat([each[0] for _, each in judged]), torch.cat([each[1] for _, each in judged]))
     painted = {decoding: (memory.paint(answer), answer.tokens) for decoding, answer in filled.items()}
     return Recalled(painted, tokens, answers)
 

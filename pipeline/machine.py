@@ -81,7 +81,12 @@ class Machine:
     bf16: bool
     threads: int
     check_every: int = 50  # steps between looks at whether the losses are finite, for which a GPU has to wait
+    memory: int = 2**30  # bytes, for what models compute in between when they are asked
     world: World = field(default_factory=Alone)
+
+    def at_once(self, bytes_each: int, most: int = 250) -> int:
+        """How many pictures to ask about at once, of which each takes so many bytes."""
+        return rows_within(self.memory, bytes_each, most)
 
     def describe(self) -> str:
         names = {"cpu": f"{self.threads} threads"}
@@ -90,6 +95,11 @@ class Machine:
         shown = f"{self.device.type} ({names.get(self.device.type, 'GPU')})"
         shown = f"{self.world.size} processes on {shown}" if self.world.size > 1 else shown
         return f"{shown}, training in {'bf16' if self.bf16 else 'fp32'}"
+
+
+def rows_within(memory: int, bytes_each: int, most: int) -> int:
+    """How many rows of `bytes_each` fit into `memory` bytes: 1 at least, `most` at most."""
+    return max(1, min(most, memory // bytes_each))
 
 
 class MachineSettings(Protocol):
@@ -106,6 +116,9 @@ class MachineSettings(Protocol):
 
     @property
     def threads(self) -> int: ...
+
+    @property
+    def memory(self) -> float: ...
 
     @property
     def check_every(self) -> int: ...
@@ -132,7 +145,7 @@ def prepare_machine(settings: MachineSettings, say: Callable[[str], None] = prin
         say("precision: bf16 as asked for, but this device only emulates it: expect it to be slow")
     bf16 = precision == "bf16" or (precision == "auto" and native)
     world = join_world(on_cpu=chosen.type == "cpu")
-    return Machine(chosen, bf16, torch.get_num_threads(), settings.check_every, world)
+    return Machine(chosen, bf16, torch.get_num_threads(), settings.check_every, round(settings.memory * 2**30), world)
 
 
 def _choose_device(asked: str) -> torch.device:

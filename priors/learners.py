@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from models.codes import Filling
+from models.sizes import completing_bytes
 from pipeline.configured import configured
 from pipeline.draws import Draws, for_rows, whole
 from pipeline.machine import Machine, Stream, generator
@@ -91,16 +92,17 @@ class PixelCNNLearner(PriorLearner):
         return self.bits(self.data.val[rows], None if self.data.val_facts is None else self.data.val_facts[rows])
 
     @torch.no_grad()
-    def bits(self, tokens: Tensor, facts: Tensor | None, batch_size: int = 250) -> dict[str, float]:
+    def bits(self, tokens: Tensor, facts: Tensor | None) -> dict[str, float]:
         """bits_per_code, and untold_bits_per_code where that makes sense."""
-        values = {"bits_per_code": self._mean_bits(tokens, facts, batch_size)}
+        values = {"bits_per_code": self._mean_bits(tokens, facts)}
         if facts is not None and self.section.label_drop > 0:
-            values["untold_bits_per_code"] = self._mean_bits(tokens, None, batch_size)
+            values["untold_bits_per_code"] = self._mean_bits(tokens, None)
         return values
 
-    def _mean_bits(self, tokens: Tensor, facts: Tensor | None, batch_size: int) -> float:
+    def _mean_bits(self, tokens: Tensor, facts: Tensor | None) -> float:
         self.model.eval()
-        device = self.machine.device
+        device, config = self.machine.device, self.model.config
+        batch_size = self.machine.at_once(completing_bytes(tokens.shape[1], config.codebook_size, config.width))
 
         def of_batch(start: int) -> float:
             rows = slice(start, start + batch_size)

@@ -26,12 +26,15 @@ GROUPS = 8  # passes of the strategies that rank once
 
 @dataclass(frozen=True)
 class Choosing:
-    """How hard to think. choosing_passes: of the greedy strategies, each keeps N / choosing_passes tokens more
-    ("selective" always one); look_ahead: share of the tokens that "adaptive" tries out, `candidates` for the first;
-    code_share: weight of code vectors beside pixels there; blocks: rectangles of "block"."""
+    """How hard to think. choosing_passes: of the greedy strategies, each keeps N / choosing_passes tokens more, and
+    "selective" N / selective_passes; look_ahead: share of the tokens that "adaptive" tries out, look_ahead_tokens at
+    most, `candidates` for the first; code_share: weight of code vectors beside pixels there; blocks: rectangles of
+    "block"."""
 
     choosing_passes: int = 24
+    selective_passes: int = 64
     look_ahead: float = 0.5
+    look_ahead_tokens: int = 32
     candidates: int = 8
     code_share: float = 0.5
     blocks: int = 1
@@ -39,6 +42,10 @@ class Choosing:
     def step(self, tokens: int) -> int:
         """Tokens that the greedy strategies keep in a pass over a grid of so many."""
         return max(1, round(tokens / self.choosing_passes))
+
+    def tried(self, tokens: int) -> int:
+        """How many tokens of so many "adaptive" tries out."""
+        return min(round(self.look_ahead * tokens), self.look_ahead_tokens)
 
 
 #: (memory, grids (B, N), draws, how hard to think) -> ranks (B, N)
@@ -140,8 +147,9 @@ class Pace(NamedTuple):
     first: int | None = None
 
 
-def one_by_one(memory: Memory, choosing: Choosing) -> Pace:
-    return Pace(1, memory.side // 2 * memory.side + memory.side // 2)
+def from_the_centre(memory: Memory, choosing: Choosing) -> Pace:
+    step = max(1, round(memory.tokens / choosing.selective_passes))
+    return Pace(step, memory.side // 2 * memory.side + memory.side // 2)
 
 
 def few_at_a_time(memory: Memory, choosing: Choosing) -> Pace:
@@ -149,11 +157,11 @@ def few_at_a_time(memory: Memory, choosing: Choosing) -> Pace:
 
 
 #: Those that settings.strategies calls replayed. `coding.replay` goes through the same steps without the other codes.
-PACES: dict[str, Callable[[Memory, Choosing], Pace]] = {"selective": one_by_one, "additive": few_at_a_time}
+PACES: dict[str, Callable[[Memory, Choosing], Pace]] = {"selective": from_the_centre, "additive": few_at_a_time}
 
 
 def selective(memory: Memory, tokens: Tensor, draws: torch.Generator, choosing: Choosing) -> Tensor:
-    return greedy(memory, tokens, unsure, *one_by_one(memory, choosing))
+    return greedy(memory, tokens, unsure, *from_the_centre(memory, choosing))
 
 
 def additive(memory: Memory, tokens: Tensor, draws: torch.Generator, choosing: Choosing) -> Tensor:
@@ -187,9 +195,8 @@ def distortion_per_bit(memory: Memory, tokens: Tensor, draws: torch.Generator, c
 
 
 def _looking_ahead(memory: Memory, tokens: Tensor, choosing: Choosing, per_bit: bool) -> Tensor:
-    look_ahead = round(choosing.look_ahead * memory.tokens)
-    step = choosing.step(memory.tokens)
-    return painted_order(memory, tokens, step, look_ahead, choosing.candidates, choosing.code_share, per_bit)
+    step, tried = choosing.step(memory.tokens), choosing.tried(memory.tokens)
+    return painted_order(memory, tokens, step, tried, choosing.candidates, choosing.code_share, per_bit)
 
 
 #: strategy -> how it orders. The names, and what is said of them, are those of settings.strategies.STRATEGIES.

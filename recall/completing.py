@@ -31,11 +31,12 @@ def complete(
     filling: Filling = Filling(),
     generator: torch.Generator | None = None,
     bf16: bool = False,
+    at_once: int = 250,
 ) -> Completed:
     """Fill all masked tokens; the others stay as they are. codebook: (K, D) code vectors; hole.told: classes (B,).
 
     generator: on the CPU; needed when temperature or choice_noise > 0. bf16: the model is asked in bfloat16, all else
-    is float32.
+    is float32. at_once: pictures that it is asked about at once.
     """
     completed, mask, expected = hole.tokens.clone(), hole.mask, codebook[hole.tokens]
     confidence = torch.ones_like(expected[..., 0])
@@ -43,18 +44,20 @@ def complete(
     for step in range(filling.passes):
         if not waiting.any():
             break
-        with torch.autocast(mask.device.type, torch.bfloat16, enabled=bf16):
-            logits = guided_logits(model, completed, waiting, hole.told, filling.guidance_scale)  # (M, K)
-        chosen = choose_codes(logits, filling, generator)
-        probabilities = logits.softmax(1)
-        sure = torch.full_like(confidence, -1)
-        sure[waiting] = probabilities.gather(1, chosen.unsqueeze(1)).squeeze(1)
-        candidates = completed.masked_scatter(waiting, chosen)
+        candidates, vectors, sure = completed.clone(), expected.clone(), torch.full_like(confidence, -1)
+        for start in range(0, len(mask), at_once):
+            rows = slice(start, start + at_once)
+            asked, told = waiting[rows], None if hole.told is None else hole.told[rows]
+            with torch.autocast(mask.device.type, torch.bfloat16, enabled=bf16):
+                logits = guided_logits(model, completed[rows], asked, told, filling.guidance_scale)  # (M, K)
+            chosen, probabilities = choose_codes(logits, filling, generator), logits.softmax(1)
+            candidates[rows][asked] = chosen
+            vectors[rows][asked] = (probabilities @ codebook).to(vectors)
+            sure[rows][asked] = probabilities.gather(1, chosen.unsqueeze(1)).squeeze(1)
         now = waiting & _take_now(waiting, mask, noisy(sure, step, filling, generator), step, filling)
-        rows = now[waiting]
         completed = torch.where(now, candidates, completed)
-        expected[now] = (probabilities[rows] @ codebook).to(expected)
-        confidence[now] = sure[now]
+        expected = torch.where(now.unsqueeze(2), vectors, expected)
+        confidence = torch.where(now, sure, confidence)
         waiting = waiting & ~now
     return Completed(completed, expected, confidence)
 

@@ -5,7 +5,7 @@ Letters: B batch, N = h*w tokens, K codes, M masked tokens of a batch, D code di
 True = masked. `told` of a hole: classes (B,) for the DistilBERT, facts (B, F) for PixelCNN and GAN.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,7 +18,7 @@ from models.masked_autoencoder import MaskedAutoencoder
 from priors.gan import Generator, fill_from_pool, generate
 from priors.pixelcnn import PixelCNN, draw
 from recall.completing import complete
-from recall.hole import Filled, Filler, Hole, check_decoding, check_kept
+from recall.hole import Filled, Filler, Hole, check_decoding, check_kept, joined
 from recall.memory import Memory
 from recall.simple_fillers import known_pixels, missing_pixels
 from settings.strategies import DECODINGS
@@ -91,16 +91,21 @@ class Prediction(NamedTuple):
         vectors[mask] = (self.probabilities @ self.codebook).to(vectors)
         return Filled(grids, vectors, kept=~mask)
 
+    def decode_all(self, decodings: Sequence[str], draws: torch.Generator | None) -> dict[str, Filled]:
+        return {decoding: self.decode(decoding, draws) for decoding in decodings}
+
 
 @dataclass(frozen=True)
 class DistilFiller:
-    """A DistilBERT, all at once or a part in each of several passes. bf16: it is asked in bfloat16."""
+    """A DistilBERT, all at once or a part in each of several passes. bf16: it is asked in bfloat16. at_once: so many
+    pictures at a time; which are drawn together does not change what is drawn."""
 
     name: str
     model: "DistilBertForMaskedLM"
     codebook: Tensor  # (K, D)
     filling: Filling = Filling()
     bf16: bool = False
+    at_once: int = 250  # pictures
 
     @property
     def passes(self) -> int:
@@ -110,9 +115,13 @@ class DistilFiller:
     def decodings(self) -> tuple[str, ...]:
         return tuple(DECODINGS)
 
+    def predictions(self, hole: Hole) -> Iterator[Prediction]:
+        """Everything that is masked, given what is known, in one pass; for `at_once` pictures after the other."""
+        for start in range(0, len(hole.tokens), self.at_once):
+            yield self._predict(hole.part(slice(start, start + self.at_once)))
+
     @torch.no_grad()
-    def predict(self, hole: Hole) -> Prediction:
-        """Everything that is masked, given what is known, in one pass."""
+    def _predict(self, hole: Hole) -> Prediction:
         with torch.autocast(hole.tokens.device.type, torch.bfloat16, enabled=self.bf16):
             logits = guided_logits(self.model, hole.tokens, hole.mask, hole.told, self.filling.guidance_scale)
         return Prediction(hole, logits, logits.softmax(1), self.codebook, self.filling)
@@ -125,8 +134,8 @@ class DistilFiller:
         for decoding in decodings:
             check_decoding(self, decoding)
         if self.passes == 1:
-            prediction = self.predict(hole)
-            return {decoding: prediction.decode(decoding, draws) for decoding in decodings}
+            parts = [prediction.decode_all(decodings, draws) for prediction in self.predictions(hole)]
+            return {decoding: joined([part[decoding] for part in parts]) for decoding in decodings}
         found: dict[str, Filled] = {}
         undrawn = None
         for decoding in decodings:
@@ -139,7 +148,7 @@ class DistilFiller:
 
     def _in_passes(self, hole: Hole, decoding: str, draws: torch.Generator | None) -> Filled:
         filling = with_temperature(self.filling, decoding)
-        found = complete(self.model, hole, self.codebook, filling, draws, self.bf16)
+        found = complete(self.model, hole, self.codebook, filling, draws, self.bf16, self.at_once)
         return (
             Filled(found.indices, found.expected, kept=~hole.mask) if decoding == "expected" else Filled(found.indices)
         )
@@ -149,7 +158,7 @@ def distil_filler(
     memory: Memory, filling: Filling = Filling(), model: "DistilBertForMaskedLM | None" = None, name: str = "DistilBERT"
 ) -> DistilFiller:
     """The memory's own DistilBERT, or another one over the same codes, in the precision of the memory."""
-    return DistilFiller(name, model or memory.distil, memory.codebook, filling, memory.bf16)
+    return DistilFiller(name, model or memory.distil, memory.codebook, filling, memory.bf16, memory.at_once)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Letters: B batch, C channels, H W pixels, N = h*w tokens in raster order, D code
 Masks are bool, True = masked, to be filled.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -20,6 +21,10 @@ class Hole(NamedTuple):
     told: Tensor | None = None  # what each picture is said to be, in the form of the filler; None tells nothing
     pixels: Tensor | None = None  # (B, C, H, W), for those who work on them; None: there is no picture
 
+    def part(self, rows: slice) -> "Hole":
+        """Those of some pictures."""
+        return Hole(*(None if each is None else each[rows] for each in self))  # type: ignore[arg-type]
+
 
 class Filled(NamedTuple):
     """What a filler answers. At most one of vectors and pictures is set; `Memory.paint` paints all three."""
@@ -28,6 +33,17 @@ class Filled(NamedTuple):
     vectors: Tensor | None = None  # (B, N, D): paint these instead of the tokens
     pictures: Tensor | None = None  # (B, C, H, W): already painted
     kept: Tensor | None = None  # (B, N) bool, True = known; beside vectors that are to be expected in the others
+
+    def part(self, rows: slice) -> "Filled":
+        """Those of some pictures."""
+        return Filled(*(None if each is None else each[rows] for each in self))  # type: ignore[arg-type]
+
+
+def joined(parts: Sequence[Filled]) -> Filled:
+    """Parts of the same kind, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    return Filled(*(None if each[0] is None else torch.cat(each) for each in zip(*parts, strict=True)))  # type: ignore[arg-type]
 
 
 class Filler(Protocol):

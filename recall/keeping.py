@@ -113,6 +113,12 @@ class Keeper:
         self.ranks = torch.full(tokens.shape, -1, dtype=torch.long, device=tokens.device)
         self.left = tokens.shape[1]
 
+    def part(self, rows: slice) -> "Keeper":
+        """Of some pictures, to be looked at."""
+        own = Keeper(self.kept[rows])
+        own.kept, own.ranks, own.left = self.kept[rows], self.ranks[rows], self.left
+        return own
+
     def best(self, scores: Tensor, count: int) -> Tensor:
         """(B, count): the tokens of highest score that are not kept yet; equal ones in raster order."""
         ordered = scores.masked_fill(self.kept, float("-inf")).argsort(dim=1, descending=True, stable=True)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from models.distilbert import masked_logits
+from models.sizes import completing_bytes, painting_bytes
+from pipeline.machine import rows_within
 from pipeline.world import Alone, World
 from recall.hole import Filled
 from recall.painter import CodePainter
@@ -32,7 +34,8 @@ class Memory:
     `position_shares`: (N, K), how often each code stands at each position of the training grids. `bf16`: the DistilBERT
     is asked in bfloat16, and choosing paints in it; whatever is measured is painted in float32. `classifier`: the judge
     trained with blurred and grey cells; `second_judges`: others, by their name in settings.judges.JUDGES. `painter`:
-    None where the VQ-VAE's decoder paints everything. `world`: the processes that measure together.
+    None where the VQ-VAE's decoder paints everything. `world`: the processes that measure together. No more than
+    `batch_size` pictures are asked about at once, and no more than `budget` has room for.
     """
 
     vqvae: VQVAE
@@ -42,6 +45,7 @@ class Memory:
     device: torch.device
     bf16: bool = False
     batch_size: int = 250
+    budget: int = 2**30  # bytes
     second_judges: "Mapping[str, Classifier | ImageNetJudge]" = field(default_factory=dict)
     painter: CodePainter | None = None
     world: World = field(default_factory=Alone)
@@ -50,6 +54,12 @@ class Memory:
         self.codebook = self.vqvae.codebook_vectors().detach()  # (K, D)
         self.blank = average_code(self.position_shares, self.codebook)  # (D,)
         self.side = self.vqvae.config.grid
+
+    @property
+    def at_once(self) -> int:
+        """Pictures that are asked about at once."""
+        completing = completing_bytes(self.tokens, len(self.codebook), self.distil.config.dim)
+        return rows_within(self.budget, completing + painting_bytes(self.vqvae.config), self.batch_size)
 
     @property
     def tokens(self) -> int:
@@ -66,10 +76,14 @@ class Memory:
 
     def encode(self, pictures: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, N) indices."""
-        return self.vqvae.encode_indices(pictures.to(self.device)).flatten(1)
+        found = [self.vqvae.encode_indices(pictures[rows].to(self.device)) for rows in self.batches(len(pictures))]
+        return torch.cat(found).flatten(1)
 
     def paint(self, filled: Filled) -> Tensor:
         """What a filler answered -> (B, C, H, W); vectors to expect by the painter, where there is one."""
+        return torch.cat([self._paint(filled.part(rows)) for rows in self.batches(len(filled.tokens))])
+
+    def _paint(self, filled: Filled) -> Tensor:
         if self.painter is not None and filled.vectors is not None and filled.kept is not None:
             return self.painter(filled.vectors, filled.kept)
         return paint(self.vqvae, filled)
@@ -82,10 +96,14 @@ class Memory:
         """The precision in which the DistilBERT is asked."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
-    def logits(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """(M, K) of the masked tokens, in batches, in the precision of choosing."""
-        with self.autocast():
-            parts = [masked_logits(self.distil, tokens[rows], mask[rows]) for rows in self.batches(len(tokens))]
+    def logits(self, tokens: Tensor, mask: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """(M, K) of the masked tokens, in batches, in the precision of choosing. wanted: (B, N), those of the masked
+        ones that are asked for; None: all."""
+        parts = []
+        for rows in self.batches(len(tokens)):
+            with self.autocast():
+                found = masked_logits(self.distil, tokens[rows], mask[rows])
+            parts.append(found if wanted is None else found[wanted[rows][mask[rows]]])
         return torch.cat(parts)
 
     def grids_behind(self, filled: Filled, painted: Tensor) -> Tensor:
@@ -109,11 +127,14 @@ class Memory:
         return {name: self._ask(judge, pictures, tokens).argmax(1) for name, judge in self.judges.items()}
 
     def _ask(self, judge: "Classifier | ImageNetJudge", pictures: Tensor, tokens: Tensor) -> Tensor:
-        return judge(self.grid(tokens) if judge.sees_codes else pictures).float()
+        seen = self.grid(tokens) if judge.sees_codes else pictures
+        return torch.cat([judge(seen[rows]).float() for rows in self.batches(len(seen))])
 
     def batches(self, count: int) -> Iterator[slice]:
-        for start in range(0, count, self.batch_size):
-            yield slice(start, start + self.batch_size)
+        """Slices of so many pictures that are asked about at once."""
+        step = self.at_once
+        for start in range(0, count, step):
+            yield slice(start, min(start + step, count))
 
 
 def paint(vqvae: VQVAE, filled: Filled) -> Tensor:

@@ -22,6 +22,9 @@ class RunSection(Section):
     """float32 products of a GPU with ten bits instead of 23: faster, but codes and errors differ in the third digit."""
     threads: Annotated[Whole, Field(ge=0)] = 0
     """CPU threads; 0 takes all cores. Another number of threads changes the last digits of results."""
+    memory: Annotated[Real, Field(gt=0, le=1024)] = 1.0
+    """GB for what models compute in between when they are asked (validation, choosing, the study): batches are cut to
+    fit. Training takes what its batch_size takes. The same on every machine, so that results are, too."""
     check_every: PositiveInt = 50
     """Steps of training between looks at whether the loss is still finite; a GPU has to wait for each."""
     mlflow: bool = True

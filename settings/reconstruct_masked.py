@@ -74,8 +74,12 @@ class ReconstructMaskedSection(Section):
     """How often the strategies random and block are repeated, in the last of the decodings."""
     choosing_passes: PositiveInt = 24
     """Passes over the grid of the greedy strategies; each keeps tokens / passes more."""
+    selective_passes: PositiveInt = 64
+    """The same of selective; one token in each pass on grids of up to so many."""
     look_ahead: Annotated[Real, Field(ge=0, le=1)] = 0.5
     """Share of the tokens for which adaptive tries candidates out before it keeps one."""
+    look_ahead_tokens: Annotated[Whole, Field(ge=0)] = 32
+    """No more of them than so many, however large the grid is."""
     candidates: PositiveInt = 8
     """Candidates for the first of them; evenly fewer for the next, one for the last."""
     code_share: Annotated[Real, Field(ge=0, le=1)] = 0.5

@@ -36,7 +36,7 @@ STRATEGIES: dict[str, Strategy] = {
     ),
     "selective": Strategy(
         "keep the least sure one by one, from the centre on",
-        "what the model is least sure of given what is kept; one by one, from the centre on",
+        "what the model is least sure of given what is kept; one by one (a few on large grids), from the centre on",
         _CONFIDENCE,
         3,
         replayed=True,

@@ -46,7 +46,14 @@ def commands(target: str, environment: Path, *words: str) -> str:
         ("study", [f"python reconstruct_masked.py {GIVEN} --reconstruct_masked.pictures null"]),
         ("app", [f"python app.py {GIVEN}"]),
         ("bits", [f"python compare_bits.py {GIVEN}"]),
-        ("bench", ["python benchmarks/training_step.py", f"python benchmarks/published_loop.py {GIVEN}"]),
+        (
+            "bench",
+            [
+                "python benchmarks/training_step.py",
+                "python benchmarks/peak_memory.py",
+                f"python benchmarks/published_loop.py {GIVEN}",
+            ],
+        ),
         ("ui", ["python summary.py --ui --run.seed 3"]),
         ("test", ["python -m pytest"]),
         (

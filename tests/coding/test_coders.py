@@ -68,6 +68,14 @@ def test_codes_that_are_not_kept_change_nothing(name: str) -> None:
     assert noisy.streams() == sender.streams()
 
 
+@pytest.mark.parametrize("name", ["groups", "kept", "selective", "additive"])
+def test_a_reader_with_less_memory_reads_the_same(name: str) -> None:
+    sender = Sender(some_tokens(), some_kept(7))
+    sent = coders(tiny_memory(), 7)[name](sender)
+    received = coders(tiny_memory(budget=1), 7)[name](Receiver(sender.streams()))
+    assert all(torch.equal(*each) for each in zip(sent, received, strict=True))
+
+
 @pytest.mark.parametrize("strategy", PACES)
 @pytest.mark.parametrize("count", [1, 4, 7, N])
 def test_a_replay_keeps_what_the_strategy_keeps(strategy: str, count: int) -> None:

@@ -66,6 +66,18 @@ def mask_of(study: Study, strategy: str, count: int, seed: int = 0) -> Tensor:
 # What is measured
 
 
+@pytest.mark.parametrize("passes", [1, 3])
+def test_how_much_memory_there_is_makes_no_difference(passes: int, split: Split, indices: HandedIndices) -> None:
+    plan = replace(PLAN, filling=Filling(passes, temperature=1.0))
+    tight, ample = (
+        measured(plan, split, indices, tiny_memory(classifier="compact", budget=budget)) for budget in (1, 2**30)
+    )
+    assert tight.cells.keys() == ample.cells.keys()
+    for key, table in ample.cells.items():
+        torch.testing.assert_close(tight.cells[key], table, equal_nan=True)
+    assert tight.calibration == pytest.approx(ample.calibration)
+
+
 def test_a_batch_has_pictures_and_reconstructions_in_the_unit_range(split: Split, indices: HandedIndices) -> None:
     memory = tiny_memory(classifier="compact")
     batches = list(batches_of(memory, split, indices, np.array([1, 4, 5, 6]), 3))

@@ -53,6 +53,13 @@ def masks_asked(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]
 # All strategies
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_how_much_memory_there_is_makes_no_difference(strategy: str) -> None:
+    tight = tiny_memory(budget=1)
+    assert tight.at_once == 1
+    assert torch.equal(order_by(strategy, some_tokens(), tight), order_by(strategy, some_tokens()))
+
+
 def test_every_strategy_of_the_registry_has_an_order_and_a_place_of_its_own_in_figures() -> None:
     assert list(ORDERS) == list(STRATEGIES)
     assert sorted(strategy.place for strategy in STRATEGIES.values()) == list(range(len(STRATEGIES)))
@@ -270,6 +277,21 @@ def test_adaptive_tries_for_its_first_tokens_only(monkeypatch: pytest.MonkeyPatc
     order_by("adaptive", some_tokens(2), memory, choosing=choosing)
     counts = [(len(mask), int(mask[0].sum())) for mask in asked]
     assert counts == [(2, 16), (6, 15), (6, 14), (4, 13), (2, 12), (2, 8), (2, 4)]
+
+
+@torch.no_grad()
+def test_on_a_large_grid_the_number_of_questions_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """N = 64: selective keeps 4 tokens a pass beside the first; adaptive tries out 2 and 1 for the first two tokens,
+    then keeps 16 a pass."""
+    memory = tiny_memory(8)
+    asked = masks_asked(memory, monkeypatch)
+    choosing = Choosing(choosing_passes=4, selective_passes=16, look_ahead_tokens=2, candidates=2)
+    order_by("selective", some_tokens(2, 8), memory, choosing=choosing)
+    assert [int(mask[0].sum()) for mask in asked] == list(range(63, 0, -4))
+    asked.clear()
+    order_by("adaptive", some_tokens(2, 8), memory, choosing=choosing)
+    counts = [(len(mask), int(mask[0].sum())) for mask in asked]
+    assert counts == [(2, 64), (4, 63), (2, 62), (2, 46), (2, 30), (2, 14)]
 
 
 def test_adaptive_without_look_ahead_and_codes_is_painted() -> None:

@@ -1,7 +1,7 @@
 """One seam for all who fill in: known tokens stay, nobody looks, the same decodings. K = 11 codes, 5x5 tokens."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -164,6 +164,22 @@ def test_one_pass_is_the_likeliest_the_drawn_and_the_mean(codebook: Tensor, toke
     assert not torch.equal(drawn.tokens, likeliest.tokens)
     assert mean.vectors is not None
     torch.testing.assert_close(mean.vectors[mask], logits.softmax(1) @ codebook)
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize("passes", [1, 4])
+@pytest.mark.parametrize("decoding", DECODINGS)
+def test_how_many_are_asked_about_at_once_makes_no_difference(
+    decoding: str, passes: int, at_once: int, codebook: Tensor, tokens: Tensor, mask: Tensor
+) -> None:
+    """Neither to what is drawn nor to what is told to whom."""
+    filler = distil_filler(codebook, passes, classes=3, guidance_scale=2.0, choice_noise=1.0)
+    hole = dig(tokens, mask, torch.tensor([0, 1, 2, 0]))
+    together = filler.fill(hole, decoding, seeded(6))
+    in_parts = replace(filler, at_once=at_once).fill(hole, decoding, seeded(6))
+    assert torch.equal(in_parts.tokens, together.tokens)
+    torch.testing.assert_close(in_parts.vectors, together.vectors)
+    assert (in_parts.kept is None) == (together.kept is None)
 
 
 @pytest.mark.parametrize("decoding", DECODINGS)

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from models.distilbert import masked_logits
+from models.sizes import completing_bytes, painting_bytes
 from recall.hole import dig
 from recall.memory import Memory, shares_by_position
 from recall.simple_fillers import NotCompleted
@@ -52,6 +53,16 @@ def test_blank_is_the_average_code_of_the_training_grids(tokens: Tensor) -> None
     vectors = memory.codebook[tokens]
     vectors[2, 4] = expected
     torch.testing.assert_close(paint_blank(memory, tokens, mask), painted_vectors(memory, vectors))
+
+
+def test_batches_fit_into_the_budget_and_hold_one_picture_at_least() -> None:
+    memory = tiny_memory(SIDE, batch_size=4)
+    each = completing_bytes(N, K, 16) + painting_bytes(memory.vqvae.config)
+    found = {}
+    for pictures in (0.5, 1, 2.9, 3, 100):
+        memory.budget = int(pictures * each)
+        found[pictures] = [len(range(7)[rows]) for rows in memory.batches(7)]
+    assert found == {0.5: [1] * 7, 1: [1] * 7, 2.9: [2, 2, 2, 1], 3: [3, 3, 1], 100: [4, 3]}
 
 
 def test_sizes_come_from_the_vqvae() -> None:

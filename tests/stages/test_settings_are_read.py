@@ -36,8 +36,8 @@ def test_every_setting_is_read_by_something(ran):
 #: Another value of each setting that says what to measure, or how an own picture is completed
 OTHER_VALUES = {
     "strategies": ["half"], "decodings": ["sample"], "percentages": [20], "batch_size": 3, "seeds": 1,
-    "choosing_passes": 2, "look_ahead": 0.9, "candidates": 3, "code_share": 0.1, "blocks": 2, "passes": 2,
-    "fill_order": "halton", "choice_noise": 1.0,
+    "choosing_passes": 2, "selective_passes": 3, "look_ahead": 0.9, "look_ahead_tokens": 2, "candidates": 3,
+    "code_share": 0.1, "blocks": 2, "passes": 2, "fill_order": "halton", "choice_noise": 1.0,
     "temperature": 0.5, "top_k": 3, "top_p": 0.5, "tell_class": True, "guidance_scale": 2.0,
 }  # fmt: skip
 OTHER_OWN = {"percent": 20, "strategy": "half", "decoding": "sample", "samples": 1, "fit": "tile", "margin": 1}

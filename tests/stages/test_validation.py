@@ -1,5 +1,7 @@
 """What learners look at after an epoch: a part of the validation pictures, the same each time."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -29,6 +31,14 @@ def learners(ran, machine):
         "mae": train_mae.MAELearner(cfg.train_mae, split, 4, machine, 0, False),
         "pixelcnn": build_learner(cfg.train_prior, grids, machine, 0),
     }
+
+
+@pytest.mark.parametrize("kind", ["vqvae", "distil", "pixelcnn"])
+@torch.no_grad()
+def test_how_much_memory_there_is_makes_no_difference(learners, machine, monkeypatch, kind):
+    ample = learners[kind].validate()
+    monkeypatch.setattr(learners[kind], "machine", replace(machine, memory=1))
+    assert learners[kind].validate() == pytest.approx(ample, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
