@@ -25,7 +25,7 @@ from torch import Tensor
 
 from masking import random_mask
 from models.codes import Filling
-from models.distilbert import DistilShape, build_distilbert
+from models.distilbert import DistilShape, build_distilbert, prepare_for
 from models.sizes import painting_bytes
 from pipeline.files import write_csv
 from pipeline.machine import Machine, generator, prepare_machine
@@ -49,7 +49,8 @@ class AskedModels:
         self.machine, self.size, self.pictures = machine, size, pictures
         self.vqvae = VQVAE(VQVAEConfig(image_size=size, hidden=128, codebook_size=codes)).to(machine.device).eval()
         tokens = self.vqvae.config.tokens
-        self.distil = build_distilbert(codes, tokens, DistilShape(192, 4, 4)).to(machine.device).eval()
+        self.distil = build_distilbert(codes, tokens, DistilShape(192, 4, 4)).eval()
+        prepare_for(self.distil, machine.device, training=False)
         self.tokens = torch.randint(0, codes, (pictures, tokens), generator=generator(0))
         shares = torch.full((tokens, codes), 1 / codes, device=machine.device)
         self.memory = Memory(
