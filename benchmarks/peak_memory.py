@@ -11,7 +11,6 @@ it asks. Pictures and grids are noise.
 """
 
 import argparse
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ if __name__ == "__main__":  # started as a file: the project is one folder up
 import torch
 from torch import Tensor
 
+from benchmarks.measured import in_own_process, print_table, resident_megabytes
 from masking import random_mask
 from models.codes import Filling
 from models.distilbert import DistilShape, build_distilbert, prepare_for
@@ -99,14 +99,6 @@ QUESTIONS: dict[str, Callable[[AskedModels], int]] = {
 }
 
 
-def resident_megabytes() -> float:
-    """The largest so far, of this process."""
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
-
-
 @torch.no_grad()
 def measure_question(name: str, asked: AskedModels) -> list[object]:
     start, began = resident_megabytes(), time.perf_counter()
@@ -137,14 +129,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         machine = prepare_machine(RunSection(threads=given.threads, memory=given.memory), lambda text: None)
         print(*measure_question(given.only, AskedModels(given.size, given.codes, given.pictures, machine)), sep=",")
         return 0
-    rows: list[list[object]] = []
-    print("  ".join(PEAK_HEADER))
-    for name in QUESTIONS:
-        options = [f"--{key}={getattr(given, key)}" for key in ("size", "codes", "pictures", "threads", "memory")]
-        call = [sys.executable, __file__, "--only", name, *options]
-        rows.append([*subprocess.run(call, check=True, capture_output=True, text=True).stdout.strip().split(",")])
-        widths = map(len, PEAK_HEADER)
-        print("  ".join(str(value).rjust(width) for value, width in zip(rows[-1], widths, strict=True)), flush=True)
+    options = [f"--{key}={getattr(given, key)}" for key in ("size", "codes", "pictures", "threads", "memory")]
+    rows = [in_own_process(__file__, ["--only", name, *options]) for name in QUESTIONS]
+    print_table(PEAK_HEADER, rows)
     if given.save:
         write_csv(given.save, PEAK_HEADER, rows)
     return 0

@@ -26,6 +26,7 @@ if __name__ == "__main__":  # started as a file: the project is one folder up
 import torch
 from torch import Tensor, nn
 
+from benchmarks.measured import print_table
 from pipeline.files import write_csv
 from pipeline.machine import generator, prepare_machine, versions
 from pipeline.optimizer import FitOptimizer, OptimizerKind
@@ -140,9 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ways = [make_way(name, bf16, config, pictures) for name, bf16, config in recipes if machine.bf16 or not bf16]
     rows = measure(ways, asked.batch, asked.rounds, machine.device)
     print(f"{machine.describe().split(',')[0]}, torch {versions()['torch']}; {asked.rounds} turns of {STEPS} steps")
-    widths = [max(len(str(row[column])) for row in [STEP_HEADER, *rows]) for column in range(len(STEP_HEADER))]
-    for row in [STEP_HEADER, *rows]:
-        print("  ".join(str(value).rjust(width) for value, width in zip(row, widths, strict=True)))
+    print_table(STEP_HEADER, rows)
     if asked.save:
         write_csv(asked.save, STEP_HEADER, rows)
     return 0
