@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pipeline.draws import Draws, for_rows
 from pipeline.files import InputError
+from pipeline.machine import sent
 
 RatioSchedule = Literal["cosine", "uniform", "fixed"]
 
@@ -198,7 +199,7 @@ def all_but(components: int, kept: Sequence[int]) -> Tensor:
 def hide_components(pictures: Tensor, mask: Tensor) -> Tensor:
     """(B, C, H, W) in [-1, 1] with masked components (mask (B, C) or (C,), True = masked) set to 0, which is mid-grey,
     127.5 of 255."""
-    return pictures.masked_fill(mask.to(pictures.device)[..., None, None], 0.0)
+    return pictures.masked_fill(sent(mask, pictures.device)[..., None, None], 0.0)
 
 
 def hide(indices: Tensor, mask: Tensor, mask_id: int) -> Tensor:

@@ -32,7 +32,7 @@ from pipeline.configured import configured
 from pipeline.draws import Draws, for_rows
 from pipeline.figures import confusion_figure
 from pipeline.files import InputError, write_csv
-from pipeline.machine import Machine, Stream, generator, prepare_machine
+from pipeline.machine import Machine, Stream, generator, prepare_machine, sent
 from pipeline.stage import Stage, inputs_of, open_stage, say
 from pipeline.training import Goal, run_trial, train
 from pipeline.tuning import suggest
@@ -89,7 +89,7 @@ class ClassifierLearner:
             x = flip(x, generator)
         if self.section.augmentation in ("shift", "shift_flip"):
             x = shift_reflected(x, self.split.meta["image_size"] // 8, generator)
-        labels = self.labels[positions].to(self.machine.device)
+        labels = sent(self.labels[positions], self.machine.device)
         seen = self._training_input(x, generator)
         if self.section.degrade and not self.model.sees_codes:
             seen = degrade(seen, self.vqvae.config.stride, generator)
@@ -97,16 +97,21 @@ class ClassifierLearner:
         loss = F.cross_entropy(logits.float(), labels)
         return {"loss": loss, "error": (logits.argmax(1) != labels).float().mean()}
 
+    @property
+    def compiled_parts(self) -> list[torch.nn.Module]:
+        return [self.model]
+
     def _training_input(self, x: Tensor, generator: Draws) -> Tensor:
         """What `inputs` asks for; with both, a coin for each picture."""
         if self.model.sees_codes:
             return self.as_codes(x)
         if self.section.inputs == "originals":
             return x
-        coins = for_rows(len(x), generator, lambda n, g: torch.rand(n, generator=g) < 0.5).to(x.device)
-        chosen = coins if self.section.inputs == "both" else torch.ones_like(coins)
+        coins = for_rows(len(x), generator, lambda n, g: torch.rand(n, generator=g) < 0.5)
+        coins = coins if self.section.inputs == "both" else torch.ones_like(coins)
+        chosen = sent(coins.nonzero().squeeze(1), x.device)
         painted = x.clone()
-        if chosen.any():
+        if len(chosen):
             painted[chosen] = self.as_reconstruction(x[chosen])
         return painted
 

@@ -38,7 +38,7 @@ from pipeline.configured import configured
 from pipeline.draws import Draws, for_rows
 from pipeline.figures import BLUE, GREY, ORANGE, component_rows, curves_figure, picture_grid
 from pipeline.files import InputError, write_array, write_csv
-from pipeline.machine import Machine, Stream, generator, prepare_machine
+from pipeline.machine import Machine, Stream, generator, prepare_machine, sent
 from pipeline.metrics import to_unit
 from pipeline.stage import Stage, inputs_of, open_stage, say
 from pipeline.training import Goal, run_trial, train
@@ -95,6 +95,10 @@ class DistilLearner:
         return len(self.train_tokens)
 
     @property
+    def compiled_parts(self) -> list[torch.nn.Module]:
+        return [self.model.distilbert]
+
+    @property
     def undecayed(self) -> list[str]:
         """The bias of attention: weight decay would make far cells near."""
         return [name for name, _ in self.model.named_parameters() if name.startswith("near.")]
@@ -108,11 +112,10 @@ class DistilLearner:
             self.reader.ask(rows)
 
     def step(self, rows: Tensor, generator: Draws) -> dict[str, Tensor]:
-        tokens = self._tokens(rows, generator)
+        tokens = sent(self._tokens(rows, generator), self.machine.device)
         mask = self._draw_masks(len(rows), generator) if self.once is None else self.once[rows]
         labels = self._labels(rows, generator) if self.section.condition_on_class else None
-        device = self.machine.device
-        losses, right = masked_cross_entropy(self.model, tokens.to(device), mask.to(device), labels)
+        losses, right = masked_cross_entropy(self.model, tokens, mask, labels)
         world = self.machine.world
         return {"loss": shared_mean(world, losses), "accuracy": shared_mean(world, right.float())}
 
@@ -123,7 +126,7 @@ class DistilLearner:
             return self.train_tokens[rows]
         x = self.reader.take(rows)
         with torch.autocast(x.device.type, enabled=False):  # as the indices were made
-            return self.vqvae.encode_indices(augment(x, self.section.augmentation, generator)).flatten(1).cpu()
+            return self.vqvae.encode_indices(augment(x, self.section.augmentation, generator)).flatten(1)
 
     def _labels(self, rows: Tensor, generator: Draws) -> Tensor:
         """(B,) classes, -1 where the class is not told this time."""
@@ -188,7 +191,7 @@ def evaluate(
         percent, start = asked
         rows = slice(start, start + batch_size)
         told = None if labels is None else labels[rows]
-        losses, right = masked_cross_entropy(model, tokens[rows].to(device), masks[percent][rows].to(device), told)
+        losses, right = masked_cross_entropy(model, tokens[rows].to(device), masks[percent][rows], told)
         return losses.cpu(), right.cpu()
 
     batches = [(percent, start) for percent in masks for start in range(0, len(tokens), batch_size)]

@@ -16,7 +16,7 @@ from typing import Any
 
 import optuna
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from handoff.split import PictureReader, Split, note_data, open_split
 from handoff.vqvae import vqvae_key
@@ -81,6 +81,10 @@ class VQVAELearner:
     def told(self, positions: Any) -> Told | None:
         """What the decoder is told about the pictures; None without conditions."""
         return None if self.metadata is None else self.metadata.rows(positions).to(self.machine.device)
+
+    @property
+    def compiled_parts(self) -> list[nn.Module]:
+        return [self.model.encoder, self.model.decoder]
 
     def start_epoch(self, epoch: int) -> None:
         if self.masking.enabled:

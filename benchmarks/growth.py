@@ -32,7 +32,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from benchmarks.measured import in_own_process, print_table, resident_megabytes
+from benchmarks.measured import in_own_process, resident_megabytes, save_table, show_columns
 from handoff.split import Split
 from handoff.vqvae import HandedIndices, HandedVQVAE
 from masking import random_mask, training_mask
@@ -41,7 +41,6 @@ from models.codes import Filling
 from models.distilbert import DistilShape, build_distilbert, masked_cross_entropy, prepare_for
 from pipeline.engine import FitPlan, fit
 from pipeline.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, new_figure, save_png
-from pipeline.files import write_csv
 from pipeline.machine import Machine, generator, prepare_machine, versions
 from pipeline.metrics import to_unit
 from pipeline.optimizer import FitOptimizer
@@ -59,9 +58,9 @@ from vqvae import VQVAE, VQVAEConfig
 GROWTH_HEADER = ("against", "what", "size", "seconds", "low", "high", "peak_megabytes")
 ASKING = tuple(name for name in ReconstructMaskedSection().strategies if not STRATEGIES[name].free)
 TRAININGS = ("VQ-VAE", "DistilBERT")
-STUDY, COMPLETION = "whole study", "completion"
+WHOLE_STUDY, COMPLETION = "whole study", "completion"
 TOKENS_OF_A_CALL = 4096  # pictures of a call are as many as have so many tokens
-LOOKS = tuple((colour, style) for style in ("-", "--", ":") for colour in (BLUE, ORANGE, GREEN, PURPLE, GREY))
+GROWTH_LOOKS = tuple((colour, style) for style in ("-", "--", ":") for colour in (BLUE, ORANGE, GREEN, PURPLE, GREY))
 
 #: What is done once, and how many pictures that is; a point is seconds of a picture.
 Work = tuple[Callable[[], object], int]
@@ -120,7 +119,7 @@ def choosing_work(what: str, tokens: int, machine: Machine) -> Work:
     config, plan = shape_of(tokens), study_plan()
     memory, count = fresh_memory(config, machine), pictures_of_a_call(config)
     grids = noise_grids(count, config, machine)
-    if what != STUDY:
+    if what != WHOLE_STUDY:
         return lambda: choose_order(what, memory, grids, generator(2), plan.choosing), count
     whole = memory.paint_tokens(grids)
     truth, labels = to_unit(noise_pictures(count, config, machine)), torch.zeros(count, dtype=torch.long)
@@ -230,7 +229,7 @@ def split_in(folder: Path, count: int, config: VQVAEConfig) -> Split:
 
 AXES = {
     "pictures": Axis("training pictures", "s for an epoch", (1_000, 10_000, 130_000), TRAININGS, epoch_work),
-    "grid": Axis("tokens of a grid", "s for a picture", (64, 256, 1024), (*ASKING, STUDY), choosing_work),
+    "grid": Axis("tokens of a grid", "s for a picture", (64, 256, 1024), (*ASKING, WHOLE_STUDY), choosing_work),
     "codes": Axis("codes", "s for a picture", (256, 1024, 4096, 16384), (*TRAININGS, COMPLETION), codes_work),
     "batch": Axis("pictures of a batch", "s for a picture", (4, 16, 64, 256), TRAININGS, batch_work),
     "strategies": Axis("tokens of a grid", "s for a picture", (64,), ASKING, choosing_work),
@@ -282,7 +281,7 @@ def growth_figure(axis: Axis, rows: Sequence[Sequence[object]]) -> Figure:
             panel.invert_yaxis()
             panel.set_xlabel(unit, fontsize=8)
             continue
-        for (what, points), (colour, style) in zip(curves.items(), LOOKS, strict=False):
+        for (what, points), (colour, style) in zip(curves.items(), GROWTH_LOOKS, strict=False):
             label = f"{what} ({exponent(points):.2f})" if column == 3 else what
             panel.plot(*zip(*points, strict=True), style, color=colour, marker="o", markersize=3, label=label)
         panel.set_xscale("log", base=2)
@@ -329,12 +328,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows.append(in_own_process(__file__, call))
             print(*rows[-1], flush=True)
     print(f"\n{machine.describe().split(',')[0]}, torch {versions()['torch']}")
-    print_table(GROWTH_HEADER, rows)
+    show_columns(GROWTH_HEADER, rows)
     for what, points in curves_of(rows, 3).items():
         if len(points) > 1:
             print(f"{what}: time grows with exponent {exponent(points):.2f}")
     if given.save:
-        write_csv(given.save, GROWTH_HEADER, rows)
+        save_table(given.save, GROWTH_HEADER, rows, machine, f"python benchmarks/growth.py {given.against}")
     if given.figure:
         save_png(growth_figure(axis, rows), given.figure)
     return 0

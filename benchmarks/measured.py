@@ -1,8 +1,15 @@
 """What benchmarks share: points measured in a process of their own, their memory, and tables on the console."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from docs.shelf import write_table
+from pipeline.machine import Machine, commit
 
 
 def resident_megabytes() -> float:
@@ -21,8 +28,18 @@ def in_own_process(file: str, arguments: Sequence[str]) -> list[str]:
     return done.stdout.strip().splitlines()[-1].split(",")
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+def show_columns(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Columns as wide as they have to be."""
     widths = [max(len(str(row[column])) for row in [header, *rows]) for column in range(len(header))]
     for row in [header, *rows]:
         print("  ".join(str(value).rjust(width) for value, width in zip(row, widths, strict=True)))
+
+
+def save_table(
+    file: Path, header: Sequence[str], rows: Sequence[Sequence[object]], machine: Machine, call: str
+) -> None:
+    """A CSV as docs/tables/ has them: with commit, machine and what was typed."""
+    threads = f"{machine.threads} of {os.cpu_count()} cores"
+    gpu = torch.cuda.get_device_name(machine.device) if machine.device.type == "cuda" else "no GPU"
+    facts = {"run": "not kept", "commit": commit()[:12], "machine": f"{threads}, {gpu}", "command": call}
+    write_table(file, facts, [dict(zip(header, row, strict=True)) for row in rows])

@@ -22,12 +22,11 @@ if __name__ == "__main__":  # started as a file: the project is one folder up
 import torch
 from torch import Tensor
 
-from benchmarks.measured import in_own_process, print_table, resident_megabytes
+from benchmarks.measured import in_own_process, resident_megabytes, save_table, show_columns
 from masking import random_mask
 from models.codes import Filling
 from models.distilbert import DistilShape, build_distilbert, prepare_for
 from models.sizes import painting_bytes
-from pipeline.files import write_csv
 from pipeline.machine import Machine, generator, prepare_machine
 from pipeline.metrics import picture_errors, to_unit
 from recall.choosing import Choosing, choose_order
@@ -131,9 +130,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     options = [f"--{key}={getattr(given, key)}" for key in ("size", "codes", "pictures", "threads", "memory")]
     rows = [in_own_process(__file__, ["--only", name, *options]) for name in QUESTIONS]
-    print_table(PEAK_HEADER, rows)
+    show_columns(PEAK_HEADER, rows)
     if given.save:
-        write_csv(given.save, PEAK_HEADER, rows)
+        machine = prepare_machine(RunSection(threads=given.threads), lambda text: None)
+        save_table(given.save, PEAK_HEADER, rows, machine, "python benchmarks/peak_memory.py")
     return 0
 
 

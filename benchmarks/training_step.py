@@ -26,8 +26,7 @@ if __name__ == "__main__":  # started as a file: the project is one folder up
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measured import print_table
-from pipeline.files import write_csv
+from benchmarks.measured import save_table, show_columns
 from pipeline.machine import generator, prepare_machine, versions
 from pipeline.optimizer import FitOptimizer, OptimizerKind
 from settings.common import RunSection
@@ -141,9 +140,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     ways = [make_way(name, bf16, config, pictures) for name, bf16, config in recipes if machine.bf16 or not bf16]
     rows = measure(ways, asked.batch, asked.rounds, machine.device)
     print(f"{machine.describe().split(',')[0]}, torch {versions()['torch']}; {asked.rounds} turns of {STEPS} steps")
-    print_table(STEP_HEADER, rows)
+    show_columns(STEP_HEADER, rows)
     if asked.save:
-        write_csv(asked.save, STEP_HEADER, rows)
+        save_table(asked.save, STEP_HEADER, rows, machine, "python benchmarks/training_step.py")
     return 0
 
 

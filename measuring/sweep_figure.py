@@ -9,7 +9,7 @@ from pipeline.tables import Rows
 
 LOOKS_OF_ORDERS = ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, "-.", "^"))
 PANELS = {
-    "frechet_distance": "Frechet distance",
+    "frechet_distance": "Fréchet distance (degraded judge)",
     "class_accuracy": "class as asked (degraded judge)",
     "pairwise_distance": "share of tokens that differ",
 }
@@ -34,7 +34,7 @@ def _finish_panel(axis: Any, label: str, legend: bool) -> None:
     axis.xaxis.set_major_formatter("{x:.0f}")
     axis.set_xlabel("passes", fontsize=9)
     axis.set_ylabel(label, fontsize=9)
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, 1.05 * axis.dataLim.y1)
     axis.grid(alpha=0.25, linewidth=0.5)
     if legend:
         axis.legend(fontsize=7, frameon=False)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.draws import Draws, for_rows
+from pipeline.machine import sent
 
 
 def augment(x: Tensor, kind: str, generator: Draws) -> Tensor:
@@ -16,7 +17,8 @@ def augment(x: Tensor, kind: str, generator: Draws) -> Tensor:
     eight is equally likely. `none` draws nothing."""
     if kind == "none":
         return x
-    drawn = for_rows(len(x), generator, lambda n, g: torch.rand(3, n, 1, 1, 1, generator=g) < 0.5, dim=1).to(x.device)
+    coins = for_rows(len(x), generator, lambda n, g: torch.rand(3, n, 1, 1, 1, generator=g) < 0.5, dim=1)
+    drawn = sent(coins, x.device)
     x = torch.where(drawn[0], x.flip(3), x)
     if kind == "shift":
         x = shift_repeated(x, max(1, x.shape[-1] // 16), generator)
@@ -47,8 +49,8 @@ def shift_reflected(pictures: Tensor, most: int, generator: Draws) -> Tensor:
 def _cut_out(pictures: Tensor, tops: Tensor, lefts: Tensor, height: int, width: int) -> Tensor:
     """(B, C, H, W) -> (B, C, height, width), from each picture's own corner; tops, lefts: (B,)."""
     device = pictures.device
-    rows = tops.to(device)[:, None] + torch.arange(height, device=device)  # (B, height)
-    columns = lefts.to(device)[:, None] + torch.arange(width, device=device)  # (B, width)
+    rows = sent(tops, device)[:, None] + torch.arange(height, device=device)  # (B, height)
+    columns = sent(lefts, device)[:, None] + torch.arange(width, device=device)  # (B, width)
     batch = torch.arange(len(pictures), device=device)
     cut = pictures.permute(0, 2, 3, 1)[batch[:, None, None], rows[:, :, None], columns[:, None, :]]  # (B, h, w, C)
     return cut.permute(0, 3, 1, 2)
@@ -56,7 +58,7 @@ def _cut_out(pictures: Tensor, tops: Tensor, lefts: Tensor, height: int, width: 
 
 def flip(pictures: Tensor, generator: Draws) -> Tensor:
     """Each picture left-right with probability one half, by its own coin."""
-    coins = for_rows(len(pictures), generator, lambda n, g: torch.rand(n, generator=g) < 0.5).to(pictures.device)
+    coins = sent(for_rows(len(pictures), generator, lambda n, g: torch.rand(n, generator=g) < 0.5), pictures.device)
     return torch.where(coins[:, None, None, None], pictures.flip(3), pictures)
 
 
@@ -74,12 +76,12 @@ def degrade(pictures: Tensor, cell: int, generator: Draws) -> Tensor:
     with torch.autocast(pictures.device.type, enabled=False):
         blurred = gaussian_blur(pictures, [min(size, 2 * height - 1), min(size, 2 * width - 1)], [0.6 * cell] * 2)
     drawn = for_rows(b, generator, lambda n, g: torch.rand(4, n, 1, 1, 1, generator=g), dim=1)
-    shares, strengths, grey_shares, coins = drawn.to(pictures.device)
+    shares, strengths, grey_shares, coins = sent(drawn, pictures.device)
 
     def cells(share: Tensor) -> Tensor:
         grid = (1, -(-height // cell), -(-width // cell))
         noise = for_rows(b, generator, lambda n, g: torch.rand(n, *grid, generator=g))
-        chosen = (noise.to(pictures.device) < share).repeat_interleave(cell, 2).repeat_interleave(cell, 3)
+        chosen = (sent(noise, pictures.device) < share).repeat_interleave(cell, 2).repeat_interleave(cell, 3)
         return chosen[:, :, :height, :width].to(pictures.dtype)
 
     strengths = strengths * (coins < 0.75)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.draws import Draws, for_rows
 from pipeline.files import InputError
+from pipeline.machine import sent
 
 
 class Told(NamedTuple):
@@ -25,7 +26,7 @@ class Told(NamedTuple):
     known: Tensor  # (B,) bool; False: nothing is told about this picture
 
     def to(self, device: torch.device) -> "Told":
-        return Told(*(part.to(device) for part in self))
+        return Told(*(sent(part, device) for part in self))
 
     def rows(self, chosen: Any) -> "Told":
         """Some of the pictures, by index, slice or mask."""
@@ -35,7 +36,7 @@ class Told(NamedTuple):
 def drop(told: Told, share: float, generator: Draws) -> Told:
     """Each picture's metadata forgotten with probability `share`."""
     dropped = for_rows(len(told.known), generator, lambda n, g: torch.rand(n, generator=g) < share)
-    return told._replace(known=told.known & ~dropped.to(told.known.device))
+    return told._replace(known=told.known & ~sent(dropped, told.known.device))
 
 
 class Conditioning(nn.Module):

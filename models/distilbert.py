@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from masking import hide
+from pipeline.machine import sent
 
 if TYPE_CHECKING:
     from transformers import DistilBertForMaskedLM
@@ -147,22 +148,28 @@ def masked_logits(
     """(B, N) indices, (B, N) bool -> (M, K) logits of the M masked tokens, row by row.
 
     labels: (B,) classes, -1 for "not told"; None tells none. The output layer runs on masked tokens only, in float32
-    also under autocast, and answers with codes only. Raises ValueError for labels on a model that was trained without.
+    also under autocast, and answers with codes only. mask: best on the CPU, as a GPU would have to wait for how many
+    tokens are masked. Raises ValueError for labels on a model that was trained without.
     """
-    ids = hide(indices, mask, mask_id(model))
+    ids = hide(indices, sent(mask, indices.device), mask_id(model))
     classes, codes = classes_of(model), codes_of(model)
     if labels is not None and not classes:
         raise ValueError("labels given to a DistilBERT that was trained without classes")
     if classes:
-        labels = torch.full((len(ids),), -1, device=ids.device) if labels is None else labels.to(ids.device)
+        labels = torch.full((len(ids),), -1, device=ids.device) if labels is None else sent(labels, ids.device)
         told = torch.where(labels < 0, codes + 1 + classes, codes + 1 + labels)
         ids = torch.cat([told.unsqueeze(1), ids], dim=1)
     hidden = model.distilbert(input_ids=ids, attention_mask=attention_bias(model)).last_hidden_state
-    hidden = hidden[:, 1:][mask] if classes else hidden[mask]  # (M, dim)
+    hidden = (hidden[:, 1:] if classes else hidden).flatten(0, 1)[masked_places(mask, indices.device)]  # (M, dim)
     hidden = model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
     projector = model.vocab_projector
     with torch.autocast(hidden.device.type, enabled=False):  # in bfloat16 one in thirty of the two likeliest are equal
         return F.linear(hidden.float(), projector.weight[:codes].float(), projector.bias[:codes].float())  # (M, K)
+
+
+def masked_places(mask: Tensor, device: torch.device) -> Tensor:
+    """(B, N) bool -> (M,), where masked tokens stand in a flattened grid, on the device."""
+    return sent(mask.flatten().nonzero().squeeze(1), device)
 
 
 def attention_bias(model: "DistilBertForMaskedLM") -> Tensor | None:
@@ -192,7 +199,7 @@ def masked_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of each masked token, in nats, and whether the likeliest code is the true one; both (M,)."""
     logits = masked_logits(model, indices, mask, labels)
-    targets = indices[mask]
+    targets = indices.flatten()[masked_places(mask, indices.device)]
     return F.cross_entropy(logits, targets, reduction="none"), logits.argmax(1) == targets
 
 

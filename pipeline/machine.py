@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from enum import IntEnum, unique
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.files import InputError
 from pipeline.world import Alone, World, join_world
@@ -81,6 +82,7 @@ class Machine:
     bf16: bool
     threads: int
     check_every: int = 50  # steps between looks at whether the losses are finite, for which a GPU has to wait
+    compile: Literal["auto"] | bool = False  # see pipeline/compiling.py
     memory: int = 2**30  # bytes, for what models compute in between when they are asked
     world: World = field(default_factory=Alone)
 
@@ -115,6 +117,9 @@ class MachineSettings(Protocol):
     def tf32(self) -> bool: ...
 
     @property
+    def compile(self) -> Literal["auto"] | bool: ...
+
+    @property
     def threads(self) -> int: ...
 
     @property
@@ -145,7 +150,8 @@ def prepare_machine(settings: MachineSettings, say: Callable[[str], None] = prin
         say("precision: bf16 as asked for, but this device only emulates it: expect it to be slow")
     bf16 = precision == "bf16" or (precision == "auto" and native)
     world = join_world(on_cpu=chosen.type == "cpu")
-    return Machine(chosen, bf16, torch.get_num_threads(), settings.check_every, round(settings.memory * 2**30), world)
+    memory, threads = round(settings.memory * 2**30), torch.get_num_threads()
+    return Machine(chosen, bf16, threads, settings.check_every, settings.compile, memory, world)
 
 
 def _choose_device(asked: str) -> torch.device:
@@ -167,6 +173,13 @@ def _has_bf16(device: torch.device) -> bool:
         except OSError:
             return False  # not Linux: fp32 is the safe choice
     return False
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """On the device. A GPU does not wait for what comes from the CPU: it travels from pinned memory, on its own."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def seed_everything(seed: int) -> None:

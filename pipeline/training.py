@@ -11,8 +11,9 @@ import optuna
 import torch
 
 from pipeline import tuning
+from pipeline.compiling import compile_parts
 from pipeline.configured import configured
-from pipeline.engine import FitPlan, History, Progress, TrainingDiverged, fit, validate
+from pipeline.engine import FitPlan, History, Progress, TrainingDiverged, fit, steps_of, validate
 from pipeline.figures import history_figure
 from pipeline.files import InputError, write_csv
 from pipeline.machine import Machine, seed_everything
@@ -115,6 +116,8 @@ def train(
         each_epoch(learner, len(history))
 
     started = time.monotonic()
+    steps = plan.epochs * steps_of(learner, plan, stage.machine.world)
+    compile_parts(learner, stage.machine.compile, steps, stage.machine, say)
     progress = fit(learner, plan, stage.machine, f"{stage.name} fit", stage.last / "fit.safetensors", on_epoch)
     stage.metrics["fit_seconds"] = time.monotonic() - started
     stage.folder.write_history(progress.history)

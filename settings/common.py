@@ -20,6 +20,8 @@ class RunSection(Section):
     DistilBERT."""
     tf32: bool = False
     """float32 products of a GPU with ten bits instead of 23: faster, but codes and errors differ in the third digit."""
+    compile: Literal["auto"] | bool = "auto"
+    """torch.compile of a fit's model; auto: on a GPU, for fits of 5,000 steps and more. On a CPU it is no faster."""
     threads: Annotated[Whole, Field(ge=0)] = 0
     """CPU threads; 0 takes all cores. Another number of threads changes the last digits of results."""
     memory: Annotated[Real, Field(gt=0, le=1024)] = 1.0

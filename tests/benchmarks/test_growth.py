@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import growth
 from benchmarks.growth import AXES, exponent, growth_figure, measure_point
-from pipeline.files import read_csv
+from docs.shelf import take_table
 from pipeline.machine import Machine
 from toys import CPU
 
@@ -44,7 +44,7 @@ def test_it_prints_saves_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture
     table, figure = tmp_path / "grid.csv", tmp_path / "grid.png"
     options = ["--sizes", "4", "16", "--only", "direct", "--rounds", "1", "--threads", "1"]
     assert growth.main(["grid", *options, "--save", str(table), "--figure", str(figure)]) == 0
-    assert [row["size"] for row in read_csv(table)] == ["4", "16"]
+    assert [row["size"] for row in take_table("grid", tmp_path).rows] == [4, 16]
     assert "exponent" in capsys.readouterr().out and figure.stat().st_size > 1000
 
 

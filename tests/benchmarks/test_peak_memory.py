@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import peak_memory
 from benchmarks.peak_memory import QUESTIONS, AskedModels, measure_question
-from pipeline.files import read_csv
+from docs.shelf import take_table
 from pipeline.machine import Machine
 from toys import CPU
 
@@ -30,6 +30,6 @@ def test_it_prints_and_saves_a_row_for_each_way(
     monkeypatch.setattr(peak_memory, "QUESTIONS", {"validate": QUESTIONS["validate"]})
     options = ["--size", str(SIZE), "--codes", str(CODES), "--pictures", str(PICTURES), "--threads", "1"]
     assert peak_memory.main([*options, "--save", str(tmp_path / "peak.csv")]) == 0
-    (row,) = read_csv(tmp_path / "peak.csv")
+    (row,) = take_table("peak", tmp_path).rows
     assert row["asked"] == "validate" and float(row["peak_megabytes"]) > 100
     assert "validate" in capsys.readouterr().out

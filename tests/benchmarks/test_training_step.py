@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import training_step
-from pipeline.files import read_csv
+from docs.shelf import take_table
 from vqvae import VQVAEConfig
 
 TINY = {"image_size": 16, "hidden": 16, "codebook_size": 8, "code_dim": 4}
@@ -15,7 +15,7 @@ def test_it_prints_and_saves_a_row_for_each_way(tmp_path: Path, capsys) -> None:
     options = {"size": 16, "hidden": 16, "codes": 8, "batch": 2, "rounds": 1, "threads": 1}
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
     assert training_step.main([*words, "--save", str(tmp_path / "step.csv")]) == 0
-    rows = read_csv(tmp_path / "step.csv")
+    rows = take_table("step", tmp_path).rows
     assert {row["recipe"] for row in rows} == {"textbook", "ours"}
     assert rows[0]["recipe"] == "textbook" and float(rows[0]["times_textbook"]) == 1
     assert all(float(row["pictures_per_second"]) > 0 for row in rows)
