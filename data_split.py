@@ -30,6 +30,7 @@ from settings.command import stage_main
 from settings.common import DataSection
 from settings.config import Config
 from sources.archives import find_in_tars, is_archive
+from sources.caching import GrowingCache, cache_parts
 from sources.embedded import EMBEDDED, check_embedded, make_embedded
 from sources.folders import NO_CLASS, Found, find_pictures
 from sources.metadata import is_notes, read_metadata
@@ -37,7 +38,8 @@ from sources.patients import describe_patients, on_two_sides, patient_of, togeth
 from sources.pictures import decode_all
 from sources.pixels import to_model
 from sources.splitting import SPLITS, assign_splits, complete_split, in_words, shared_with_later
-from sources.stacks import Stacks, default_names, survey
+from sources.stacks import ORDINARY, Stacks, default_names, survey
+from sources.streams import CachedRow, StreamedPart, arranged, is_streamed, open_parts
 
 CHECKPOINT_EVERY = 2000  # pictures between two notes of how far decoding has come
 
@@ -111,7 +113,10 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     """Make the split. Returns the number of pictures in it. (`trial`: there is nothing to tune here.)"""
     machine = prepare_machine(cfg.run, say)
     identity, found, parts, extra = data_key(cfg.data), [], [], []
-    if cfg.data.source in EMBEDDED:  # what cannot be used is refused before there is a run folder
+    stacks, streamed = None, open_parts(cfg.data.source) if is_streamed(cfg.data.source) else []
+    if streamed:
+        check_streamed(cfg.data)
+    elif cfg.data.source in EMBEDDED:  # what cannot be used is refused before there is a run folder
         check_embedded(cfg.data)
         stacks = EMBEDDED[cfg.data.source].stacks
     else:
@@ -121,8 +126,12 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
         extra = read_metadata(Path(cfg.data.metadata), [one.path for one in found]) if cfg.data.metadata else []
         stacks = survey([one.place for one in found], cfg.data.channels, cfg.data.components, cfg.data.workers)
     with open_stage("data_split", cfg, {}, machine, resume, identity) as stage:
-        items = cache_found(stage, cfg.data, found, stacks, extra) if found else cache_embedded(stage, cfg.data)
-        items, sides = settle(stage, items, cfg.data, parts) if found else (items, [item.given for item in items])
+        if streamed:
+            items, parts = cache_streamed(stage, cfg.data, streamed)
+        else:
+            items = cache_found(stage, cfg.data, found, stacks, extra) if found else cache_embedded(stage, cfg.data)
+        embedded = not (found or streamed)
+        items, sides = (items, [item.given for item in items]) if embedded else settle(stage, items, cfg.data, parts)
         report_patients(stage, items, sides)
         manifest = write_manifest(stage, items, sides)
         meta = describe(stage, manifest, cfg.data, stacks)
@@ -192,6 +201,39 @@ def cache_found(
         for row, (one, (name, problem)) in enumerate(zip(found, done, strict=True))
         if not problem
     ]
+
+
+def check_streamed(data: DataSection) -> None:
+    """Raises InputError for what only files on a disk can be."""
+    if data.channels not in ORDINARY:
+        raise InputError(
+            f"data.channels is {data.channels}, but {data.source} is read as a stream, which has pictures of "
+            "1 or 3 channels; copy stacks to a folder first"
+        )
+
+
+def cache_streamed(stage: Stage, data: DataSection, parts: list[StreamedPart]) -> tuple[list[Item], list[str]]:
+    """Pictures read once and in order -> images.partial.npy. Returns the chosen ones, and the parts that are kept."""
+    say(f"reading {data.source} in {len(parts)} parts")
+    notes = stage.folder.last / "streamed.jsonl"
+    notes.parent.mkdir(parents=True, exist_ok=True)
+    cache = GrowingCache(stage.folder.path / "images.partial.npy", notes, data.image_size, data.channels)
+    with progress_bar(total=None, initial=cache.rows, desc="reading", unit="picture") as bar:
+        read = cache_parts(cache, parts, data.workers, bar.update)
+    cache.finish()
+    problems = [(each.path, each.problem) for own in read for each in own if each.problem]
+    _report_broken(stage, problems, data)
+    rows = [[(each.path, each.class_name, each.row) for each in own if not each.problem] for own in read]
+    found = arranged(data.source, parts, rows, say)
+    kept, chosen = kept_parts(found, data), choose(found, data)
+    extra = read_metadata(Path(data.metadata), [one.path for one in chosen]) if data.metadata else [{}] * len(chosen)
+    hashes = {each.row: each.hash for own in read for each in own}
+    items = []
+    for one, columns in zip(chosen, extra, strict=True):
+        assert isinstance(one.place, CachedRow)
+        name = hashes[one.place.row]
+        items.append(Item(one.place.row, one.path, one.class_name, name, one.split, columns, patient_of(one.path)))
+    return items, kept
 
 
 def _create_cache(folder: Path, count: int, data: DataSection) -> np.memmap:

@@ -30,6 +30,7 @@ PALETTE = (
 )  # fmt: skip
 LOOKS = dict(zip(sorted(STRATEGIES, key=lambda name: STRATEGIES[name].place), cycle(PALETTE), strict=False))
 DECODING_LOOKS = dict(zip(DECODINGS, ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, "-.", "^")), strict=True))
+RIVAL_STYLES = ((":", "s"), ("-", "o"), ("--", "^"), ("-.", "v"), ((0, (5, 1, 1, 1, 1, 1)), "D"))
 MOST_CURVES = 8
 FEWEST_WRONG = 10  # wrong recalls below which their share says nothing
 LABELS = {
@@ -69,11 +70,13 @@ def strategies_figure(rows: Rows, plan: StudyPlan, decoding: str, measure: str, 
     return figure
 
 
-def _plot(axis: Any, found: Curve, label: str, colour: str, style: str, marker: str) -> None:
+def _plot(axis: Any, found: Curve, label: str, colour: str, style: Any, marker: str, shade: float = 0.13) -> None:
     places = found.percentages
-    axis.plot(places, found.means, style, color=colour, marker=marker, markersize=4, linewidth=1.3, label=label)
+    axis.plot(
+        places, found.means, linestyle=style, color=colour, marker=marker, markersize=4, linewidth=1.3, label=label
+    )
     low, high = zip(*found.intervals, strict=True)
-    axis.fill_between(places, low, high, color=colour, alpha=0.13, linewidth=0)
+    axis.fill_between(places, low, high, color=colour, alpha=shade, linewidth=0)
 
 
 def _finish(axis: Any, xlabel: str, ylabel: str, title: str, legend: bool = True) -> None:
@@ -100,21 +103,33 @@ def decodings_figure(rows: Rows, plan: StudyPlan, strategies: Sequence[str]) -> 
     return figure
 
 
+def rival_looks(names: Sequence[str]) -> dict[str, tuple[str, Any, str]]:
+    """A colour for each family, and in it a style and a marker for each: ours black, what completes nothing grey."""
+    families = {"ours": BLACK, "published": BLUE, "masked autoencoder": ORANGE, "biharmonic": GREEN}
+    taken = dict.fromkeys([*families.values(), GREY], 0)
+    looks: dict[str, tuple[str, Any, str]] = {}
+    for name in names:
+        colour = next((colour for start, colour in families.items() if name.startswith(start)), GREY)
+        looks[name] = (colour, *RIVAL_STYLES[taken[colour] % len(RIVAL_STYLES)])
+        taken[colour] += 1
+    return looks
+
+
 def rivals_figure(rival_rows: Rows) -> Figure:
     """The same random masks, filled in by others. rival_rows: rival, percent, measure, mean, low, high, pictures."""
     measures = compared_measures(rival_rows, "mse_to_reconstruction")
     names = list(dict.fromkeys(row["rival"] for row in rival_rows))
-    looks = [*list(LOOKS.values())[:8], (GREY, "--", "1"), (GREY, "-", "2"), (GREY, ":", "3"), (GREY, "-.", "4")]
+    looks = rival_looks(names)
     figure, axes = new_figure(4.4 * len(measures), 4.6, 1, len(measures))
     for axis, measure in zip(axes[0], measures, strict=True):
-        for name, look in zip(names, looks, strict=False):
+        for name in names:
             chosen = sorted(
                 (r for r in rival_rows if r["rival"] == name and r["measure"] == measure), key=lambda r: r["percent"]
             )
             found = Curve([r["percent"] for r in chosen], [r["mean"] for r in chosen],
                           [(r["low"], r["high"]) for r in chosen])  # fmt: skip
             if chosen:
-                _plot(axis, found, name, *look)
+                _plot(axis, found, name, *looks[name], shade=0.05)
         _finish(axis, "tokens forgotten (%)", LABELS[measure], "", legend=False)
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=7, frameon=False)

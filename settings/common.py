@@ -47,8 +47,8 @@ class RunSection(Section):
 
 class DataSection(Section):
     source: str = "digits_in_context"
-    """digits_in_context or five_components (embedded), imagenette (downloaded by torchvision), a folder, a .tar, or a
-    pattern of several (shards/*.tar)."""
+    """digits_in_context or five_components (embedded), imagenette (downloaded by torchvision), a folder, a .tar, a
+    pattern of several (shards/*.tar), or what is read as a stream (s3://..., hf://OWNER/NAME)."""
     classes: Annotated[Whole, Field(ge=2)] | list[str] | None = None
     """How many class folders to take, in name order, or their names; null takes all."""
     images_per_class: PositiveInt | None = None

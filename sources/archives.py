@@ -12,13 +12,13 @@ import os
 import re
 import tarfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from pipeline.files import InputError
 from sources.folders import PICTURE_ENDINGS, SPLIT_NAMES, Found, Listing, arrange, is_litter
-from sources.places import Member
+from sources.places import Member, Place
 from sources.splitting import SPLITS
 from sources.stacks import NUMPY_ENDINGS
 
@@ -35,7 +35,7 @@ class Shard(NamedTuple):
 
     name: str
     split: str
-    members: dict[str, Member]
+    members: Mapping[str, Place]
     classes: dict[str, str]
 
 
@@ -51,7 +51,11 @@ def find_in_tars(source: str, say: Callable[[str], None]) -> list[Found]:
     such tar, one is compressed or cut off, a picture lacks the .cls that others have, or there are no pictures.
     """
     passed: list[str] = []
-    shards = _open_shards(source, passed)
+    return found_in(_open_shards(source, passed), source, passed, say)
+
+
+def found_in(shards: Sequence[Shard], source: str, passed: list[str], say: Callable[[str], None]) -> list[Found]:
+    """The pictures of all shards, with their classes and splits. passed: what was left out; grows."""
     labelled = any(any(shard.classes.values()) for shard in shards)
     found = []
     for split in sorted({shard.split for shard in shards}):
@@ -80,13 +84,13 @@ def _open_shards(source: str, passed: list[str]) -> list[Shard]:
     base = os.path.commonpath([file.parent for file in files])
     names = [file.relative_to(base).as_posix() for file in files]
     shards = []
-    for name, split, file in zip(names, _splits_of(names), files, strict=True):
+    for name, split, file in zip(names, splits_of(names), files, strict=True):
         members = index_tar(file, passed)
         shards.append(Shard(name, split, members, _classes(members)))
     return shards
 
 
-def _splits_of(names: Sequence[str]) -> list[str]:
+def splits_of(names: Sequence[str]) -> list[str]:
     """The part that each name says: train for train-000.tar. All are empty when all say the same, as test.tar alone.
 
     Raises InputError when some say a part and others none.

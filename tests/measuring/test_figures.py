@@ -24,6 +24,7 @@ from measuring.figures import (
     grey_out,
     recall_grid,
     recognised,
+    rival_looks,
     rivals_figure,
     shown_strategies,
     split_figure,
@@ -137,6 +138,18 @@ def test_without_a_classifier_there_is_no_panel_of_classification() -> None:
     rivals = [{**r, "rival": r["strategy"]} for r in rows]
     for figure in (decodings_figure(rows, PLAN, ["random"]), rivals_figure(rivals)):
         assert [axis.get_ylabel().startswith("MSE") for axis in figure.axes] == [True]
+
+
+def test_every_rival_has_a_look_of_its_own_and_families_a_colour() -> None:
+    names = ["mean picture", "not completed", "most frequent code of the position", "expected code of the position",
+             "nearest kept code", "biharmonic inpainting", "ours, argmax", "ours, expected", "ours, expected, painter",
+             "masked autoencoder of originals", "published recipe, argmax", "published recipe, expected"]  # fmt: skip
+    looks = rival_looks(names)
+    assert list(looks) == names and len(set(looks.values())) == len(names)
+    colours = [
+        {looks[name][0] for name in part} for part in (names[:5], names[5:6], names[6:9], names[9:10], names[10:])
+    ]
+    assert all(len(each) == 1 for each in colours) and len(set.union(*colours)) == len(colours)
 
 
 def test_rivals_are_curves_by_rising_percentage_with_one_legend() -> None:
