@@ -16,7 +16,7 @@ RIVALS = "train_prior prior_pixelcnn" "train_prior prior_pixelcnn $(UNTOLD)" "tr
 AGAINST = --reconstruct_masked.pictures null --reconstruct_masked.strategies "[random, selective, adaptive]" \
   --reconstruct_masked.rival_distil best --reconstruct_masked.rival_mae best --reconstruct_masked.painter best
 
-.PHONY: demo study seeds app rivals bits test lint docs bench ui
+.PHONY: demo study seeds app rivals bits test lint docs bench bench-gpu ui
 
 demo: $(VENV)/installed
 	@for stage in $(STAGES); do echo "== $$stage"; $(RUN) $$stage $(ARGS) || exit $$?; done
@@ -57,7 +57,11 @@ bits: $(VENV)/installed
 bench: $(VENV)/installed
 	$(RUN) benchmarks/training_step.py
 	$(RUN) benchmarks/peak_memory.py
+	$(RUN) benchmarks/reading.py
 	$(RUN) benchmarks/published_loop.py $(ARGS)
+
+bench-gpu: $(VENV)/installed
+	$(RUN) benchmarks/gpu.py
 
 test: $(VENV)/installed-tests
 	$(RUN) -m pytest

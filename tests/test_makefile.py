@@ -51,9 +51,11 @@ def commands(target: str, environment: Path, *words: str) -> str:
             [
                 "python benchmarks/training_step.py",
                 "python benchmarks/peak_memory.py",
+                "python benchmarks/reading.py",
                 f"python benchmarks/published_loop.py {GIVEN}",
             ],
         ),
+        ("bench-gpu", ["python benchmarks/gpu.py"]),
         ("ui", ["python summary.py --ui --run.seed 3"]),
         ("test", ["python -m pytest"]),
         (
