@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from handoff.split import HASHED, data_key, manifest_hash, note_data, open_split_folder
+from handoff.manifest import Manifest, column_of
+from handoff.split import data_key, hashed, manifest_hash, note_data, open_split_folder
 from pipeline.figures import component_rows, picture_grid
-from pipeline.files import InputError, digest, read_csv, read_json, write_csv, write_json
+from pipeline.files import InputError, digest, read_json, write_csv, write_json
 from pipeline.machine import prepare_machine
 from pipeline.metrics import to_unit
 from pipeline.progress import progress_bar
@@ -314,7 +315,7 @@ def report_patients(stage: Stage, items: list[Item], sides: list[str]) -> None:
         stage.metrics["patients_on_two_sides"] = len(on_two_sides(patients, sides))
 
 
-def write_manifest(stage: Stage, items: list[Item], sides: list[str]) -> list[dict[str, str]]:
+def write_manifest(stage: Stage, items: list[Item], sides: list[str]) -> Manifest:
     """manifest.csv: one line per picture."""
     names = sorted({item.class_name for item in items} - {NO_CLASS})
     label = {name: number for number, name in enumerate(names)} | {NO_CLASS: -1}
@@ -328,14 +329,15 @@ def write_manifest(stage: Stage, items: list[Item], sides: list[str]) -> list[di
         for n, (item, side) in enumerate(zip(items, sides, strict=True))
     ]
     write_csv(stage.folder.path / "manifest.csv", header, rows)
-    return read_csv(stage.folder.path / "manifest.csv")
+    return Manifest.read(stage.folder.path / "manifest.csv")
 
 
-def describe(stage: Stage, manifest: list[dict[str, str]], data: DataSection, stacks: Stacks | None) -> dict[str, Any]:
+def describe(stage: Stage, manifest: Manifest, data: DataSection, stacks: Stacks | None) -> dict[str, Any]:
     """split.json: hash, format, classes, counts, mean and standard deviation of the training pictures in [0, 1];
     names of the components, and how their numbers became uint8."""
     images = np.load(stage.folder.path / "images.partial.npy", mmap_mode="r")
-    train = np.array([int(row["row"]) for row in manifest if row["split"] == "train"])
+    sides, rows = list(column_of(manifest, "split")), column_of(manifest, "row")
+    train = np.array([int(row) for row, side in zip(rows, sides, strict=True) if side == "train"])
     total, squares = np.zeros(data.channels), np.zeros(data.channels)
     for start in progress_bar(range(0, len(train), 1000), desc="measuring"):
         pixels = images[train[start : start + 1000]].astype(np.float64) / 255
@@ -343,25 +345,28 @@ def describe(stage: Stage, manifest: list[dict[str, str]], data: DataSection, st
         squares += (pixels**2).mean((1, 2)).sum(0)
     mean = total / len(train)
     return {
-        "split_hash": manifest_hash([tuple(row[name] for name in HASHED) for row in manifest]),
+        "split_hash": manifest_hash(hashed(manifest)),
         "source": data.source,
         "image_size": data.image_size,
         "channels": data.channels,
         "components": stacks.names if stacks else data.components or default_names(data.channels),
         "stacks": stacks.describe() if stacks else None,
-        "classes": sorted({row["class"] for row in manifest} - {NO_CLASS}),
-        "counts": {split: sum(row["split"] == split for row in manifest) for split in SPLITS},
+        "classes": sorted({*column_of(manifest, "class")} - {NO_CLASS}),
+        "counts": {split: sides.count(split) for split in SPLITS},
         "mean": mean.tolist(),
         "std": np.sqrt(np.maximum(squares / len(train) - mean**2, 1e-12)).tolist(),
     }
 
 
-def examples_figure(folder: Path, manifest: list[dict[str, str]], meta: dict[str, Any]) -> Any:
+def examples_figure(folder: Path, manifest: Manifest, meta: dict[str, Any]) -> Any:
     """Eight pictures of each of up to ten classes."""
     images = np.load(folder / "images.npy", mmap_mode="r")
-    rows = []
+    rows, of_class = [], defaultdict(list)
+    for row, name, side in zip(*(column_of(manifest, name) for name in ("row", "class", "split")), strict=True):
+        if side == "train":
+            of_class[name].append(int(row))
     for name in (meta["classes"] or [NO_CLASS])[:10]:
-        chosen = [int(row["row"]) for row in manifest if row["class"] == name and row["split"] == "train"][:8]
+        chosen = of_class[name][:8]
         rows.append((name or "train", to_unit(to_model(images[chosen]))))
     return picture_grid(component_rows(rows, meta["components"]))
 

@@ -70,7 +70,7 @@ class DistilLearner:
         self.section, self.machine, self.split, self.vqvae = section, machine, split, vqvae.model
         self.train_positions = positions = split.positions("train", "val") if with_val else split.positions("train")
         self.reader = PictureReader(split, positions, machine.device)
-        self.train_tokens = indices.tokens(positions)
+        self.train_tokens = indices.compact(positions)
         self.train_labels = torch.from_numpy(split.labels[positions]).long()
         self.val_tokens = indices.tokens(split.positions("val"))
         self.val_labels = torch.from_numpy(split.labels[split.positions("val")]).long()
@@ -123,7 +123,7 @@ class DistilLearner:
     def _tokens(self, rows: Tensor, generator: Draws) -> Tensor:
         """(B, N) of these pictures, or of the same mirrored and moved."""
         if self.section.augmentation == "none":
-            return self.train_tokens[rows]
+            return self.train_tokens[rows].long()
         x = self.reader.take(rows)
         with torch.autocast(x.device.type, enabled=False):  # as the indices were made
             return self.vqvae.encode_indices(augment(x, self.section.augmentation, generator)).flatten(1)

@@ -33,6 +33,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks.measured import in_own_process, resident_megabytes, save_table, show_columns
+from handoff.manifest import Manifest
 from handoff.split import Split
 from handoff.vqvae import HandedIndices, HandedVQVAE
 from masking import random_mask, training_mask
@@ -222,7 +223,8 @@ def split_in(folder: Path, count: int, config: VQVAEConfig) -> Split:
     shape = (len(parts), config.image_size, config.image_size, config.channels)
     np.lib.format.open_memmap(folder / "images.npy", "w+", "u1", shape)
     images = np.load(folder / "images.npy", mmap_mode="r")
-    manifest = [{"index": str(i), "path": f"class/{i:08}.png", "split": part} for i, part in enumerate(parts)]
+    rows = ((str(i), str(i), f"class/{i:08}.png", "class", "0", part, f"{i:064}") for i, part in enumerate(parts))
+    manifest = Manifest(("position", "row", "path", "class", "label", "split", "hash"), rows)
     meta = {"classes": [], "image_size": config.image_size, "channels": config.channels}
     return Split(folder, meta, manifest, images, np.arange(len(parts)), np.full(len(parts), -1))
 

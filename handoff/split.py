@@ -3,7 +3,7 @@
 import math
 import shlex
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from handoff.manifest import Manifest, column_of
 from masking import all_but
-from pipeline.files import InputError, digest, read_csv, read_json
+from pipeline.files import InputError, digest, read_json
 from pipeline.runs import resolve_run
 from pipeline.stage import Stage
 from settings.common import DataSection
@@ -44,7 +45,7 @@ class Split:
 
     folder: Path
     meta: dict[str, Any]
-    manifest: list[dict[str, str]]
+    manifest: Sequence[Mapping[str, str]]
     images: np.ndarray  # (rows, H, W, C) uint8, memory-mapped
     rows: np.ndarray  # position -> row of `images`
     labels: np.ndarray  # position -> class number, -1 without classes
@@ -85,7 +86,7 @@ class Split:
 
     def positions(self, *splits: str) -> np.ndarray:
         """Positions of the pictures of the splits, in manifest order."""
-        found = np.flatnonzero([row["split"] in splits for row in self.manifest])
+        found = np.flatnonzero([side in splits for side in column_of(self.manifest, "split")])
         return spread(found, math.ceil(self.share * len(found)))
 
     def thinned(self, share: float) -> "Split":
@@ -145,7 +146,7 @@ def open_split(cfg: Config) -> Split:
     wanted = f"data.source {cfg.data.source}, data.image_size {cfg.data.image_size}, data.seed {cfg.data.seed}"
     folder = resolve_run(runs, "data_split", "best", data_key(cfg.data), wanted, mend("data_split", cfg))
     split = open_split_folder(folder)
-    if manifest_hash([tuple(row[name] for name in HASHED) for row in split.manifest]) != split.hash:
+    if manifest_hash(hashed(split.manifest)) != split.hash:
         raise InputError(f"{folder / 'manifest.csv'} was changed after the split; type: {mend('data_split', cfg)}")
     return split
 
@@ -153,10 +154,10 @@ def open_split(cfg: Config) -> Split:
 def open_split_folder(folder: Path) -> Split:
     """The split in a run folder of this stage, as it is."""
     meta = read_json(folder / "split.json")
-    manifest = read_csv(folder / "manifest.csv")
+    manifest = Manifest.read(folder / "manifest.csv")
     images = np.load(folder / "images.npy", mmap_mode="r")
-    rows = np.array([int(row["row"]) for row in manifest])
-    labels = np.array([int(row["label"]) for row in manifest])
+    rows = np.array([int(row) for row in column_of(manifest, "row")])
+    labels = np.array([int(label) for label in column_of(manifest, "label")])
     return Split(folder, meta, manifest, images, rows, labels)
 
 
@@ -170,6 +171,11 @@ def mend(stage: str, cfg: Config) -> str:
 # --- the split itself -------------------------------------------------------------------------------------------------
 
 HASHED = ("path", "class", "split", "hash")
+
+
+def hashed(manifest: Sequence[Mapping[str, str]]) -> list[tuple[str, ...]]:
+    """What names a split, of each picture."""
+    return list(zip(*(column_of(manifest, name) for name in HASHED), strict=True))
 
 
 def manifest_hash(rows: Sequence[tuple[str, ...]]) -> str:

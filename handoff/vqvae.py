@@ -86,7 +86,12 @@ class HandedIndices:
 
     def tokens(self, positions: np.ndarray) -> Tensor:
         """(B, N) long."""
-        return torch.from_numpy(self.indices[positions].astype(np.int64)).flatten(1)
+        return self.compact(positions).long()
+
+    def compact(self, positions: np.ndarray) -> Tensor:
+        """The same in fewer bytes, to be kept of many pictures; `.long()` of some rows are their tokens."""
+        kind = np.uint8 if self.indices.dtype == np.uint8 else np.int32
+        return torch.from_numpy(self.indices[positions].astype(kind)).flatten(1)
 
 
 def vqvae_key(split: Split, section: TrainVQVAESection, masked: bool | None = None) -> str:
