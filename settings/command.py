@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic.fields import FieldInfo
 
 from settings import loading
 from settings.config import Config
 from settings.kinds import flatten
+from settings.plain_yaml import read_plain
 
 COMMON_SECTIONS = ("run", "data")
 
@@ -206,8 +206,8 @@ def _parse_given(given: str | list[str], field: FieldInfo) -> Any:
 
 
 def _parse_value(text: str) -> Any:
-    """A command-line value as YAML: 3, 1e-3, true, null, [10, 50], {low: 1, high: 2}."""
+    """A command-line value as YAML: 3, 1e-3, true, null, [10, 50], {low: 1, high: 2}; what is none is text."""
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return read_plain(text)
+    except ValueError:
         return text

@@ -9,6 +9,7 @@ from pydantic.fields import FieldInfo
 
 from settings.config import Config
 from settings.kinds import Section, flatten, nearest
+from settings.plain_yaml import odd_text, read_plain
 
 BASE_FILE = Path(__file__).resolve().parent.parent / "config.yaml"
 
@@ -36,11 +37,23 @@ def load(overlays: list[Path], overrides: dict[str, Any], base: Path = BASE_FILE
 
 def check(values: dict[str, Any]) -> Config:
     """Plain values -> Config. Raises ConfigError that lists every problem."""
+    if odd := _with_odd_text(values, ""):
+        raise ConfigError(odd)
     try:
         return Config.model_validate(values)
     except ValidationError as error:
         problems = [line for entry in error.errors() for line in _explain(entry)]
         raise ConfigError(list(dict.fromkeys(problems))) from None
+
+
+def _with_odd_text(values: dict[Any, Any], prefix: str) -> list[str]:
+    found: list[str] = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found += _with_odd_text(value, f"{prefix}{key}.")
+        elif what := odd_text(value) or odd_text(key):
+            found.append(f"{prefix}{str(key)[:40]} holds {what}")
+    return found
 
 
 def changed_keys(config: Config, base: Path = BASE_FILE) -> dict[str, Any]:
@@ -99,11 +112,13 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         presets = sorted(str(p.relative_to(BASE_FILE.parent)) for p in BASE_FILE.parent.glob("presets/*.yaml"))
         raise ConfigError([f"config file {file} does not exist; presets are: {', '.join(presets)}"])
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = read_plain(file.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
         raise ConfigError([f"{file} is not UTF-8 text"]) from None
-    except yaml.YAMLError as error:
-        raise ConfigError([f"{file} is not YAML: {' '.join(str(error).split())}"]) from None
+    except OSError as error:
+        raise ConfigError([f"{file} cannot be read: {error.strerror}"]) from None
+    except ValueError as error:
+        raise ConfigError([f"{file} {error}"]) from None
     if values is None:
         return {}
     if not isinstance(values, dict):
