@@ -22,7 +22,7 @@ class RunSection(Section):
     """float32 products of a GPU with ten bits instead of 23: faster, but codes and errors differ in the third digit."""
     compile: Literal["auto"] | bool = "auto"
     """torch.compile of a fit's model; auto: on a GPU, for fits of 5,000 steps and more. On a CPU it is no faster."""
-    threads: Annotated[Whole, Field(ge=0)] = 0
+    threads: Annotated[Whole, Field(ge=0, le=1024)] = 0
     """CPU threads; 0 takes all cores. Another number of threads changes the last digits of results."""
     memory: Annotated[Real, Field(gt=0, le=1024)] = 1.0
     """GB for what models compute in between when they are asked (validation, choosing, the study): batches are cut to
@@ -49,7 +49,7 @@ class DataSection(Section):
     source: str = "digits_in_context"
     """digits_in_context or five_components (embedded), imagenette (downloaded by torchvision), a folder, a .tar, a
     pattern of several (shards/*.tar), or what is read as a stream (s3://..., hf://OWNER/NAME)."""
-    classes: Annotated[Whole, Field(ge=2)] | list[str] | None = None
+    classes: Annotated[Whole, Field(ge=2, le=100_000)] | list[str] | None = None
     """How many class folders to take, in name order, or their names; null takes all."""
     images_per_class: PositiveInt | None = None
     """How many pictures of each class to take, chosen by the seed; null takes all."""
@@ -73,7 +73,7 @@ class DataSection(Section):
     """Go on without files that cannot be read (they are listed either way)."""
     seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 0
     """Seed of the split and of the embedded demo."""
-    workers: Annotated[Whole, Field(ge=0)] = 0
+    workers: Annotated[Whole, Field(ge=0, le=1024)] = 0
     """Processes that decode pictures; 0 takes all cores."""
     download_dir: str = "downloads"
     """Where source imagenette is stored."""

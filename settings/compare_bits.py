@@ -27,11 +27,11 @@ class CompareBitsSection(Section):
     """Percentages forgotten."""
     decoding: DecodingName = "expected"
     """How forgotten tokens are painted."""
-    coding_passes: PositiveInt = 16
+    coding_passes: Annotated[Whole, Field(ge=1, le=100_000)] = 16
     """Passes of the DistilBERT over the tokens that it codes; each knows those coded before."""
     pixelcnn: RunName | None = "best"
     """A PixelCNN that is told nothing, to code whole grids: best, a run folder of train_prior; null: none."""
-    batch_size: PositiveInt = 100
+    batch_size: Annotated[Whole, Field(ge=1, le=100_000)] = 100
     """Pictures per step, of the writer and of the reader."""
-    bootstrap: Annotated[Whole, Field(ge=100)] = 1000
+    bootstrap: Annotated[Whole, Field(ge=100, le=100_000)] = 1000
     """Resamples behind the 95 % intervals."""

@@ -14,7 +14,7 @@ def _no_bool(value: Any) -> Any:
 
 Whole = Annotated[int, BeforeValidator(_no_bool)]
 Real = Annotated[float, BeforeValidator(_no_bool)]
-PositiveInt = Annotated[Whole, Field(ge=1)]
+PositiveInt = Annotated[Whole, Field(ge=1, le=10**9)]
 PositiveFloat = Annotated[Real, Field(gt=0)]
 RunName = str  # best, a run folder, or models:/NAME@ALIAS
 

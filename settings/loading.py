@@ -99,12 +99,16 @@ def _describe_type(kind: Any, metadata: list[Any]) -> str:
     words = {int: "whole number", float: "number", bool: "true | false", str: "text", type(None): "null"}[kind]
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "multiple of"}
     bounds = [
-        f"{sign} {getattr(item, name)}"
+        f"{sign} {_readable(getattr(item, name))}"
         for item in metadata
         for name, sign in signs.items()
         if getattr(item, name, None) is not None
     ]
     return f"{words} {', '.join(bounds)}" if bounds and kind in (int, float) else words
+
+
+def _readable(bound: float) -> str:
+    return f"{bound:,}" if isinstance(bound, int) and abs(bound) >= 10_000 else f"{bound}"
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

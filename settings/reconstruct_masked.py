@@ -68,33 +68,33 @@ class ReconstructMaskedSection(Section):
     """How many test pictures to take, chosen by the seed; null takes all."""
     part: Literal["test", "val+test"] = "test"
     """Pictures to measure; val+test takes the validation pictures, too, on which the models were chosen."""
-    batch_size: PositiveInt = 100
+    batch_size: Annotated[Whole, Field(ge=1, le=100_000)] = 100
     """Pictures per step; on a CPU about 100 are fastest, they stay in its cache."""
     seeds: Annotated[Whole, Field(ge=1, le=20)] = 3
     """How often the strategies random and block are repeated, in the last of the decodings."""
-    choosing_passes: PositiveInt = 24
+    choosing_passes: Annotated[Whole, Field(ge=1, le=100_000)] = 24
     """Passes over the grid of the greedy strategies; each keeps tokens / passes more."""
-    selective_passes: PositiveInt = 64
+    selective_passes: Annotated[Whole, Field(ge=1, le=100_000)] = 64
     """The same of selective; one token in each pass on grids of up to so many."""
     look_ahead: Annotated[Real, Field(ge=0, le=1)] = 0.5
     """Share of the tokens for which adaptive tries candidates out before it keeps one."""
-    look_ahead_tokens: Annotated[Whole, Field(ge=0)] = 32
+    look_ahead_tokens: Annotated[Whole, Field(ge=0, le=100_000)] = 32
     """No more of them than so many, however large the grid is."""
-    candidates: PositiveInt = 8
+    candidates: Annotated[Whole, Field(ge=1, le=10_000)] = 8
     """Candidates for the first of them; evenly fewer for the next, one for the last."""
     code_share: Annotated[Real, Field(ge=0, le=1)] = 0.5
     """Weight of the code vectors beside the pixels in adaptive."""
     blocks: Annotated[Whole, Field(ge=1, le=16)] = 1
     """Rectangles of the strategy block."""
-    passes: PositiveInt = 1
+    passes: Annotated[Whole, Field(ge=1, le=100_000)] = 1
     """Passes in which masked tokens are filled: 1 fills all at once."""
     fill_order: Literal["confidence", "halton"] = "confidence"
     """With more passes: the sure tokens first, or well spread ones."""
     choice_noise: Annotated[Real, Field(ge=0, le=100)] = 0.0
     """Of fill_order confidence: scale of the noise in the first pass, which falls to zero (MaskGIT took 4.5)."""
-    temperature: Annotated[Real, Field(gt=0, le=10)] = 1.0
+    temperature: Annotated[Real, Field(ge=0.001, le=10)] = 1.0
     """Of drawn codes: below 1 the likelier ones come more often."""
-    top_k: Annotated[Whole, Field(ge=0)] = 0
+    top_k: Annotated[Whole, Field(ge=0, le=1_000_000)] = 0
     """Draw from the k likeliest codes only; 0 from all."""
     top_p: Annotated[Real, Field(gt=0, le=1)] = 1.0
     """Draw from the likeliest codes that together have this probability."""
@@ -112,7 +112,7 @@ class ReconstructMaskedSection(Section):
     """Pictures for the rivals, evenly spread over those measured."""
     slow_pictures: PositiveInt = 50
     """Pictures for the rivals that take long (biharmonic inpainting)."""
-    bootstrap: Annotated[Whole, Field(ge=100)] = 1000
+    bootstrap: Annotated[Whole, Field(ge=100, le=100_000)] = 1000
     """Resamples of the pictures behind each 95 % interval."""
     grid_pictures: Annotated[Whole, Field(ge=1, le=16)] = 4
     """Pictures in the grid."""

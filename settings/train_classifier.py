@@ -4,14 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from settings.kinds import PositiveFloat, PositiveInt, Real, RunName, Whole
+from settings.kinds import Real, RunName, Whole
 from settings.training import Training
 
 
 class TrainClassifierSection(Training):
-    epochs: PositiveInt = 12
+    epochs: Annotated[Whole, Field(ge=1, le=1_000_000)] = 12
     """Epochs of the final fit at most."""
-    learning_rate: PositiveFloat = 2e-3
+    learning_rate: Annotated[Real, Field(gt=0, le=100)] = 2e-3
     """Peak of the learning rate: linear warm-up, then cosine to zero."""
     vqvae: RunName = "best"
     """The VQ-VAE: best, a run folder, or models:/NAME@ALIAS."""

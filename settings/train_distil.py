@@ -4,18 +4,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from settings.kinds import PositiveFloat, PositiveInt, Real, RunName, Whole
+from settings.kinds import Real, RunName, Whole
 from settings.training import Training
 
 
 class TrainDistilSection(Training):
-    epochs: PositiveInt = 20
+    epochs: Annotated[Whole, Field(ge=1, le=1_000_000)] = 20
     """Epochs of the final fit at most."""
-    batch_size: PositiveInt = 64
+    batch_size: Annotated[Whole, Field(ge=1, le=100_000)] = 64
     """Grids per step."""
-    learning_rate: PositiveFloat = 4e-3
+    learning_rate: Annotated[Real, Field(gt=0, le=100)] = 4e-3
     """Peak of the learning rate: linear warm-up, then cosine to zero."""
-    weight_decay: Annotated[Real, Field(ge=0)] = 0.01
+    weight_decay: Annotated[Real, Field(ge=0, le=100)] = 0.01
     """On matrices and kernels only."""
     indices: RunName = "best"
     """The indices: best, or a run folder of vqvae_reconstruction."""
@@ -23,11 +23,11 @@ class TrainDistilSection(Training):
     """The VQ-VAE that made them: best, a run folder, or models:/NAME@ALIAS."""
     init: str = "scratch"
     """scratch, or a DistilBERT to start the layers from: a folder or a hub id."""
-    dim: PositiveInt = 128
+    dim: Annotated[Whole, Field(ge=1, le=16_384)] = 128
     """Width of the transformer (with init: scratch)."""
-    layers: PositiveInt = 4
+    layers: Annotated[Whole, Field(ge=1, le=256)] = 4
     """Transformer layers (with init: scratch)."""
-    heads: PositiveInt = 4
+    heads: Annotated[Whole, Field(ge=1, le=256)] = 4
     """Attention heads; must divide dim (with init: scratch)."""
     dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.0
     """In every layer."""

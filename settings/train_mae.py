@@ -4,31 +4,31 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from settings.kinds import PositiveFloat, PositiveInt, Real, RunName, Whole
+from settings.kinds import Real, RunName, Whole
 from settings.training import Training
 
 
 class TrainMAESection(Training):
-    epochs: PositiveInt = 40
+    epochs: Annotated[Whole, Field(ge=1, le=1_000_000)] = 40
     """Epochs of the final fit at most."""
-    learning_rate: PositiveFloat = 2e-3
+    learning_rate: Annotated[Real, Field(gt=0, le=100)] = 2e-3
     """Peak of the learning rate: linear warm-up, then cosine to zero."""
-    weight_decay: Annotated[Real, Field(ge=0)] = 0.05
+    weight_decay: Annotated[Real, Field(ge=0, le=100)] = 0.05
     """On matrices and kernels only."""
     vqvae: RunName = "best"
     """The VQ-VAE whose tokens are the cells: best, a run folder, or models:/NAME@ALIAS."""
     inputs: Literal["reconstructions", "originals"] = "originals"
     """Pictures that it sees and predicts; painted kept cells show some of what is hidden, so reconstructions give too
     low a bound."""
-    dim: PositiveInt = 128
+    dim: Annotated[Whole, Field(ge=1, le=16_384)] = 128
     """Width of the encoder; a multiple of 4."""
-    layers: PositiveInt = 4
+    layers: Annotated[Whole, Field(ge=1, le=256)] = 4
     """Transformer layers of the encoder."""
-    heads: PositiveInt = 4
+    heads: Annotated[Whole, Field(ge=1, le=256)] = 4
     """Attention heads of encoder and decoder; must divide dim and decoder_dim."""
-    decoder_dim: PositiveInt = 96
+    decoder_dim: Annotated[Whole, Field(ge=1, le=16_384)] = 96
     """Width of the decoder; a multiple of 4."""
-    decoder_layers: PositiveInt = 2
+    decoder_layers: Annotated[Whole, Field(ge=1, le=256)] = 2
     """Transformer layers of the decoder."""
     mask_schedule: Literal["cosine", "uniform", "fixed"] = "uniform"
     """How the mask ratio varies in training: cosine, uniform, or fixed."""

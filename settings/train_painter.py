@@ -4,14 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from settings.kinds import PositiveInt, Real, RunName, Whole
+from settings.kinds import Real, RunName, Whole
 from settings.training import Training
 
 
 class TrainPainterSection(Training):
-    epochs: PositiveInt = 20
+    epochs: Annotated[Whole, Field(ge=1, le=1_000_000)] = 20
     """Epochs of the final fit at most."""
-    batch_size: PositiveInt = 64
+    batch_size: Annotated[Whole, Field(ge=1, le=100_000)] = 64
     """Grids per step."""
     indices: RunName = "best"
     """The indices: best, or a run folder of vqvae_reconstruction."""

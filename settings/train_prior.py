@@ -4,18 +4,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from settings.kinds import Names, PositiveFloat, PositiveInt, Real, RunName, Whole
+from settings.kinds import Names, PositiveInt, Real, RunName, Whole
 from settings.training import Training
 
 
 class TrainPriorSection(Training):
-    epochs: PositiveInt = 30
+    epochs: Annotated[Whole, Field(ge=1, le=1_000_000)] = 30
     """Epochs of the final fit at most."""
-    batch_size: PositiveInt = 32
+    batch_size: Annotated[Whole, Field(ge=1, le=100_000)] = 32
     """Grids per step."""
-    learning_rate: PositiveFloat = 2e-3
+    learning_rate: Annotated[Real, Field(gt=0, le=100)] = 2e-3
     """Peak of the learning rate: linear warm-up, then cosine to zero."""
-    weight_decay: Annotated[Real, Field(ge=0)] = 0.01
+    weight_decay: Annotated[Real, Field(ge=0, le=100)] = 0.01
     """On matrices and kernels only."""
     kind: Literal["pixelcnn", "gan"] = "pixelcnn"
     """A gated PixelCNN, code after code, or a GAN, all codes at once."""
@@ -23,23 +23,23 @@ class TrainPriorSection(Training):
     """The indices: best, or a run folder of vqvae_reconstruction."""
     vqvae: RunName = "best"
     """The VQ-VAE that made them: best, a run folder, or models:/NAME@ALIAS."""
-    width: Annotated[Whole, Field(ge=4)] = 64
+    width: Annotated[Whole, Field(ge=4, le=8192)] = 64
     """Channels at the grid."""
-    layers: PositiveInt = 6
+    layers: Annotated[Whole, Field(ge=1, le=256)] = 6
     """Gated layers (pixelcnn)."""
     kernel: Literal[3, 5, 7] = 5
     """Side of the masked convolutions (pixelcnn)."""
     dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.1
     """In every gated layer (pixelcnn)."""
-    noise_dim: PositiveInt = 64
+    noise_dim: Annotated[Whole, Field(ge=1, le=8192)] = 64
     """Length of the noise vector from which a grid is made (gan)."""
-    discriminator_learning_rate: PositiveFloat = 1e-4
+    discriminator_learning_rate: Annotated[Real, Field(gt=0, le=100)] = 1e-4
     """Of the discriminator, the same all the time (gan)."""
-    commitment_weight: Annotated[Real, Field(ge=0)] = 0.05
+    commitment_weight: Annotated[Real, Field(ge=0, le=10_000)] = 0.05
     """Weight of the loss that pulls generated vectors to their codes (gan)."""
-    instance_noise: Annotated[Real, Field(ge=0)] = 0.5
+    instance_noise: Annotated[Real, Field(ge=0, le=1000)] = 0.5
     """Standard deviation of the noise on what the discriminator sees; that of the codes is 1 (gan)."""
-    gradient_penalty: Annotated[Real, Field(ge=0)] = 100.0
+    gradient_penalty: Annotated[Real, Field(ge=0, le=100_000)] = 100.0
     """Weight of R1, half the squared slope of the discriminator at real grids (gan)."""
     condition_on_class: bool = False
     """Also tell the class, so that it can be asked for; needs pictures with classes."""
@@ -53,7 +53,7 @@ class TrainPriorSection(Training):
     """Pictures in the grids of samples."""
     sample_every: PositiveInt = 1
     """Epochs between grids of samples."""
-    judged_samples: Annotated[Whole, Field(ge=2)] = 500
+    judged_samples: Annotated[Whole, Field(ge=2, le=10_000_000)] = 500
     """Samples that are measured at the end, beside as many test pictures at most."""
 
     @model_validator(mode="after")

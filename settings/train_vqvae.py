@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from settings.kinds import Names, PositiveFloat, PositiveInt, Real, Section, Whole
+from settings.kinds import Names, Real, Section, Whole
 from settings.training import Training
 
 
@@ -15,26 +15,26 @@ class ComponentMasking(Section):
     """Show only one component of some pictures in training."""
     mask_prob_max: Annotated[Real, Field(ge=0, le=1)] = 0.7
     """Share of the pictures that show one component only, at its highest."""
-    warmup_epochs: Annotated[Whole, Field(ge=0)] = 20
+    warmup_epochs: Annotated[Whole, Field(ge=0, le=1_000_000)] = 20
     """Epochs over which that share rises from 0; 0 starts with mask_prob_max."""
 
 
 class TrainVQVAESection(Training):
-    epochs: PositiveInt = 12
+    epochs: Annotated[Whole, Field(ge=1, le=1_000_000)] = 12
     """Epochs of the final fit at most."""
-    learning_rate: PositiveFloat = 1e-2
+    learning_rate: Annotated[Real, Field(gt=0, le=100)] = 1e-2
     """Peak of the learning rate: linear warm-up, then cosine to zero."""
     stride: Literal[4, 8, 16] = 4
     """Pixels per token along each side."""
-    hidden: Annotated[Whole, Field(ge=8, multiple_of=8)] = 96
+    hidden: Annotated[Whole, Field(ge=8, le=8192, multiple_of=8)] = 96
     """Channels of encoder and decoder at the grid."""
-    residual_blocks: Annotated[Whole, Field(ge=0)] = 2
+    residual_blocks: Annotated[Whole, Field(ge=0, le=256)] = 2
     """Residual blocks in encoder and in decoder."""
     codebook_size: Annotated[Whole, Field(ge=2, le=65536)] = 256
     """K, the number of codes."""
-    code_dim: PositiveInt = 32
+    code_dim: Annotated[Whole, Field(ge=1, le=8192)] = 32
     """D, numbers per code."""
-    commitment_weight: Annotated[Real, Field(ge=0)] = 0.25
+    commitment_weight: Annotated[Real, Field(ge=0, le=10_000)] = 0.25
     """beta, weight of the commitment loss."""
     codebook_update: Literal["ema", "gradient"] = "ema"
     """Codebook by moving averages, or by the gradient of the codebook loss."""

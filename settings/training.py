@@ -5,21 +5,21 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, model_validator
 
-from settings.kinds import PositiveFloat, PositiveInt, Real, Section, Whole, nearest
+from settings.kinds import Real, Section, Whole, nearest
 
 
 class Tune(Section):
     """An Optuna study. `space`: key of the stage -> list of choices, or {low, high, log}."""
 
-    trials: Annotated[Whole, Field(ge=0)] = 3
+    trials: Annotated[Whole, Field(ge=0, le=100_000)] = 3
     """How many settings to try before the final fit; 0 skips tuning."""
-    epochs: PositiveInt = 3
+    epochs: Annotated[Whole, Field(ge=1, le=1_000_000)] = 3
     """Epochs of a trial."""
     share: Annotated[Real, Field(gt=0, le=1)] = 1.0
     """Share of the training and validation pictures that a trial sees, evenly spread over the classes."""
-    patience: PositiveInt = 3
+    patience: Annotated[Whole, Field(ge=1, le=1_000_000)] = 3
     """Epochs without a better validation score after which a trial stops."""
-    startup_trials: Annotated[Whole, Field(ge=0)] = 2
+    startup_trials: Annotated[Whole, Field(ge=0, le=100_000)] = 2
     """Trials before bad ones are pruned."""
     study: str | None = None
     """Name of a study to continue and add to; null starts one for this run."""
@@ -44,23 +44,23 @@ class Tune(Section):
 class Training(Section):
     """What all training stages have."""
 
-    epochs: PositiveInt = 12
+    epochs: Annotated[Whole, Field(ge=1, le=1_000_000)] = 12
     """Epochs of the final fit at most."""
-    least_steps: Annotated[Whole, Field(ge=0)] = 0
+    least_steps: Annotated[Whole, Field(ge=0, le=10**9)] = 0
     """Steps that all epochs together have at least: with few pictures an epoch is then several passes over them."""
-    batch_size: PositiveInt = 32
+    batch_size: Annotated[Whole, Field(ge=1, le=100_000)] = 32
     """Pictures per step."""
     optimizer: Literal["muon", "adamw"] = "muon"
     """muon: Muon for hidden matrices and kernels, AdamW for the rest; adamw: AdamW for all."""
-    learning_rate: PositiveFloat = 1e-3
+    learning_rate: Annotated[Real, Field(gt=0, le=100)] = 1e-3
     """Peak of the learning rate: linear warm-up, then cosine to zero."""
-    weight_decay: Annotated[Real, Field(ge=0)] = 1e-4
+    weight_decay: Annotated[Real, Field(ge=0, le=100)] = 1e-4
     """On matrices and kernels only."""
     warmup: Annotated[Real, Field(ge=0, lt=1)] = 0.05
     """Share of the steps over which the learning rate rises."""
-    clip_norm: PositiveFloat = 1.0
+    clip_norm: Annotated[Real, Field(gt=0, le=1e9)] = 1.0
     """Largest norm of the gradient."""
-    patience: PositiveInt = 5
+    patience: Annotated[Whole, Field(ge=1, le=1_000_000)] = 5
     """Epochs without a better validation score after which training stops."""
     retrain: bool = False
     """After the fit, train afresh on train + validation for the best number of epochs."""

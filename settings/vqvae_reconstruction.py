@@ -4,13 +4,13 @@ from typing import Annotated
 
 from pydantic import Field
 
-from settings.kinds import Names, PositiveInt, Real, RunName, Section, Whole
+from settings.kinds import Names, Real, RunName, Section, Whole
 
 
 class VQVAEReconstructionSection(Section):
     vqvae: RunName = "best"
     """The VQ-VAE: best, a run folder, or models:/NAME@ALIAS."""
-    batch_size: PositiveInt = 256
+    batch_size: Annotated[Whole, Field(ge=1, le=100_000)] = 256
     """Pictures per step."""
     grid_pictures: Annotated[Whole, Field(ge=1, le=64)] = 8
     """Pictures in each of the worst, median and best grids."""

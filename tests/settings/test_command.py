@@ -136,7 +136,7 @@ def test_help_explains_every_key_with_range_and_default(capsys):
             assert (f"--{name} VALUE" in text) == mine
             assert not mine or " ".join(field.description.split()) in text
         assert "[true | false; default true]" in text
-        assert section != "train_vqvae" or "number > 0; default 0.01" in text
+        assert section != "train_vqvae" or "number > 0, <= 100; default 0.01" in text
 
 
 def test_shortcut_stands_for_its_key():

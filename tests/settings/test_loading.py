@@ -91,10 +91,10 @@ def parts(annotation: Any, metadata: list[Any]) -> list[tuple[Any, list[Any]]]:
 
 def just_outside(kind: type, bound: Any) -> Any:
     """The value nearest to the bound that it excludes."""
-    step = 1 if kind is int else 1e-9
-    for sort, name, shift in ((Ge, "ge", -step), (Gt, "gt", 0), (Le, "le", step), (Lt, "lt", 0)):
+    for sort, name, way in ((Ge, "ge", -1), (Gt, "gt", 0), (Le, "le", 1), (Lt, "lt", 0)):
         if isinstance(bound, sort):
-            return kind(getattr(bound, name) + shift)
+            value = getattr(bound, name)
+            return value + way if kind is int else math.nextafter(value, value + way)
     return bound.multiple_of + 1 if isinstance(bound, MultipleOf) else None
 
 
@@ -506,11 +506,11 @@ def test_replacing_values_checks_them() -> None:
     [
         ("train_vqvae.stride", "4 | 8 | 16"),
         ("run.device", "auto | cpu | cuda | mps"),
-        ("train_vqvae.learning_rate", "number > 0"),
-        ("train_vqvae.hidden", "whole number >= 8, multiple of 8"),
+        ("train_vqvae.learning_rate", "number > 0, <= 100"),
+        ("train_vqvae.hidden", "whole number >= 8, <= 8192, multiple of 8"),
         ("train_vqvae.restart_share", "number >= 0, < 1"),
-        ("data.images_per_class", "whole number >= 1 or null"),
-        ("data.classes", "whole number >= 2 or list of text or null"),
+        ("data.images_per_class", "whole number >= 1, <= 1,000,000,000 or null"),
+        ("data.classes", "whole number >= 2, <= 100,000 or list of text or null"),
         ("reconstruct_masked.percentages", "list of whole number >= 0, <= 100"),
         ("run.mlflow", "true | false"),
         ("train_distil.tune.space", "mapping"),
