@@ -14,7 +14,6 @@ forward and backward. Convolutions may be computed with fewer.
     python benchmarks/gpu.py --run.device cpu --tiny       # tries every way in a moment
 """
 
-import argparse
 import statistics
 import sys
 import time
@@ -29,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measured import save_table, show_columns
+from benchmarks.measured import benchmark_parser, save_table, show_columns
 from masking import training_mask
 from models.distilbert import DistilShape, build_distilbert, masked_cross_entropy, prepare_for
 from pipeline.files import InputError
@@ -168,12 +167,7 @@ def measure_task(task: Task, machine: Machine, rounds: int, steps: int, compiled
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python benchmarks/gpu.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = benchmark_parser("gpu", __doc__)
     parser.add_argument("--run.device", dest="device", default="cuda", help="where to compute [cuda]")
     parser.add_argument("--tiny", action="store_true", help="small models and no compilation")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="turns of each way [5]")

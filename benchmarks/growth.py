@@ -13,7 +13,6 @@ batch       a training step of each model with so many pictures; seconds of a pi
 strategies  choosing on the grid of config.yaml, strategy by strategy; seconds of a picture
 """
 
-import argparse
 import math
 import statistics
 import sys
@@ -32,7 +31,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from benchmarks.measured import in_own_process, resident_megabytes, save_table, show_columns
+from benchmarks.measured import benchmark_parser, in_own_process, resident_megabytes, save_table, show_columns
 from handoff.manifest import Manifest
 from handoff.split import Split
 from handoff.vqvae import HandedIndices, HandedVQVAE
@@ -299,12 +298,7 @@ def growth_figure(axis: Axis, rows: Sequence[Sequence[object]]) -> Figure:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python benchmarks/growth.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = benchmark_parser("growth", __doc__)
     parser.add_argument("against", choices=AXES)
     parser.add_argument("--sizes", type=int, nargs="+", metavar="N", help="other sizes")
     parser.add_argument("--only", nargs="+", metavar="WHAT", help="only these lines")

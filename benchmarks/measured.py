@@ -1,5 +1,6 @@
 """What benchmarks share: points measured in a process of their own, their memory, and tables on the console."""
 
+import argparse
 import os
 import subprocess
 import sys
@@ -10,6 +11,21 @@ import torch
 
 from docs.shelf import write_table
 from pipeline.machine import Machine, commit
+
+
+def benchmark_parser(name: str, about: str | None) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=f"python benchmarks/{name}.py",
+        description=about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def add_numbers(parser: argparse.ArgumentParser, *options: tuple[str, int, str]) -> None:
+    """Whole numbers: name, default, meaning."""
+    for name, default, meaning in options:
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{meaning} [{default}]")
 
 
 def resident_megabytes() -> float:

@@ -10,7 +10,6 @@ it asks. Pictures and grids are noise.
     python benchmarks/peak_memory.py --size 64 --codes 512 --pictures 50 --memory 0.1 --save peak.csv
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +21,14 @@ if __name__ == "__main__":  # started as a file: the project is one folder up
 import torch
 from torch import Tensor
 
-from benchmarks.measured import in_own_process, resident_megabytes, save_table, show_columns
+from benchmarks.measured import (
+    add_numbers,
+    benchmark_parser,
+    in_own_process,
+    resident_megabytes,
+    save_table,
+    show_columns,
+)
 from masking import random_mask
 from models.codes import Filling
 from models.distilbert import DistilShape, build_distilbert, prepare_for
@@ -107,19 +113,14 @@ def measure_question(name: str, asked: AskedModels) -> list[object]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python benchmarks/peak_memory.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    for name, default, meaning in (
+    parser = benchmark_parser("peak_memory", __doc__)
+    add_numbers(
+        parser,
         ("size", 128, "side of the pictures"),
         ("codes", 8192, "K"),
         ("pictures", 250, "how many are asked about"),
         ("threads", 0, "CPU threads, 0: all cores"),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{meaning} [{default}]")
+    )
     parser.add_argument("--memory", type=float, default=1.0, metavar="GB", help="run.memory [1]")
     parser.add_argument("--only", choices=QUESTIONS, help="one way, in this process")
     parser.add_argument("--save", type=Path, metavar="FILE", help="also write the table there, as CSV")

@@ -11,7 +11,6 @@ to float in [-1, 1], in batches of 64. Ways take turns, each is warmed up once.
     python benchmarks/reading.py --pictures 200 --side 64 --size 32 --rounds 1 --save reading.csv
 """
 
-import argparse
 import statistics
 import sys
 import tarfile
@@ -34,7 +33,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from benchmarks.growth import shape_of
-from benchmarks.measured import save_table, show_columns
+from benchmarks.measured import add_numbers, benchmark_parser, save_table, show_columns
 from handoff.split import Split
 from pipeline.engine import FitPlan, fit
 from pipeline.machine import Machine, prepare_machine, versions
@@ -155,21 +154,16 @@ def share_waited(split: Split, machine: Machine) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python benchmarks/reading.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    for name, default, meaning in (
+    parser = benchmark_parser("reading", __doc__)
+    add_numbers(
+        parser,
         ("pictures", 2000, "how many"),
         ("side", 384, "of the files, the shorter one, pixels"),
         ("size", 64, "side of the squares that are read, pixels"),
         ("workers", 2, "that decode"),
         ("rounds", 5, "turns of each way"),
         ("threads", 0, "CPU threads of the epoch, 0: all cores"),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{meaning} [{default}]")
+    )
     parser.add_argument("--save", type=Path, metavar="FILE", help="also write the table there, as CSV")
     given = parser.parse_args(argv)
     machine = prepare_machine(RunSection(threads=given.threads), lambda text: None)

@@ -12,7 +12,6 @@ and each is warmed up.
     python benchmarks/training_step.py --rounds 3 --batch 8 --size 32 --hidden 32 --codes 64 --save step.csv
 """
 
-import argparse
 import statistics
 import sys
 import time
@@ -26,7 +25,7 @@ if __name__ == "__main__":  # started as a file: the project is one folder up
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measured import save_table, show_columns
+from benchmarks.measured import add_numbers, benchmark_parser, save_table, show_columns
 from pipeline.machine import generator, prepare_machine, versions
 from pipeline.optimizer import FitOptimizer, OptimizerKind
 from settings.common import RunSection
@@ -113,21 +112,16 @@ def measure(ways: Sequence[TimedRecipe], batch: int, rounds: int, device: torch.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python benchmarks/training_step.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    for name, default, meaning in (
+    parser = benchmark_parser("training_step", __doc__)
+    add_numbers(
+        parser,
         ("size", 80, "side of the pictures"),
         ("codes", 456, "K"),
         ("hidden", 144, "channels"),
         ("batch", 32, "pictures of a step"),
         ("rounds", 7, "turns of each way"),
         ("threads", 0, "CPU threads, 0: all cores"),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{meaning} [{default}]")
+    )
     parser.add_argument("--save", type=Path, metavar="FILE", help="also write the table there, as CSV")
     asked = parser.parse_args(argv)
     machine = prepare_machine(RunSection(threads=asked.threads))
