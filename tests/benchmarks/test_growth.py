@@ -7,6 +7,7 @@ import torch
 
 from benchmarks import growth
 from benchmarks.growth import AXES, exponent, growth_figure, measure_point
+from benchmarks.measured import in_own_process
 from docs.shelf import take_table
 from pipeline.machine import Machine
 from toys import CPU
@@ -40,7 +41,18 @@ def test_a_training_step_of_the_benchmark_trains() -> None:
         assert any(not torch.equal(weight, before[name]) for name, weight in built[0].named_parameters()), what
 
 
-def test_it_prints_saves_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_point_is_measured_in_a_process_of_its_own() -> None:
+    call = ["grid", "--point", "--only", "direct", "--sizes", "4", "--rounds", "1", "--threads", "1"]
+    row = in_own_process(growth.__file__, call)
+    assert row[:3] == ["grid", "direct", "4"] and len(row) == len(growth.GROWTH_HEADER)
+
+
+def test_it_prints_saves_and_draws(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        growth, "in_own_process", lambda file, call: ["grid", call[3], call[5], "0.1", "0.1", "0.2", "900"]
+    )
     table, figure = tmp_path / "grid.csv", tmp_path / "grid.png"
     options = ["--sizes", "4", "16", "--only", "direct", "--rounds", "1", "--threads", "1"]
     assert growth.main(["grid", *options, "--save", str(table), "--figure", str(figure)]) == 0
