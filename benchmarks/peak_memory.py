@@ -1,7 +1,7 @@
 """Peak memory while untrained models of a large grid are asked, each way in a process of its own.
 
 Claim: with pictures of 128x128, 1,024 tokens and K = 8,192 validation, choosing and completion stay under 4 GB on CPU,
-as batches are cut to `run.memory`; all at once they would take tens of GB.
+as batches are cut to `run.memory`.
 
 "peak" is the largest resident memory of the process, torch and the libraries with it; "at start" what it takes before
 it asks. Pictures and grids are noise.

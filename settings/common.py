@@ -79,6 +79,13 @@ class DataSection(Section):
     """Where source imagenette is stored."""
 
     @model_validator(mode="after")
+    def _source_without_password(self) -> "DataSection":
+        """As for run.tracking_uri."""
+        if "://" in self.source and urlsplit(self.source.partition("{")[0]).password is not None:
+            raise ValueError("source holds a password; let its package take it from the environment instead")
+        return self
+
+    @model_validator(mode="after")
     def _sums_to_one(self) -> "DataSection":
         total = self.train + self.val + self.test
         if abs(total - 1) > 1e-6:

@@ -33,21 +33,24 @@ class GrowingCache:
     def __init__(self, file: Path, notes: Path, size: int, channels: int) -> None:
         self.file, self.notes, self.shape = file, notes, (size, size, channels)
         self.parts: dict[str, list[Streamed]] = {}
-        for line in notes.read_text(encoding="utf-8").splitlines() if notes.is_file() else []:
+        for line in notes.read_bytes().splitlines(keepends=True) if notes.is_file() else []:
+            if not line.endswith(b"\n"):  # torn when the process was killed: its part is read anew
+                os.truncate(notes, notes.stat().st_size - len(line))
+                break
             entry = json.loads(line)
             self.parts[entry["part"]] = [Streamed(*each) for each in entry["pictures"]]
         self.rows = sum(each.row >= 0 for pictures in self.parts.values() for each in pictures)
-        with self.file.open("r+b" if self.file.exists() else "w+b") as opened:
-            opened.truncate(HEAD_BYTES + self.rows * int(np.prod(self.shape)))
+        self.file.touch()
 
     def read(self, part: StreamedPart, workers: int, seen: Callable[[int], object]) -> None:
         """Append the pictures of a part, decoded by `workers` threads. seen: is told how many were read.
 
-        Raises InputError, with the cache as it was before the part.
+        Raises InputError; what was appended until then is overwritten by the next.
         """
         size, _, channels = self.shape
         samples, pictures, row = part.samples(), [], self.rows
         with self.file.open("r+b") as opened:
+            opened.truncate(HEAD_BYTES + self.rows * int(np.prod(self.shape)))
             opened.seek(0, os.SEEK_END)
             while chunk := list(islice(samples, FILES_AT_ONCE)):
                 for sample, decoded in zip(chunk, decode_all(chunk, size, channels, workers), strict=True):

@@ -168,7 +168,8 @@ def _samples_of_tar(file: Any) -> Iterator[Sample]:
     except (tarfile.TarError, EOFError) as error:
         raise InputError(f"{_shown(file.path)} is cut off or damaged: {error}; copy it again") from error
     except OSError as error:
-        raise InputError(f"cannot read {_shown(file.path)}: {error}; type the same command with --resume") from error
+        why = " ".join(str(error).replace(file.path, _shown(file.path)).split())
+        raise InputError(f"cannot read {_shown(file.path)}: {why}; type the same command with --resume") from error
 
 
 def _of_one_key(key: str, files: dict[str, bytes]) -> Iterator[Sample]:

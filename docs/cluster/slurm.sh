@@ -3,7 +3,8 @@
 #   sbatch --nodes 2 --gpus-per-node 8 docs/cluster/slurm.sh train_vqvae.py --run.dir /shared/runs
 # Without GPUs, two processes on each machine:
 #   PROCESSES=2 sbatch --nodes 2 docs/cluster/slurm.sh train_vqvae.py --run.dir /shared/runs
-# run.dir is a folder that all machines see. A job that was ended is queued again and goes on: --requeue and --resume.
+# run.dir is a folder that all machines see. A job that Slurm queues again (preempted, or a machine is gone; --requeue)
+# goes on with --resume. After its time is over, submit it anew with --resume.
 #SBATCH --job-name=reconstruct-masked-images
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=16

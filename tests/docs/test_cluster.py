@@ -58,9 +58,9 @@ def test_the_kubernetes_job_finds_its_own_service_and_starts_a_stage_with_settin
     assert spec["subdomain"] == service["metadata"]["name"]
     (container,) = spec["containers"]
     launcher, *words = container["command"]
-    flags = dict(word.removeprefix("--").split("=", 1) for word in words if word.startswith("--"))
+    flags = dict(word.removeprefix("--").split("=", 1) for word in words if "=" in word)
     (stage,) = [word for word in words if not word.startswith("--")]
-    assert launcher == "torchrun" and (ROOT / stage).is_file()
+    assert words[-1] == "--resume" and launcher == "torchrun" and (ROOT / stage).is_file()
     assert int(flags["nnodes"]) == job["spec"]["completions"] == job["spec"]["parallelism"]
     assert int(flags["nproc-per-node"]) == container["resources"]["limits"]["nvidia.com/gpu"]
     assert flags["rdzv-endpoint"].startswith(f"{job['metadata']['name']}-0.{service['metadata']['name']}:")

@@ -17,6 +17,7 @@ from PIL import Image
 import data_split
 from handoff.split import Split, open_split
 from pipeline.files import InputError, read_csv
+from settings.loading import ConfigError
 from sources import caching, streams
 from sources.caching import GrowingCache, cache_parts
 from sources.streams import Sample, StreamedPart, counted, is_streamed, open_parts
@@ -167,6 +168,21 @@ def test_what_was_read_is_kept_and_the_part_begun_is_read_anew(
     assert np.load(tmp_path / "images.npy").shape == (20, 8, 8, 3)
 
 
+def test_a_line_that_was_torn_counts_for_nothing_and_no_part_is_lost(tmp_path: Path) -> None:
+    def opened() -> GrowingCache:
+        return GrowingCache(tmp_path / "images.npy", tmp_path / "notes.jsonl", 8, 3)
+
+    read: list[str] = []
+    known = cache_parts(opened(), parts_in_memory(read, {}), 1, lambda count: None)
+    notes = (tmp_path / "notes.jsonl").read_bytes()
+    (tmp_path / "notes.jsonl").write_bytes(notes[:-30])
+    resumed = opened()
+    assert cache_parts(resumed, parts_in_memory(read, {}), 1, lambda count: None) == known
+    assert read == ["a", "b", "c", "c"] and (tmp_path / "notes.jsonl").read_bytes() == notes
+    resumed.finish()
+    assert np.load(tmp_path / "images.npy").shape == (20, 8, 8, 3)
+
+
 def test_a_stage_that_was_interrupted_goes_on_with_resume(
     tmp_path: Path, in_memory: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -214,6 +230,12 @@ def test_stacks_are_not_read_as_a_stream(tmp_path: Path, in_memory: Any) -> None
     in_memory.pipe("/all.tar", b"")
     with pytest.raises(InputError, match="1 or 3 channels"):
         make_split(tmp_path, "memory://all.tar", channels=5)
+
+
+def test_a_password_in_the_address_is_refused_before_it_is_written_anywhere(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data: source holds a password") as refused:
+        split_settings(tmp_path, "https://me:secret@host/{00..11}.tar")
+    assert "secret" not in str(refused.value)
 
 
 def test_passwords_and_signatures_are_not_shown() -> None:
