@@ -22,7 +22,7 @@ import numpy as np
 from handoff.manifest import Manifest, column_of
 from handoff.split import data_key, hashed, manifest_hash, note_data, open_split_folder
 from pipeline.figures import component_rows, picture_grid
-from pipeline.files import InputError, digest, read_json, write_csv, write_json
+from pipeline.files import InputError, digest, file_digests, reach_disk, read_json, write_csv, write_json
 from pipeline.machine import prepare_machine
 from pipeline.metrics import to_unit
 from pipeline.progress import progress_bar
@@ -136,8 +136,10 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
         report_patients(stage, items, sides)
         manifest = write_manifest(stage, items, sides)
         meta = describe(stage, manifest, cfg.data, stacks)
-        (stage.folder.path / "images.partial.npy").replace(stage.folder.path / "images.npy")
-        write_json(stage.folder.path / "split.json", meta)
+        folder = stage.folder.path
+        reach_disk(folder / "images.partial.npy")
+        (folder / "images.partial.npy").replace(folder / "images.npy")
+        write_json(folder / "split.json", meta | {"files": file_digests(folder, ("images.npy", "manifest.csv"))})
         note_data(stage, cfg, open_split_folder(stage.folder.path))
         stage.figure("examples", examples_figure(stage.folder.path, manifest, meta))
         report(stage, meta)

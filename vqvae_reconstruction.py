@@ -27,7 +27,7 @@ from models.conditioning import Told
 from models.sizes import painting_bytes
 from own_picture.reconstructing import load_indices, load_own, own_data, paint_own, reconstruct_own
 from pipeline.figures import component_rows, picture_grid, usage_figure
-from pipeline.files import InputError, read_csv, smallest_unsigned, write_array, write_csv, write_json
+from pipeline.files import InputError, file_digests, read_csv, smallest_unsigned, write_array, write_csv, write_json
 from pipeline.machine import Machine, prepare_machine
 from pipeline.metrics import perplexity, picture_errors, share_used, to_unit
 from pipeline.progress import progress_bar
@@ -146,6 +146,7 @@ def store_indices(stage: Stage, split: Split, vqvae: HandedVQVAE, indices: np.nd
     rows = read_csv(split.folder / "manifest.csv")
     write_csv(folder / "manifest.csv", list(rows[0]), [list(row.values()) for row in rows])
     meta = {**split.identity, **vqvae.identity, "vqvae": str(vqvae.folder), "classes": split.classes}
+    meta["files"] = file_digests(folder, ("indices.npy", "labels.npy", "codebook.npy", "manifest.csv"))
     write_json(folder / "meta.json", stage.described(meta))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from handoff.split import mend
-from pipeline.files import InputError, read_json
+from pipeline.files import InputError, check_digests, read_json
 from pipeline.runs import check_handed, run_settings
 from settings.config import Config
 
@@ -28,12 +28,14 @@ class Handed(Generic[Model]):
 
 
 def checked_meta(folder: Path, stage: str, expected: dict[str, Any], command: str) -> dict[str, Any]:
-    """meta.json of the model in a run folder. Raises InputError when there is none, or it was made for other things."""
+    """meta.json of the model in a run folder. Raises InputError when there is none, when it was made for other things,
+    and when its files are damaged."""
     file = folder / "model" / "meta.json"
     if not file.is_file():
         raise InputError(f"{folder} has no model ({file} is missing); type: {command}")
     meta: dict[str, Any] = read_json(file)
     check_handed(file, meta, {"stage": stage, **expected}, command)
+    check_digests(file.parent, meta.get("files", {}), command)
     return meta
 
 

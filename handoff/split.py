@@ -15,9 +15,10 @@ from torch import Tensor
 
 from handoff.manifest import Manifest, column_of
 from masking import all_but
-from pipeline.files import InputError, digest, read_json
+from pipeline.files import InputError, check_digests, digest, read_json
 from pipeline.runs import resolve_run
 from pipeline.stage import Stage
+from pipeline.world import is_first
 from settings.common import DataSection
 from settings.config import Config
 from settings.loading import as_typed, changed_keys
@@ -141,13 +142,17 @@ def note_data(stage: Stage, cfg: Config, split: Split) -> None:
 
 
 def open_split(cfg: Config) -> Split:
-    """The newest finished split of these data settings. Raises InputError that says how to make it."""
+    """The newest finished split of these data settings. Raises InputError that says how to make it, also when its files
+    are damaged; of several processes the first reads them all through for that."""
     runs = Path(cfg.run.dir)
     wanted = f"data.source {cfg.data.source}, data.image_size {cfg.data.image_size}, data.seed {cfg.data.seed}"
-    folder = resolve_run(runs, "data_split", "best", data_key(cfg.data), wanted, mend("data_split", cfg))
+    command = mend("data_split", cfg)
+    folder = resolve_run(runs, "data_split", "best", data_key(cfg.data), wanted, command)
+    if is_first():
+        check_digests(folder, read_json(folder / "split.json").get("files", {}), command)
     split = open_split_folder(folder)
     if manifest_hash(hashed(split.manifest)) != split.hash:
-        raise InputError(f"{folder / 'manifest.csv'} was changed after the split; type: {mend('data_split', cfg)}")
+        raise InputError(f"{folder / 'manifest.csv'} was changed after the split; type: {command}")
     return split
 
 

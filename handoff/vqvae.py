@@ -15,7 +15,7 @@ from torch import Tensor
 from handoff.handed import Handed, checked_meta, lacks_label_drop
 from handoff.split import Split, mend
 from models.conditioning import Columns, columns_of
-from pipeline.files import InputError, read_json
+from pipeline.files import InputError, check_digests, read_json
 from pipeline.runs import check_handed, resolve_run
 from pipeline.stage import say
 from settings.config import Config
@@ -152,7 +152,9 @@ def take_indices(cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE) -> H
     file = folder / "indices" / "meta.json"
     if not file.is_file():
         raise InputError(f"{folder} has no stored indices ({file} is missing); type: {command}")
-    check_handed(file, read_json(file), split.identity | vqvae.identity, command)
+    meta = read_json(file)
+    check_handed(file, meta, split.identity | vqvae.identity, command)
+    check_digests(file.parent, meta.get("files", {}), command)
     indices = np.load(folder / "indices" / "indices.npy", mmap_mode="r")
     if len(indices) != len(split.manifest):
         raise InputError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from measuring.study import ALL_FORGOTTEN, Study
-from pipeline.files import InputError, write_safetensors
+from pipeline.files import read_safetensors, write_safetensors
 from pipeline.metrics import Bootstrap
 from pipeline.stage import say
 from pipeline.tables import Rows
@@ -50,20 +50,15 @@ def write_per_picture(file: Path, values: PerPicture, positions: np.ndarray, spl
 
 
 def read_per_picture(file: Path) -> tuple[PerPicture, Tensor, str]:
-    """The way back: values, positions and the hash of the split. Raises InputError when the file is missing."""
-    from safetensors import safe_open
-
-    if not file.is_file():
-        raise InputError(f"{file} is missing; type: python reconstruct_masked.py")
-    with safe_open(file, framework="pt") as stored:
-        tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118 (not a dict)
-        split_hash = stored.metadata()["split_hash"]
+    """The way back: values, positions and the hash of the split. Raises InputError when the file is missing or
+    damaged."""
+    tensors, metadata = read_safetensors(file, "type: python reconstruct_masked.py")
     positions = tensors.pop("positions")
     values: PerPicture = {}
     for key, value in tensors.items():
         strategy, percent, decoding, measure = key.split("/")
         values[strategy, int(percent), decoding, measure] = value
-    return values, positions, split_hash
+    return values, positions, metadata["split_hash"]
 
 
 def reference_of(strategies: Sequence[str]) -> str:

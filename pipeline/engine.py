@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from pipeline.draws import Draws
-from pipeline.files import write_safetensors
+from pipeline.files import read_safetensors, write_safetensors
 from pipeline.machine import Machine, epoch_stream, generator
 from pipeline.optimizer import FitOptimizer, OptimizerKind
 from pipeline.progress import progress_bar
@@ -393,14 +392,15 @@ def _save(
 def _restore(
     file: Path, model: nn.Module, optimizer: FitOptimizer
 ) -> tuple[Progress, dict[str, Tensor], dict[str, Tensor]]:
-    """The way back of `_save`: progress, best weights, and what the learner keeps beside its model."""
+    """The way back of `_save`: progress, best weights, and what the learner keeps beside its model. Raises InputError
+    for a damaged file."""
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}, "extra": {}}
-    with safe_open(file, framework="pt") as stored:
-        progress = Progress(**json.loads(stored.metadata()["progress"]))
-        progress.seconds = progress.seconds or [0.0] * progress.epoch  # of a version that did not note them
-        for key in stored.keys():  # noqa: SIM118 (not a dict)
-            part, _, name = key.partition("/")
-            parts[part][name] = stored.get_tensor(key)
+    tensors, metadata = read_safetensors(file, "delete it, and --resume begins this fit anew")
+    progress = Progress(**json.loads(metadata["progress"]))
+    progress.seconds = progress.seconds or [0.0] * progress.epoch  # of a version that did not note them
+    for key, tensor in tensors.items():
+        part, _, name = key.partition("/")
+        parts[part][name] = tensor
     model.load_state_dict(parts["model"])
     optimizer.restore(parts["optimizer"])
     return progress, parts["best"], parts["extra"]

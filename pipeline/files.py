@@ -1,8 +1,13 @@
-"""Files that are either whole or not there: each write goes to a temporary name first, then `Path.replace`."""
+"""Files that are either whole or not there: a write goes to a temporary name, reaches the disk, and is renamed.
+
+Files that are handed on have their SHA-256 noted beside them; it is compared when they are opened.
+"""
 
 import csv
 import hashlib
 import json
+import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +18,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 LOCK_SECONDS = 60
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}(\.[^.]+)?")
 
 
 class InputError(ValueError):
@@ -34,11 +40,32 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        reach_disk(temporary)
         temporary.replace(path)
+        reach_disk(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
+
+
+def reach_disk(path: Path) -> None:
+    """Wait until what was written to a file, or renamed in a folder, would survive a loss of power."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders
+    number = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def clear_leftovers(folder: Path) -> list[Path]:
+    """Remove what `replacing` left under a folder when its process was killed amid a write; returns what that was."""
+    found = [path for path in folder.rglob(".*") if TEMPORARY.fullmatch(path.name) and path.is_file()]
+    for path in found:
+        path.unlink(missing_ok=True)
+    return found
 
 
 @contextmanager
@@ -96,11 +123,42 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Any], metadata: dict[str, str] | None = None) -> None:
+    """With the SHA-256 of all tensors in the metadata."""
     from safetensors.torch import save
 
     contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    noted = {**(metadata or {}), "sha256": _digest_of_tensors(contiguous)}
     with replacing(path) as temporary:
-        temporary.write_bytes(save(contiguous, metadata=metadata))
+        temporary.write_bytes(save(contiguous, metadata=noted))
+
+
+def read_safetensors(path: Path, mend: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Tensors by name, on the CPU, and metadata. Raises InputError when the file is missing, is none, or its tensors
+    are not those that were written. mend: what to do then, in words."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as stored:
+            tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118 (not a dict)
+            metadata = stored.metadata() or {}
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; {mend}") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({' '.join(str(error).split())[:120]}); {mend}") from None
+    if "sha256" in metadata and metadata["sha256"] != _digest_of_tensors(tensors):
+        raise InputError(f"{path} is damaged: its tensors have another SHA-256 than when they were written; {mend}")
+    return tensors, metadata
+
+
+def _digest_of_tensors(tensors: Mapping[str, Any]) -> str:
+    import torch
+
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        sha.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
+    return sha.hexdigest()
 
 
 def digest(*parts: str | bytes, length: int = 12) -> str:
@@ -110,6 +168,28 @@ def digest(*parts: str | bytes, length: int = 12) -> str:
         sha.update(part.encode() if isinstance(part, str) else part)
         sha.update(b"\0")
     return sha.hexdigest()[:length]
+
+
+def file_digests(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """name -> SHA-256 of the file in the folder, in hexadecimal digits."""
+    return {name: _file_digest(folder / name) for name in names}
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_digests(folder: Path, noted: Mapping[str, str], mend: str) -> None:
+    """Raises InputError for a file that is missing, or has another SHA-256 than was noted. mend: a command."""
+    for name, expected in noted.items():
+        path = folder / name
+        if not path.is_file():
+            raise InputError(f"{path} is missing; type: {mend}")
+        if (found := _file_digest(path)) != expected:
+            raise InputError(
+                f"{path} was changed or damaged: its SHA-256 is {found[:12]}, noted was {expected[:12]}; type: {mend}"
+            )
 
 
 def smallest_unsigned(codes: int) -> np.dtype:

@@ -15,7 +15,8 @@ from typing import Any
 
 import yaml
 
-from pipeline.files import InputError, alone, cannot_write, read_json, write_json, write_text
+from pipeline.files import InputError, alone, cannot_write, clear_leftovers, read_json, write_json, write_text
+from pipeline.processes import is_gone, is_here, this_process
 
 
 @dataclass(frozen=True)
@@ -29,17 +30,26 @@ class RunFolder:
         """A new folder with the resolved settings in it. Raises InputError when it cannot be written."""
         folder = cls(_new_folder(runs / stage))
         write_text(folder.path / "config.yaml", settings)
-        folder.update(stage=stage, status="running", digest=digest)
+        folder.update(stage=stage, status="running", digest=digest, process=this_process())
         return folder
 
     @classmethod
-    def find_unfinished(cls, runs: Path, stage: str, digest: str) -> "RunFolder | None":
-        """The newest run of the stage with the same settings and inputs that has not ended well."""
+    def take_unfinished(cls, runs: Path, stage: str, digest: str) -> "RunFolder | None":
+        """The newest run of the stage with the same settings and inputs that has not ended well; it is this process's
+        from now on. Raises InputError when another process of this machine is still at it."""
         for path in sorted((runs / stage).glob("*/run.json"), reverse=True):
             record = read_json(path)
             if record["digest"] == digest and record["status"] != "finished":
-                return cls(path.parent)
+                folder = cls(path.parent)
+                folder._take_over(record)
+                return folder
         return None
+
+    def _take_over(self, record: dict[str, Any]) -> None:
+        noted, me = record.get("process", {}), this_process()
+        if record["status"] == "running" and is_here(noted) and not is_gone(noted) and noted["pid"] != me["pid"]:
+            raise InputError(f"{self.path} is being run by process {noted['pid']}; wait until it ends, or end it first")
+        self.update(status="running", process=me)
 
     @property
     def name(self) -> str:
@@ -67,6 +77,21 @@ class RunFolder:
     def write_history(self, history: list[dict[str, float]]) -> None:
         """One line per epoch, written whole, so that a resumed run has no line twice."""
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in history))
+
+
+def bury_gone(runs: Path, stage: str, tracked: bool) -> list[RunFolder]:
+    """Note those runs of the stage as killed whose process ended without a word, clear what they had half written, and
+    return them. tracked: also those that have an MLflow run, which is then to be ended, too."""
+    found = []
+    for file in sorted((runs / stage).glob("*/run.json")):
+        folder = RunFolder(file.parent)
+        record = folder.record()
+        left = record.get("status") == "running" and is_gone(record.get("process", {}))
+        if left and (tracked or not record.get("mlflow_run")):
+            clear_leftovers(folder.path)
+            folder.update(status="killed", error="its process ended without a word")
+            found.append(folder)
+    return found
 
 
 def _new_folder(parent: Path) -> Path:

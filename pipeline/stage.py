@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from pipeline import figures
-from pipeline.files import digest, write_json, write_safetensors
+from pipeline.files import alone, digest, file_digests, write_json, write_safetensors
 from pipeline.machine import Machine, commit, versions
-from pipeline.runs import RunFolder, note_best
+from pipeline.runs import RunFolder, bury_gone, note_best
 from pipeline.spool import PatientLedger, Spool
 from pipeline.tracking import Ledger, NullLedger, database_uri, open_ledger
 from pipeline.world import is_first
@@ -57,7 +57,7 @@ class Stage:
     resumed: bool
     commit: str = "unknown"  # of the project, when the run was opened
     metrics: dict[str, float] = field(default_factory=dict)
-    made_for: dict[str, Any] | None = None  # of the model, once it is written
+    made_for: dict[str, Any] | None = None  # of the model, with the digests of its files, once they are written
     started: float = field(default_factory=time.monotonic)
 
     def figure(self, name: str, figure: Figure) -> None:
@@ -71,7 +71,7 @@ class Stage:
         """
         write_safetensors(self.folder.model / "model.safetensors", tensors, metadata={"format": "pt"})
         write_json(self.folder.model / "config.json", config)
-        self.made_for = meta
+        self.made_for = meta | {"files": file_digests(self.folder.model, ("model.safetensors", "config.json"))}
         self._write_meta()
 
     def _write_meta(self) -> None:
@@ -144,14 +144,19 @@ def open_stage(
         identity = f"{cfg.run.seed} {getattr(cfg, name).model_dump_json()}"
     key = digest(name, identity, *(f"{k}={v}" for k, v in sorted(inputs.items())))
 
-    def found() -> tuple[RunFolder, bool]:
-        """The run's folder, and whether it was there already."""
-        earlier = RunFolder.find_unfinished(runs, name, key) if resume else None
+    def found() -> tuple[RunFolder, bool, list[str]]:
+        """The run's folder, whether it was there already, and MLflow runs whose process is gone."""
+        with alone(runs / name / "start"):
+            gone = bury_gone(runs, name, cfg.run.mlflow)
+            earlier = RunFolder.take_unfinished(runs, name, key) if resume else None
+        for each in gone:
+            say(f"noted as killed, as its process is gone: {each.path}")
         if resume:
             say(f"resuming {earlier.path}" if earlier else "nothing to resume with these settings: starting a new run")
-        return earlier or RunFolder.create(runs, name, settings, key), earlier is not None
+        left = [run for each in gone if (run := each.record().get("mlflow_run"))]
+        return earlier or RunFolder.create(runs, name, settings, key), earlier is not None, left
 
-    shared, resumed = machine.world.made_by_first(found)
+    shared, resumed, left_running = machine.world.made_by_first(found)
     made_by = commit()
     if machine.world.rank:
         with TemporaryDirectory() as scratch:
@@ -166,6 +171,8 @@ def open_stage(
     try:
         if cfg.run.mlflow:
             ledger = _patient_ledger(cfg, name, folder, tags, record.get("mlflow_run"))
+            for run_id in left_running:
+                ledger.end_killed(run_id)
             ledger.params(cfg.flat("run", "data", name))
             ledger.params({f"version.{k}": v for k, v in versions().items()})
             ledger.params({f"input.{k}": v for k, v in inputs.items()})

@@ -29,6 +29,9 @@ class Ledger(Protocol):
     def artifacts(self, path: Path, under: str = "") -> None: ...
     def register(self, name: str, alias: str | None) -> None: ...
     def end(self, status: str) -> None: ...
+    def end_killed(self, run_id: str) -> None:
+        """Note another run, and all trials under it, as killed if they still seem to run; of this one its trials."""
+        ...
 
 
 class NullLedger:
@@ -43,6 +46,7 @@ class NullLedger:
     def artifacts(self, path: Path, under: str = "") -> None: ...
     def register(self, name: str, alias: str | None) -> None: ...
     def end(self, status: str) -> None: ...
+    def end_killed(self, run_id: str) -> None: ...
 
     def child(self, name: str) -> "NullLedger":
         return self
@@ -113,6 +117,16 @@ class MlflowLedger:
 
     def end(self, status: str) -> None:
         self._client.set_terminated(self.run_id, status)
+
+    def end_killed(self, run_id: str) -> None:
+        left = "attributes.status = 'RUNNING'"
+        under = f"tags.`mlflow.parentRunId` = '{run_id}' and {left}"
+        found = [*self._client.search_runs([self.experiment_id], filter_string=under, max_results=1000)]
+        if run_id != self.run_id:
+            itself = f"attributes.run_id = '{run_id}' and {left}"
+            found += self._client.search_runs([self.experiment_id], filter_string=itself)
+        for run in found:
+            self._client.set_terminated(run.info.run_id, "KILLED")
 
 
 def database_uri(runs: Path, asked: str | None = None) -> str:

@@ -6,7 +6,6 @@ own: clocks of machines are not compared.
 """
 
 import os
-import platform
 import threading
 import time
 import uuid
@@ -17,6 +16,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from pipeline.processes import is_gone, this_process
+
 BEAT_SECONDS = 10.0
 GRACE_SECONDS = 60.0
 WORKER, BEATS = "worker", "beats"  # attributes of a trial
@@ -25,7 +26,7 @@ _process = uuid.uuid4().hex  # tells a process from an earlier one with the same
 
 
 def this_worker() -> dict[str, Any]:
-    return {"host": platform.node(), "pid": os.getpid(), "process": f"{os.getpid()} {_process}"}
+    return {**this_process(), "process": f"{os.getpid()} {_process}"}
 
 
 @contextmanager
@@ -70,8 +71,7 @@ class Watch:
         worker, me = trial.user_attrs.get(WORKER, {}), this_worker()
         if not worker and self.locked:
             return True
-        here = worker.get("host") == me["host"]
-        if here and (worker["process"] == me["process"] or not _lives(worker["pid"])):
+        if worker.get("process") == me["process"] or is_gone(worker):
             return True
         beat, now = trial.user_attrs.get(BEATS), time.monotonic()
         known, since = self._seen.get(trial.number, (None, now))
@@ -79,16 +79,3 @@ class Watch:
             since = now
         self._seen[trial.number] = (beat, since)
         return now - since > GRACE_SECONDS
-
-
-def _lives(pid: int) -> bool:
-    """Whether a process of this machine has that number."""
-    if os.name == "nt":
-        return True  # os.kill would end it; the beats tell
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -18,9 +18,13 @@ from safetensors.torch import load_file
 from pipeline import figures, files
 from pipeline.files import (
     InputError,
+    check_digests,
+    clear_leftovers,
     digest,
+    file_digests,
     read_csv,
     read_json,
+    read_safetensors,
     replacing,
     write_array,
     write_csv,
@@ -170,7 +174,66 @@ def test_tensors_come_back_the_same_even_views_that_share_memory(tmp_path: Path)
     assert set(found) == set(tensors)
     assert all(torch.equal(found[name], tensors[name]) for name in tensors)
     with safe_open(tmp_path / "a.safetensors", framework="pt") as stored:
-        assert stored.metadata() == {"note": "x"}
+        assert stored.metadata()["note"] == "x"
+    again, metadata = read_safetensors(tmp_path / "a.safetensors", "make it again")
+    assert metadata["note"] == "x" and all(torch.equal(again[name], tensors[name]) for name in tensors)
+
+
+def test_a_byte_that_was_flipped_anywhere_in_tensors_is_noticed(tmp_path: Path) -> None:
+    file = tmp_path / "a.safetensors"
+    write_safetensors(file, {"a": torch.randn(5, 3), "b": torch.arange(9), "c": torch.zeros(0)})
+    content = file.read_bytes()
+    inside = len(content) - 5 * 3 * 4 - 9 * 8
+    for at in [0, 3, 9, 20, inside // 2, *range(inside, len(content), 7), len(content) - 1]:
+        file.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        with pytest.raises(InputError, match=r"a\.safetensors is damaged.*; make it again"):
+            read_safetensors(file, "make it again")
+    for length in (0, 5, inside, len(content) - 1):
+        file.write_bytes(content[:length])
+        with pytest.raises(InputError, match="is damaged"):
+            read_safetensors(file, "make it again")
+    file.unlink()
+    with pytest.raises(InputError, match="is missing; make it again"):
+        read_safetensors(file, "make it again")
+
+
+def test_files_are_compared_with_what_was_noted_of_them(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    (tmp_path / "b").write_bytes(b"")
+    noted = file_digests(tmp_path, ("a", "b"))
+    check_digests(tmp_path, noted, "python x.py")
+    assert noted["a"].startswith("ba7816bf")  # SHA-256 of abc, from FIPS 180-2
+    (tmp_path / "a").write_bytes(b"abd")
+    with pytest.raises(InputError, match=r"a was changed or damaged: .* noted was ba7816bf8f01; type: python x\.py"):
+        check_digests(tmp_path, noted, "python x.py")
+    (tmp_path / "a").unlink()
+    with pytest.raises(InputError, match=r"a is missing; type: python x\.py"):
+        check_digests(tmp_path, noted, "python x.py")
+
+
+def test_what_replaces_a_file_is_on_the_disk_before_and_its_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    def noted(path: Path) -> None:
+        seen.append((path.is_dir(), (tmp_path / "a.json").exists()))
+
+    monkeypatch.setattr(files, "reach_disk", noted)
+    write_json(tmp_path / "a.json", [1])
+    assert seen == [(False, False), (True, True)]
+
+
+def test_half_written_files_of_a_killed_process_are_cleared_and_others_stay(tmp_path: Path) -> None:
+    for path in (tmp_path / "a.safetensors", tmp_path / "last" / "notes"):
+        with replacing(path) as temporary:
+            temporary.write_text("whole")
+            temporary.with_name(temporary.name.replace(".", ".x", 1)).write_text("of a killed process")
+    kept = {".hidden", ".start.lock", "notes.0123abcd.csv", ".env.local"}
+    for name in kept:
+        (tmp_path / name).write_text("mine")
+    assert len(clear_leftovers(tmp_path)) == 2
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {*kept, "a.safetensors", "notes"}
 
 
 @pytest.mark.parametrize("read", [read_json, read_csv])

@@ -9,7 +9,8 @@ import pytest
 
 from pipeline import files, runs
 from pipeline.files import InputError, read_json
-from pipeline.runs import RunFolder, check_handed, note_best, read_best, resolve_run
+from pipeline.processes import this_process
+from pipeline.runs import RunFolder, bury_gone, check_handed, note_best, read_best, resolve_run
 from toys import ROOT
 
 MEND = "python train_vqvae.py"
@@ -34,9 +35,10 @@ def test_a_run_folder_holds_its_settings_and_its_state(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, "train_vqvae", "run:\n  seed: 3\n", "d1")
     assert folder.path.parent == tmp_path / "train_vqvae"
     assert (folder.path / "config.yaml").read_text(encoding="utf-8") == "run:\n  seed: 3\n"
-    assert folder.record() == {"stage": "train_vqvae", "status": "running", "digest": "d1"}
+    running = {"stage": "train_vqvae", "status": "running", "digest": "d1", "process": this_process()}
+    assert folder.record() == running
     folder.update(status="finished", score=0.5)
-    assert folder.record() == {"stage": "train_vqvae", "status": "finished", "digest": "d1", "score": 0.5}
+    assert folder.record() == running | {"status": "finished", "score": 0.5}
     folder.write_metrics({"psnr": 20.5})
     assert read_json(folder.path / "metrics.json") == {"psnr": 20.5}
 
@@ -54,17 +56,53 @@ def test_history_written_again_has_no_line_twice(tmp_path: Path) -> None:
 
 
 def test_only_an_unfinished_run_with_the_same_settings_is_found(tmp_path: Path) -> None:
-    assert RunFolder.find_unfinished(tmp_path, "train_vqvae", "d1") is None
+    assert RunFolder.take_unfinished(tmp_path, "train_vqvae", "d1") is None
     made(tmp_path, status="finished")
     made(tmp_path, digest="d2")
     made(tmp_path, stage="train_distil")
-    assert RunFolder.find_unfinished(tmp_path, "train_vqvae", "d1") is None
+    assert RunFolder.take_unfinished(tmp_path, "train_vqvae", "d1") is None
     killed = made(tmp_path)
-    assert RunFolder.find_unfinished(tmp_path, "train_vqvae", "d1") == killed
+    assert RunFolder.take_unfinished(tmp_path, "train_vqvae", "d1") == killed
     killed.update(status="failed")
-    assert RunFolder.find_unfinished(tmp_path, "train_vqvae", "d1") == killed
+    assert RunFolder.take_unfinished(tmp_path, "train_vqvae", "d1") == killed
     killed.update(status="finished")
-    assert RunFolder.find_unfinished(tmp_path, "train_vqvae", "d1") is None
+    assert RunFolder.take_unfinished(tmp_path, "train_vqvae", "d1") is None
+
+
+def of_process(folder: RunFolder, pid: int) -> RunFolder:
+    folder.update(process={"host": this_process()["host"], "pid": pid})
+    return folder
+
+
+def test_a_run_that_another_process_is_at_is_not_taken_from_it(tmp_path: Path) -> None:
+    other = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+    folder = of_process(made(tmp_path), other.pid)
+    with pytest.raises(InputError, match=f"is being run by process {other.pid}; wait until it ends"):
+        RunFolder.take_unfinished(tmp_path, "train_vqvae", "d1")
+    assert folder.record()["process"]["pid"] == other.pid
+    other.communicate()
+    assert RunFolder.take_unfinished(tmp_path, "train_vqvae", "d1") == folder
+    assert folder.record()["process"] == this_process()
+
+
+def test_runs_whose_process_is_gone_are_noted_as_killed_and_others_are_left(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    gone, tracked = (of_process(made(tmp_path), ended.pid) for _ in range(2))
+    tracked.update(mlflow_run="abc")
+    finished = of_process(made(tmp_path, status="finished"), ended.pid)
+    elsewhere = made(tmp_path)
+    elsewhere.update(process={"host": "another machine", "pid": ended.pid})
+    of_0_1 = made(tmp_path)
+    of_0_1.update(process={})
+    (gone.path / ".fit.safetensors.0123abcd.safetensors").write_text("half")
+    before = [each.record() for each in (finished, elsewhere, of_0_1, tracked)]
+    assert bury_gone(tmp_path, "train_vqvae", tracked=False) == [gone]
+    assert (gone.record()["status"], gone.record()["error"]) == ("killed", "its process ended without a word")
+    assert not list(gone.path.glob(".fit*"))
+    assert [each.record() for each in (finished, elsewhere, of_0_1, tracked)] == before
+    assert bury_gone(tmp_path, "train_vqvae", tracked=True) == [tracked]
+    assert bury_gone(tmp_path, "train_vqvae", tracked=True) == []
 
 
 def test_the_newest_unfinished_run_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +110,7 @@ def test_the_newest_unfinished_run_is_found(tmp_path: Path, monkeypatch: pytest.
     for second in (2, 9, 5):
         monkeypatch.setattr(runs.time, "strftime", lambda form, s=second: f"20300101-00000{s}")
         folders.append(made(tmp_path))
-    assert RunFolder.find_unfinished(tmp_path, "train_vqvae", "d1") == folders[1]
+    assert RunFolder.take_unfinished(tmp_path, "train_vqvae", "d1") == folders[1]
 
 
 # The best run

@@ -1,5 +1,7 @@
 """An open stage: finished, broken, resumed."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +12,7 @@ from mlflow import MlflowClient
 
 from pipeline.files import read_json
 from pipeline.machine import Machine
+from pipeline.processes import this_process
 from pipeline.runs import RunFolder, read_best, resolve_run
 from pipeline.stage import inputs_of, open_stage
 from pipeline.tracking import registered_run
@@ -107,6 +110,33 @@ def test_a_stage_with_mlflow_leaves_the_same_numbers_there(
     assert "train_vqvae.epochs" not in run.data.params
     assert {entry.path for entry in client.list_artifacts(run.info.run_id)} >= {"config.yaml", "metrics.json", "model"}
     assert registered_run(mlflow_runs, "models:/classifier@champion") == stage.folder.path
+
+
+def test_what_a_vanished_process_left_running_in_mlflow_is_killed_at_the_next_start(
+    mlflow_runs: Path, client: MlflowClient, machine: Machine
+) -> None:
+    """Its run and its trial; also when the run is resumed, of which then only the trial has ended."""
+    cfg = stage_config(mlflow_runs, mlflow=True)
+    left, ended = [], subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for name in ("first", "second"):
+        with pytest.raises(KeyboardInterrupt), open_stage("train_mae", cfg, {"split": name}, machine, False) as stage:
+            raise KeyboardInterrupt
+        left.append((stage, stage.ledger.child("trial 0")))
+    for stage, _ in left:
+        client.update_run(stage.ledger.run_id, status="RUNNING")
+        stage.folder.update(status="running", process={"host": this_process()["host"], "pid": ended.pid})
+
+    def status(run_id: str) -> str:
+        return str(client.get_run(run_id).info.status)
+
+    (first, its_trial), (second, other_trial) = left
+    assert {status(run.run_id) for run in (first.ledger, its_trial, second.ledger, other_trial)} == {"RUNNING"}
+    with open_stage("train_mae", cfg, {"split": "second"}, machine, resume=True) as stage:
+        assert stage.resumed and stage.folder == second.folder
+        assert [status(run.run_id) for run in (first.ledger, its_trial, other_trial)] == ["KILLED"] * 3
+        assert status(second.ledger.run_id) == "RUNNING"
+    assert status(second.ledger.run_id) == "FINISHED" and first.folder.record()["status"] == "killed"
 
 
 def test_a_run_whose_ledger_cannot_be_opened_has_failed_and_can_be_resumed(

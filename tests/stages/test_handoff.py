@@ -20,7 +20,7 @@ from pipeline.runs import read_best
 from pipeline.tracking import database_uri
 from recall.hole import dig
 from recall.simple_fillers import NotCompleted
-from toys import STAGES, copied, newest, run_folders, tiny
+from toys import STAGES, copied, newest, refused_in_one_line, run_folders, tiny
 from vqvae import load_vqvae
 
 # --- hand-off ---------------------------------------------------------------------------------------------------------
@@ -180,3 +180,52 @@ def test_what_is_left_is_the_same_picture_in_sampling_as_in_the_study(ran, machi
         left = sample.what_is_left(dig(tokens, mask), handed.vqvae, shares)
         study = NotCompleted(handed.memory.codebook, handed.memory.blank).fill(dig(tokens, mask), "expected", None)
         assert torch.equal(left, handed.memory.paint(study))
+
+
+# --- damaged files ----------------------------------------------------------------------------------------------------
+
+
+def flip(file, at):
+    """One bit of the byte at a place in [0, 1] of the file."""
+    content = bytearray(file.read_bytes())
+    content[int(at * (len(content) - 1))] ^= 16
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("at", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(
+    ("made_by", "file", "read_by"),
+    [
+        ("data_split", "images.npy", "train_vqvae"),
+        ("data_split", "manifest.csv", "train_vqvae"),
+        ("train_vqvae", "model/model.safetensors", "vqvae_reconstruction"),
+        ("train_vqvae", "model/config.json", "vqvae_reconstruction"),
+        ("vqvae_reconstruction", "indices/indices.npy", "train_distil"),
+        ("train_distil", "model/model.safetensors", "reconstruct_masked"),
+    ],
+)
+def test_a_flipped_bit_is_noticed_before_anything_is_made_of_it(ran, typed, tmp_path, made_by, file, read_by, at):
+    runs = copied(ran.runs, tmp_path / "runs", *list(STAGES)[: list(STAGES).index(read_by)])
+    for broken in (runs / made_by).glob(f"*/{file}"):
+        flip(broken, at)
+    status, _, err = typed(read_by, runs, ran.source)
+    refused_in_one_line(status, err, file, "was changed or damaged", f"type: python {made_by}.py")
+    assert not list((runs / read_by).glob("*/run.json"))
+
+
+def test_a_cut_off_cache_of_pictures_is_noticed(ran, typed, tmp_path):
+    runs = copied(ran.runs, tmp_path / "runs", "data_split")
+    images = runs / "data_split" / ran.folders["data_split"].name / "images.npy"
+    images.write_bytes(images.read_bytes()[:-100])
+    status, _, err = typed("train_vqvae", runs, ran.source)
+    refused_in_one_line(status, err, "images.npy was changed or damaged", "type: python data_split.py")
+
+
+def test_models_of_before_files_were_noted_are_still_taken(ran, typed, tmp_path):
+    runs = copied(ran.runs, tmp_path / "runs", "data_split", "train_vqvae")
+    for stage, name in (("data_split", "split.json"), ("train_vqvae", "model/meta.json")):
+        file = runs / stage / ran.folders[stage].name / name
+        meta = read_json(file)
+        assert set(meta.pop("files")) <= {"images.npy", "manifest.csv", "model.safetensors", "config.json"}
+        write_json(file, meta)
+    assert typed("vqvae_reconstruction", runs, ran.source)[0] == 0
