@@ -82,6 +82,14 @@ def alone(path: Path) -> Iterator[None]:
         ) from None
 
 
+def sqlite_url(file: Path) -> str:
+    """The address of a database in a file. Raises InputError for a path that would be read as another one."""
+    path = file.resolve().as_posix()
+    if odd := [sign for sign in "?%" if sign in path]:
+        raise InputError(f"{path} has a {odd[0]} in it, which databases misread; name another --run.dir")
+    return f"sqlite:///{path}"
+
+
 def write_text(path: Path, text: str) -> None:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

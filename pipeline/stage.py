@@ -139,6 +139,7 @@ def open_stage(
     latter two. The last line that the stage prints is its run folder.
     """
     runs = Path(cfg.run.dir)
+    database_uri(runs)  # a folder whose name no database takes is refused before there is a run folder
     settings = yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False)
     if identity is None:
         identity = f"{cfg.run.seed} {getattr(cfg, name).model_dump_json()}"

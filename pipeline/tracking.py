@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.files import InputError, alone
+from pipeline.files import InputError, alone, sqlite_url
 
 
 class Ledger(Protocol):
@@ -131,7 +131,7 @@ class MlflowLedger:
 
 def database_uri(runs: Path, asked: str | None = None) -> str:
     """Where MLflow keeps runs: `asked`, a server or a database, else mlflow.db beside them."""
-    return asked or f"sqlite:///{(runs / 'mlflow.db').resolve().as_posix()}"
+    return asked or sqlite_url(runs / "mlflow.db")
 
 
 def open_ledger(

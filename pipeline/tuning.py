@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.engine import TrainingDiverged
 from pipeline.figures import study_history_figure, study_importance_figure, study_slice_figure
-from pipeline.files import InputError, alone
+from pipeline.files import InputError, alone, sqlite_url
 from pipeline.workers import WORKER, Watch, beating, this_worker
 
 Space = dict[str, Any]
@@ -58,7 +58,7 @@ class Storage:
     def of(cls, runs: Path, url: str | None) -> "Storage":
         """The one that is named, else `<runs>/optuna.db`."""
         file = runs / "optuna.db"
-        return cls(url, None) if url else cls(f"sqlite:///{file.resolve().as_posix()}", file)
+        return cls(url, None) if url else cls(sqlite_url(file), file)
 
     def turn(self) -> AbstractContextManager[None]:
         return alone(self.file) if self.file else nullcontext()

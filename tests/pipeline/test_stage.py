@@ -10,7 +10,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from pipeline.files import read_json
+from pipeline.files import InputError, read_json
 from pipeline.machine import Machine
 from pipeline.processes import this_process
 from pipeline.runs import RunFolder, read_best, resolve_run
@@ -110,6 +110,14 @@ def test_a_stage_with_mlflow_leaves_the_same_numbers_there(
     assert "train_vqvae.epochs" not in run.data.params
     assert {entry.path for entry in client.list_artifacts(run.info.run_id)} >= {"config.yaml", "metrics.json", "model"}
     assert registered_run(mlflow_runs, "models:/classifier@champion") == stage.folder.path
+
+
+@pytest.mark.parametrize("name", ["a?b", "100 %"])
+def test_a_folder_that_no_database_could_be_opened_in_is_refused(name: str, tmp_path: Path, machine: Machine) -> None:
+    """MLflow would try again for minutes."""
+    with pytest.raises(InputError, match="in it, which databases misread; name another"):
+        open_stage("train_vqvae", stage_config(tmp_path / name), {}, machine, resume=False).__enter__()
+    assert not (tmp_path / name).exists()
 
 
 def test_what_a_vanished_process_left_running_in_mlflow_is_killed_at_the_next_start(
