@@ -22,7 +22,7 @@ import numpy as np
 from handoff.manifest import Manifest, column_of
 from handoff.split import data_key, hashed, manifest_hash, note_data, open_split_folder
 from pipeline.figures import component_rows, picture_grid
-from pipeline.files import InputError, digest, file_digests, reach_disk, read_json, write_csv, write_json
+from pipeline.files import InputError, digest, file_digests, reach_disk, read_json, reserve, write_csv, write_json
 from pipeline.machine import prepare_machine
 from pipeline.metrics import to_unit
 from pipeline.progress import progress_bar
@@ -245,7 +245,9 @@ def _create_cache(folder: Path, count: int, data: DataSection) -> np.memmap:
     free = _free_bytes(folder)
     if free < np.prod(shape):
         raise InputError(f"{folder} has {free / 1e9:.1f} GB free; the cache needs {np.prod(shape) / 1e9:.1f} GB")
-    return np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
+    cache = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
+    reserve(file)
+    return cache
 
 
 def _free_bytes(folder: Path) -> int:

@@ -4,6 +4,7 @@ Files that are handed on have their SHA-256 noted beside them; it is compared wh
 """
 
 import csv
+import errno
 import hashlib
 import json
 import os
@@ -23,6 +24,9 @@ TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}(\.[^.]+)?")
 
 class InputError(ValueError):
     """Something the user can mend: one line with what was found, what was expected and what to type."""
+
+
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
 def cannot_write(path: Path, error: OSError) -> InputError:
@@ -56,6 +60,20 @@ def reach_disk(path: Path) -> None:
     number = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def reserve(path: Path) -> None:
+    """Take the room on the disk that a file with holes will need: a process that writes into it as memory would
+    otherwise be ended without a word on a full disk. Raises InputError when there is not so much."""
+    if not hasattr(os, "posix_fallocate"):
+        return  # neither macOS nor Windows have it
+    number = os.open(path, os.O_RDWR)
+    try:
+        os.posix_fallocate(number, 0, os.fstat(number).st_size)
+    except OSError as error:
+        raise cannot_write(path, error) from error
     finally:
         os.close(number)
 

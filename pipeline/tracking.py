@@ -229,8 +229,11 @@ def reach(uri: str) -> Any:
 def does_not_answer(error: Exception) -> bool:
     """Whether MLflow's server or database is away, rather than asked for something wrong."""
     from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import OperationalError
+    from sqlalchemy.exc import DatabaseError, OperationalError
 
     if isinstance(error, MlflowException):
         return error.error_code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
-    return isinstance(error, OSError | OperationalError)  # all that requests raises are OSErrors
+    broken = (
+        type(error) is DatabaseError
+    )  # the file is no database; those derived from it are mistakes in what is asked
+    return broken or isinstance(error, OSError | OperationalError)  # all that requests raises are OSErrors

@@ -185,7 +185,9 @@ def _tuned(stage: Stage, section: Any, build: Build, goal: Goal, seed: int, runs
     start = {key: getattr(section, key) for key in tune.space}
     try:
         study = tuning.open_study(storage, name, goal.lower_is_better, tune.startup_trials)
-        best = tuning.optimize(study, storage, tuning.Search(tune.space, start), tune.trials, seed, objective, say)
+        search = tuning.Search(tune.space, start)
+        with tuning.answering(storage, "continued"):
+            best = tuning.optimize(study, storage, search, tune.trials, seed, objective, say)
     except InputError:
         world.same((None, {}))  # the others wait for the next trial; after other errors they may be amid one
         raise

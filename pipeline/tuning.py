@@ -9,8 +9,8 @@ before ends as that one did, and counts.
 import math
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,18 +67,25 @@ class Storage:
 def open_study(storage: Storage, name: str, lower_is_better: bool, startup_trials: int) -> optuna.Study:
     """Create the study, or open it when it exists. Raises InputError when the storage cannot be reached."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with answering(storage, "opened"), storage.turn():  # two that start at once would both make the tables
+        return optuna.create_study(
+            study_name=name,
+            storage=storage.url,
+            load_if_exists=True,
+            direction="minimize" if lower_is_better else "maximize",
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=startup_trials, n_warmup_steps=1),
+        )
+
+
+@contextmanager
+def answering(storage: Storage, done: str) -> Iterator[None]:
+    """Errors of the storage become one line. done: what cannot be done with the study."""
     try:
-        with storage.turn():  # two that start at once would both make the tables
-            return optuna.create_study(
-                study_name=name,
-                storage=storage.url,
-                load_if_exists=True,
-                direction="minimize" if lower_is_better else "maximize",
-                pruner=optuna.pruners.MedianPruner(n_startup_trials=startup_trials, n_warmup_steps=1),
-            )
-    except (ImportError, sqlalchemy.exc.SQLAlchemyError) as error:
-        why = " ".join(str(getattr(error, "orig", None) or error).split())[:200]
-        raise InputError(f"the study cannot be opened at {storage.url}: {why}; check tune.storage") from None
+        yield
+    except (ImportError, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        cause = getattr(error, "orig", None) or getattr(error.__cause__, "orig", None) or error
+        why = " ".join(str(cause).split())[:200]
+        raise InputError(f"the study cannot be {done} at {storage.url}: {why}; check tune.storage") from None
 
 
 def suggest(trial: optuna.trial.BaseTrial, space: Space) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def _unknown_settings(words: list[str], stage: str) -> dict[str, Any]:
 
 def _guarded(run: Callable[..., float], settings: Config, resume: bool, resumable: bool) -> int:
     from pipeline.engine import TrainingDiverged
-    from pipeline.files import InputError
+    from pipeline.files import DISK_ERRORS, InputError, cannot_write
     from pipeline.world import EndedElsewhere, is_first, is_loss_of_another, leave_world, processes, says_the_end
 
     how = "; type the same command with --resume to go on" if resumable else ""
@@ -95,6 +95,11 @@ def _guarded(run: Callable[..., float], settings: Config, resume: bool, resumabl
             run(settings, resume=resume)
     except (InputError, FileNotFoundError) as error:
         _complain(f"error: {error}", is_first())
+        return leave_world(2)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        _complain(f"error: {cannot_write(Path(error.filename or settings.run.dir), error)}", is_first())
         return leave_world(2)
     except TrainingDiverged as error:
         _complain(f"error: {error}", is_first())

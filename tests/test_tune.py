@@ -142,6 +142,22 @@ def test_a_database_that_cannot_be_reached_is_said_in_one_line(tmp_path: Path) -
         tuning.open_study(storage, "shared", True, 2)
 
 
+def test_a_database_that_breaks_amid_a_study_is_said_in_one_line(tmp_path: Path) -> None:
+    storage = tuning.Storage.of(tmp_path, None)
+    study = tuning.open_study(storage, "broken", True, 2)
+
+    def breaks(trial: optuna.Trial, values: dict[str, float]) -> float:
+        (tmp_path / "optuna.db").write_bytes(b"no database" * 1000)
+        return 1.0
+
+    search = tuning.Search({"x": {"low": 0.0, "high": 1.0}}, {"x": 0.5})
+    with (
+        pytest.raises(InputError, match=r"the study cannot be continued at sqlite:.*; check tune\.storage"),
+        tuning.answering(storage, "continued"),
+    ):
+        tuning.optimize(study, storage, search, 2, 0, breaks, print)
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [("postgresql://me:secret@host/optuna", "holds a password"), ("optuna.db", "expected a database URL")],

@@ -119,6 +119,24 @@ def test_every_kind_of_file_that_does_not_fit_leaves_the_previous_one_whole(kind
     assert path.read_text(encoding="utf-8") == "before" and names(tmp_path) == [path.name]
 
 
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot reserve room")
+def test_room_that_is_not_there_is_not_reserved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file with holes takes no room; written into as memory on a full disk it would end the process."""
+    file = tmp_path / "holes"
+    with file.open("wb") as opened:
+        opened.truncate(50_000)
+    assert file.stat().st_blocks == 0
+    files.reserve(file)
+    assert file.stat().st_blocks * 512 >= 50_000 and file.read_bytes() == bytes(50_000)
+
+    def full(number: int, offset: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, "posix_fallocate", full)
+    with pytest.raises(InputError, match=r"cannot write .*holes: No space left on device; make room"):
+        files.reserve(file)
+
+
 def test_a_folder_that_cannot_be_made_is_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "occupied").write_text("a file", encoding="utf-8")
     with pytest.raises(InputError, match=r"cannot write .*; make room or name another folder with --run\.dir"):

@@ -1,5 +1,8 @@
 """The command line: every mistake is one line and exit status 2, with nothing half-written."""
 
+import errno
+import os
+
 import pytest
 import torch
 
@@ -99,6 +102,28 @@ def test_unwritable_folder_is_status_2(tmp_path, capsys):
     assert stage(argv, data_split.run, "data_split") == 2
     assert "cannot write" in capsys.readouterr().err
     assert (tmp_path / "runs").read_text() == "in the way"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EFBIG, errno.EACCES])
+@pytest.mark.parametrize("named", [True, False])
+def test_a_disk_that_takes_no_more_is_status_2(capsys, number, named):
+    """Also where a library wrote, and where the error does not say to which file."""
+
+    def full(cfg, resume):
+        raise OSError(number, os.strerror(number), *(["some/file"] if named else []))
+
+    assert stage([], full) == 2
+    place = "some/file" if named else "runs"
+    expected = f"error: cannot write {place}: {os.strerror(number)}; make room or name another folder with --run.dir\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_other_errors_of_the_system_are_not_taken_for_a_full_disk():
+    def broken(cfg, resume):
+        raise ConnectionResetError(errno.ECONNRESET, "reset")
+
+    with pytest.raises(ConnectionResetError):
+        stage([], broken)
 
 
 def test_interrupt_says_how_to_go_on(capsys):
