@@ -16,7 +16,7 @@ RIVALS = "train_prior prior_pixelcnn" "train_prior prior_pixelcnn $(UNTOLD)" "tr
 AGAINST = --reconstruct_masked.pictures null --reconstruct_masked.strategies "[random, selective, adaptive]" \
   --reconstruct_masked.rival_distil best --reconstruct_masked.rival_mae best --reconstruct_masked.painter best
 
-.PHONY: demo study seeds app rivals bits test lint docs bench bench-gpu ui
+.PHONY: demo study seeds app rivals bits test torture lint docs bench bench-gpu ui
 
 demo: $(VENV)/installed
 	@for stage in $(STAGES); do echo "== $$stage"; $(RUN) $$stage $(ARGS) || exit $$?; done
@@ -65,6 +65,10 @@ bench-gpu: $(VENV)/installed
 
 test: $(VENV)/installed-tests
 	$(RUN) -m pytest
+
+# Many tries to make the program fail, about half an hour; a part of them is among the tests.
+torture: $(VENV)/installed-tests
+	$(RUN) tests/torture.py $(OPTIONS)
 
 lint: $(VENV)/installed-tests
 	$(RUN) -m ruff check .

@@ -43,7 +43,10 @@ class PlainLoader(yaml.SafeLoader):
 
 def read_plain(text: str) -> Any:
     """The one document in a text. Raises ValueError with one line that says what is wrong, and where."""
-    loader = PlainLoader(text)
+    try:
+        loader = PlainLoader(text)
+    except yaml.YAMLError as error:  # a character that YAML does not have
+        raise ValueError(f"is not YAML: {' '.join(str(error).split())}") from None
     try:
         node = loader.get_single_node()
         if node is None:

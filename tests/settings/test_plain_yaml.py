@@ -37,6 +37,7 @@ BAD = {
     "a long path": (f"run: {{dir: {'a' * 5000}}}", "run.dir holds a text of 5,000 characters"),
     "a key that is no text": ("? [a]\n: 3", "is not YAML"),
     "a list": ("[1, 2]", "holds list; expected sections with keys"),
+    "a NUL in the file": ("run:\0 {seed: 1}", "is not YAML"),
     "a tab": ("run:\n\tseed: 1", "is not YAML"),
 }
 

@@ -1,0 +1,110 @@
+"""Stages that are killed at random moments and resumed: they end with the numbers of one that was never killed, and
+leave nothing running."""
+
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mlflow import MlflowClient
+
+import data_split
+import train_distil
+import train_vqvae
+import vqvae_reconstruction
+from benchmarks.same_numbers import differences
+from campaigns.outcomes import Outcome
+from pipeline.files import TEMPORARY, read_json
+from pipeline.tracking import database_uri
+from toys import ROOT, copied, draw_classes, tiny, words_of
+
+CAMPAIGN = "killed and resumed"
+EARLIER = ("data_split", "train_vqvae", "vqvae_reconstruction", "train_distil")
+TRAININGS = ("train_vqvae", "train_classifier", "train_distil", "train_prior", "train_mae", "train_painter")
+MOST_SECONDS = 600
+
+
+class World(NamedTuple):
+    """Pictures, and finished runs of the stages that others read."""
+
+    runs: Path
+    source: Path
+
+
+class Whole(NamedTuple):
+    """A run that nobody killed."""
+
+    folder: Path
+    seconds: float
+
+
+def make_world(folder: Path) -> World:
+    world = World(folder / "runs", draw_classes(folder / "pictures"))
+    for stage in (data_split, train_vqvae, vqvae_reconstruction, train_distil):
+        stage.run(tiny(world.runs, world.source, run__mlflow=False))
+    return world
+
+
+def of_its_own(world: World, stage: str, folder: Path) -> Path:
+    """A copy of the finished runs in which the stage has none."""
+    return copied(world.runs, folder / "runs", *(name for name in EARLIER if name != stage))
+
+
+def words(stage: str, runs: Path, world: World, *more: str) -> list[str]:
+    return [sys.executable, *words_of(stage, runs, world.source, "--run.mlflow", "true", *more)]
+
+
+def run_whole(world: World, stage: str, folder: Path) -> Whole:
+    """Raises CalledProcessError when the stage fails."""
+    began = time.monotonic()
+    typed = words(stage, of_its_own(world, stage, folder), world)
+    done = subprocess.run(typed, cwd=ROOT, check=True, capture_output=True, text=True, timeout=MOST_SECONDS)
+    return Whole(Path(done.stdout.splitlines()[-1]), time.monotonic() - began)
+
+
+def try_kill(world: World, stage: str, whole: Whole, at: float, folder: Path) -> Outcome:
+    """Kill it at a share in (0, 1) of its time, resume it, and compare it with one that nobody killed."""
+    what, runs = f"{stage}.py killed after {at:.0%} of its time", of_its_own(world, stage, folder)
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    started = subprocess.Popen(words(stage, runs, world), cwd=ROOT, **silent)
+    try:
+        started.wait(at * whole.seconds)
+    except subprocess.TimeoutExpired:
+        started.kill()
+    started.wait()
+    typed = words(stage, runs, world, "--resume")
+    again = subprocess.run(typed, cwd=ROOT, capture_output=True, text=True, timeout=MOST_SECONDS)
+    if again.returncode:
+        return Outcome(CAMPAIGN, what, "wrong", again.stderr[-300:])
+    found = [*differences(Path(again.stdout.splitlines()[-1]), whole.folder), *left_behind(runs, stage)]
+    return Outcome(CAMPAIGN, what, "wrong" if found else "survived", "; ".join(found))
+
+
+def left_behind(runs: Path, stage: str) -> list[str]:
+    """What still seems to run, and files that are half written."""
+    found = [
+        f"{file.parent.name} is {status}"
+        for file in (runs / stage).glob("*/run.json")
+        if (status := read_json(file)["status"]) == "running"
+    ]
+    found += [f"{path.name} is left" for path in runs.rglob(".*") if TEMPORARY.fullmatch(path.name)]
+    client = MlflowClient(database_uri(runs), database_uri(runs))
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    running = client.search_runs(experiments, filter_string="attributes.status = 'RUNNING'")
+    return [*found, *(f"{run.info.run_name} is RUNNING in MLflow" for run in running)]
+
+
+def kill_stages(folder: Path, tries: int, seed: int, stages: Sequence[str] = TRAININGS) -> list[Outcome]:
+    """`tries` kills at random moments, over all stages in turn."""
+    world, draws = make_world(folder / "world"), random.Random(seed)
+    wholes: dict[str, Whole] = {}
+    outcomes = []
+    for number in range(tries):
+        stage = stages[number % len(stages)]
+        if stage not in wholes:
+            wholes[stage] = run_whole(world, stage, folder / f"whole {stage}")
+        outcomes.append(try_kill(world, stage, wholes[stage], draws.uniform(0.3, 0.98), folder / f"kill {number}"))
+    return outcomes
