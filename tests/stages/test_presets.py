@@ -20,6 +20,7 @@ DATA_SETS = {
     "imagenet100": EVERY_STAGE,
     "imagenet100_32": EVERY_STAGE,
     "imagenette": EVERY_STAGE,
+    "imagenet1k": EVERY_STAGE,
     "components": EVERY_STAGE[:3],
 }
 #: On top of a data set: the stage that each is for
@@ -73,7 +74,7 @@ def test_every_preset_is_run_by_one_of_these_tests() -> None:
 @pytest.mark.parametrize("name", [name for name in DATA_SETS if name != "components"])
 def test_a_preset_of_classes_runs_from_pictures_to_the_study(name: str, pictures: Path, tmp_path: Path) -> None:
     changes = {} if name == "imagenette" else {"data__classes": 3}
-    changes |= {"data__image_size": 32} if name == "imagenet100" else {}  # 4x4 tokens with its stride of 8
+    changes |= {"data__image_size": {"imagenet100": 32, "imagenet1k": 64}.get(name, 16)}  # 4x4 tokens
     cfg = with_preset(name, tmp_path / "runs", pictures, **changes)
     finished(cfg, DATA_SETS[name])
     assert (newest(tmp_path / "runs", "reconstruct_masked") / "curves.csv").is_file()
