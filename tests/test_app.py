@@ -18,6 +18,10 @@ from PIL import Image
 import app
 from handoff.split import open_split
 from own_picture.completing import Request, complete_picture
+from page import answering
+from page.building import build_page
+from page.guard import Gate
+from page.opening import Opening, example_pictures
 from pipeline.files import InputError
 from recall.memory import Memory
 from settings.config import Config
@@ -26,6 +30,7 @@ from toys import ROOT, Ran, tiny, vivid_memory
 SIZE = 16
 CLASSES = ["ant", "bee", "cat"]
 START = Request(strategy="random", percent=50)
+GATE = Gate("127.0.0.1")
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -52,6 +57,10 @@ def layer(side: int = SIZE, rows: slice = slice(4, 8)) -> np.ndarray:
 
 def rgba(pixels: np.ndarray, alpha: int = 255) -> np.ndarray:
     return np.dstack([pixels, np.full(pixels.shape[:2], alpha, dtype=np.uint8)])
+
+
+def opening_of(memory: Memory) -> Opening:
+    return Opening(memory, CLASSES, np.stack([some_picture(), some_picture()[::-1]]), START)
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +90,8 @@ def served(memory: Memory, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
         patch.setattr(socket, "getaddrinfo", noting)
         patch.setenv("GRADIO_TEMP_DIR", str(folder / "uploads"))
-        page = app.build_page(memory, CLASSES, START, examples)
-        yield Served(page, app.serve(page, None), names)
+        page = build_page(opening_of(memory), examples)
+        yield Served(page, app.serve(page, None, GATE), names)
         page.close(verbose=False)
 
 
@@ -102,70 +111,74 @@ def test_importing_does_nothing_and_leaves_gradio_out(tmp_path: Path) -> None:
 
 def test_editor_gives_picture_and_painted_pixels() -> None:
     pixels = some_picture()
-    picture, missing = app.read_editor({"background": rgba(pixels), "layers": [layer(), layer(rows=slice(10, 11))]})
+    picture, missing = answering.read_editor(
+        {"background": rgba(pixels), "layers": [layer(), layer(rows=slice(10, 11))]}
+    )
     assert missing is not None and missing.any(1).nonzero()[0].tolist() == [4, 5, 6, 7, 10]
     assert np.array_equal(np.asarray(picture)[..., :3], pixels)
 
 
 def test_nothing_painted_leaves_the_choice_to_the_strategy() -> None:
-    assert app.read_editor({"background": rgba(some_picture()), "layers": []})[1] is None
-    assert app.read_editor({"background": rgba(some_picture()), "layers": [layer(rows=slice(0, 0))]})[1] is None
+    assert answering.read_editor({"background": rgba(some_picture()), "layers": []})[1] is None
+    assert answering.read_editor({"background": rgba(some_picture()), "layers": [layer(rows=slice(0, 0))]})[1] is None
 
 
 def test_faint_paint_counts_from_half_on() -> None:
     faint = layer(rows=slice(0, 1))
     faint[0, :8, 3], faint[0, 8:, 3] = 127, 128
-    missing = app.read_editor({"background": rgba(some_picture()), "layers": [faint]})[1]
+    missing = answering.read_editor({"background": rgba(some_picture()), "layers": [faint]})[1]
     assert missing is not None and missing.sum() == 8 and missing[0, 8:].all()
 
 
 @pytest.mark.parametrize("value", [None, {"background": None, "layers": []}])
 def test_editor_without_a_picture_says_what_to_do(value: Any) -> None:
     with pytest.raises(InputError, match="there is no picture; drop one"):
-        app.read_editor(value)
+        answering.read_editor(value)
 
 
 def test_mask_of_another_size_names_both() -> None:
     with pytest.raises(InputError, match="the mask is 20x20 pixels; expected 16x16"):
-        app.read_editor({"background": rgba(some_picture()), "layers": [layer(20)]})
+        answering.read_editor({"background": rgba(some_picture()), "layers": [layer(20)]})
 
 
 def test_transparent_pixels_are_white(memory: Memory) -> None:
     clear = rgba(np.zeros((SIZE, SIZE, 3), dtype=np.uint8), alpha=0)
-    shown = app.answer(memory, CLASSES, START, {"background": clear, "layers": [layer()]}, app.Controls(*controls()))
+    shown = answering.answer(
+        memory, CLASSES, START, {"background": clear, "layers": [layer()]}, answering.Controls(*controls())
+    )
     assert (shown.completed[8:] == 255).all()
 
 
 def test_diversity_is_brightest_at_its_largest_value() -> None:
     diversity = np.array([[0.0, 0.01], [0.02, 0.04]])
-    picture = app.diversity_picture(diversity)
+    picture = answering.diversity_picture(diversity)
     brightness = picture.astype(int).sum(2)
     assert picture.dtype == np.uint8 and picture.shape == (2, 2, 3)
     assert brightness[0, 0] < brightness[0, 1] < brightness[1, 0] < brightness[1, 1]
-    assert np.array_equal(app.diversity_picture(10 * diversity), picture)
-    assert "0.040" in app.describe_diversity(diversity)
+    assert np.array_equal(answering.diversity_picture(10 * diversity), picture)
+    assert "0.040" in answering.describe_diversity(diversity)
 
 
 def test_diversity_of_samples_that_agree_is_black_all_over() -> None:
-    assert app.diversity_picture(np.zeros((3, 3))).max() < 10
+    assert answering.diversity_picture(np.zeros((3, 3))).max() < 10
 
 
 def test_result_is_shown_as_it_is(memory: Memory) -> None:
     mask = layer()[..., 3] > 0
     result = complete_picture(memory, Image.fromarray(some_picture()), mask, CLASSES, replace(START, samples=2))
-    shown = app.show(result)
+    shown = answering.show(result)
     assert np.array_equal(shown.completed, result.completed) and np.array_equal(shown.masked, result.masked)
     assert len(shown.samples) == 2 and shown.diversity is not None
     assert shown.before is not None and set(shown.before) == set(CLASSES)
     assert shown.note == "4 of 16 tokens were dropped (25%)."
-    alone = app.show(replace(result, samples=result.samples[:1], before=[], after=[], note="cut into 1x1 tiles"))
+    alone = answering.show(replace(result, samples=result.samples[:1], before=[], after=[], note="cut into 1x1 tiles"))
     assert alone.diversity is None and alone.caption == "Needs two samples or more."
     assert alone.before is None and alone.note.endswith("; cut into 1x1 tiles.")
 
 
 def test_grey_pictures_lose_their_only_channel() -> None:
-    assert app.plain(np.zeros((4, 5, 1))).shape == (4, 5)
-    assert app.plain(np.zeros((4, 5, 3))).shape == (4, 5, 3)
+    assert answering.plain(np.zeros((4, 5, 1))).shape == (4, 5)
+    assert answering.plain(np.zeros((4, 5, 3))).shape == (4, 5, 3)
 
 
 # --- the page as a program calls it -----------------------------------------------------------------------------------
@@ -177,7 +190,7 @@ def controls(
     decoding: str = "expected",
     samples: int = 0,
     fit: str = "resize",
-    label: int = app.NOT_TOLD,
+    label: int = answering.NOT_TOLD,
     seed: int = 0,
 ) -> tuple[Any, ...]:
     """What stands beside the editor, in the order of the page."""
@@ -296,7 +309,7 @@ def test_no_other_host_is_looked_up(served: Served, client: Any) -> None:
 def test_taken_port_is_named(served: Served, memory: Memory) -> None:
     port = int(served.url.rsplit(":", 1)[1].strip("/"))
     with pytest.raises(InputError, match=f"--port {port} is taken; give another"):
-        app.serve(app.build_page(memory, CLASSES, START, []), port)
+        app.serve(build_page(opening_of(memory), []), port, GATE)
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------------
@@ -389,7 +402,7 @@ def test_command_loads_the_models_and_serves_until_it_is_interrupted(
             seen.extend([url, answer.read().decode()])
         raise KeyboardInterrupt
 
-    assert app.run_page(trained, None, False, interrupt) == 0.0
+    assert app.run_page(trained, None, GATE, False, interrupt) == 0.0
     url, page = seen
     assert "example0.png" in page and '"value":25' in page.replace(" ", "")
     with pytest.raises(OSError):
@@ -397,7 +410,8 @@ def test_command_loads_the_models_and_serves_until_it_is_interrupted(
 
 
 def test_memory_knows_how_often_codes_stand_where(trained: Config) -> None:
-    memory, classes = app.load_memory(trained)
+    handed = app.load_memory(trained)
+    memory, classes = handed.memory, handed.split.classes
     assert classes == ["class0", "class1", "class2"] and memory.classifier is not None
     assert memory.position_shares.shape == (16, 16)
     assert torch.allclose(memory.position_shares.sum(1), torch.ones(16))
@@ -405,7 +419,7 @@ def test_memory_knows_how_often_codes_stand_where(trained: Config) -> None:
 
 def test_examples_are_the_test_pictures(trained: Config, tmp_path: Path) -> None:
     split = open_split(trained)
-    files = app.write_examples(split, tmp_path, count=100)
+    files = app.write_examples(example_pictures(split, count=100), tmp_path)
     known = [split.images[split.rows[position]] for position in split.positions("test")]
     assert len(files) == len(known)
     assert all(np.array_equal(pixels_of(str(file)), pixels) for file, pixels in zip(files, known, strict=True))

@@ -1,0 +1,1 @@
+"""The web page: what it shows, what it takes, and whom it answers."""
