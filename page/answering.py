@@ -97,15 +97,6 @@ class Controls(NamedTuple):
     seed: int
 
 
-def number_in(value: Any, name: str, least: float, most: float) -> float:
-    """The value. Raises InputError for what is no number from least to most; an empty field is none, NaN neither."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not least <= value <= most:
-        found = "empty" if value is None else repr(value)[:40]
-        raise InputError(f"{name} is {found}; expected a number from {least:g} to {most:g}")
-    return float(value)
-
-
 def check_tiles(size: tuple[int, int], side: int, missing: np.ndarray | None, request: Request) -> None:
     """Raises InputError when a picture of the size (width, height) would be cut into more tiles than a click takes."""
     if request.fit != "tile":
@@ -125,13 +116,13 @@ def answer(
     picture, missing = read_editor(editor)
     request = replace(
         start,
-        percent=number_in(controls.percent, "Forgotten", 0, 100),
+        percent=controls.percent,
         strategy=controls.strategy,
         decoding=controls.decoding,
-        samples=int(number_in(controls.samples, "Drawn samples", 0, MOST_SAMPLES)),
+        samples=int(controls.samples),
         fit=controls.fit,
         label=None if controls.label == NOT_TOLD else controls.label,
-        seed=int(number_in(controls.seed, "Seed", 0, 2**31 - 1)),
+        seed=int(controls.seed),
     )
     check_tiles(picture.size, memory.vqvae.config.image_size, missing, request)
     return show(complete_picture(memory, picture, missing, classes, request))

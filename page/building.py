@@ -11,7 +11,7 @@ from own_picture.completing import Request
 from page.answering import MOST_SAMPLES, NOT_TOLD, Controls, answer
 from page.drawing import opening_html
 from page.opening import LEAST, MOST, Opening, Studied
-from page.uploads import check_no_addresses, check_uploads
+from page.uploads import check_control, check_no_addresses, check_uploads
 from pipeline.files import InputError
 from recall.memory import Memory
 from settings.strategies import DECODINGS, STRATEGIES
@@ -80,6 +80,8 @@ def in_sentences(gr: Any) -> Any:
         async def preprocess_data(self, block_fn: Any, inputs: list[Any], *others: Any, **named: Any) -> Any:
             try:
                 check_no_addresses(inputs)
+                for control, value in zip(block_fn.inputs, inputs, strict=False):  # gradio counts them
+                    check_control(control, value)
                 return await super().preprocess_data(block_fn, inputs, *others, **named)
             except Exception as error:  # gradio's parts raise anything for what they cannot read
                 raise gr.Error(said_of(error), print_exception=False) from error

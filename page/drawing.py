@@ -20,7 +20,7 @@ NO_STUDY = (
 )
 NUMBERED = 400  # tokens: on larger grids their codes are too small to be read
 WIDTH, HEIGHT = 340, 200  # of a curve, in its own units
-LEFT, END, TOP, FLOOR = 46, WIDTH - 12, 12, HEIGHT - 34  # where its axes are
+LEFT, EDGE, TOP, FLOOR = 46, WIDTH - 12, 12, HEIGHT - 34  # where its axes are
 STYLE = """
 .pixels img { image-rendering: pixelated; }
 .pixels .image-frame img { width: 100%; height: 100%; object-fit: contain; }
@@ -171,7 +171,7 @@ def nice_top(value: float) -> float:
 
 
 def _axes(top: float, name: str) -> Iterator[str]:
-    yield f'<line class="axis" x1="{LEFT}" x2="{END}" y1="{FLOOR}" y2="{FLOOR}"/>'
+    yield f'<line class="axis" x1="{LEFT}" x2="{EDGE}" y1="{FLOOR}" y2="{FLOOR}"/>'
     yield f'<line class="axis" x1="{LEFT}" x2="{LEFT}" y1="{TOP}" y2="{FLOOR}"/>'
     for percent in (0, 25, 50, 75, MOST):
         x = _x(percent)
@@ -179,7 +179,7 @@ def _axes(top: float, name: str) -> Iterator[str]:
     for share in (0.0, 0.5, 1.0):
         y = _y(share * top, top)
         yield f'<text x="{LEFT - 5}" y="{y + 4:.1f}" font-size="11" text-anchor="end">{share * top:.3g}</text>'
-    yield f'<text x="{(LEFT + END) / 2}" y="{HEIGHT - 5}" font-size="11" text-anchor="middle">'
+    yield f'<text x="{(LEFT + EDGE) / 2}" y="{HEIGHT - 5}" font-size="11" text-anchor="middle">'
     yield "% of the tokens forgotten</text>"
     yield f'<text x="{LEFT + 6}" y="{TOP + 8}" font-size="11">{escape(name)}</text>'
 
@@ -192,7 +192,7 @@ def _line(found: Curve, top: float, kind: str) -> str:
 
 
 def _x(percent: float) -> float:
-    return LEFT + percent / MOST * (END - LEFT)
+    return LEFT + percent / MOST * (EDGE - LEFT)
 
 
 def _y(value: float, top: float) -> float:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import secrets
+import traceback
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,7 +33,7 @@ BUSY = "busy: too many requests wait already; try again in a few seconds"
 NEEDED = re.compile(
     r"/(?:config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|(?:assets|static|svelte)/.*|gradio_api/(?:"
     r"info|openapi\.json|theme\.css|app_id|user|login_check|reset|cancel|component_server|startup-events|"
-    r"upload|upload_progress|heartbeat/[^/]*|queue/(?:join|data|status)|call/.*|file=.*))?/?"
+    r"upload|upload_progress|heartbeat/[^/]*|queue/(?:join|data|status)|call/.*|file=(?!\w{2,}:).*))?/?"
 )
 INLINE_SCRIPT = re.compile(rb"<script(?![^>]*\bsrc=)[^>]*>(.*?)</script>", re.DOTALL)
 #: The editor and blocks of HTML are compiled in the browser, which takes 'unsafe-eval'; scripts that stand in the page
@@ -51,6 +52,7 @@ HEADERS = (
 )
 #: What is said instead of the server's own words, by status.
 SAID = {
+    403: "this is no file of the page",
     404: "there is no such file or address on this page",
     413: f"the file is larger than {MOST_BYTES // 2**20} MB; make it smaller first",
     422: 'the request is not as expected; "Use via API" at the foot of the page lists what to send',
@@ -86,17 +88,24 @@ class Guard:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        if scope["type"] != "http":  # the page uses no web sockets: not accepting one closes it
+        if scope["type"] != "http":  # the page uses no web sockets
+            await send({"type": "websocket.close", "code": 1008})
             return
         refused = refusal(scope, self.gate) or ((503, BUSY) if self.open >= MOST_OPEN else None)
         if refused is not None:
             await _say(send, *refused)
             return
         self.open += 1
+        answer = Answer(send)
         try:
-            await self.app(scope, _limited(receive), Answer(send).send)
-        except TooLarge:
-            await _say(send, 413, SAID[413])
+            await self.app(scope, _limited(receive), answer.send)
+        except Exception as error:  # whatever the server raises, who asked gets a sentence
+            if not isinstance(error, TooLarge):
+                traceback.print_exc()
+            if answer.begun:
+                raise
+            status = 413 if isinstance(error, TooLarge) else 400
+            await _say(send, status, SAID.get(status, SAID_ELSE))
         finally:
             self.open -= 1
 
@@ -160,7 +169,7 @@ class Answer:
     """An answer on its way out: headers are added, pages get the policy for their scripts, refusals a sentence."""
 
     def __init__(self, send: Send) -> None:
-        self.out, self.parts = send, b""
+        self.out, self.parts, self.begun = send, b"", False
         self.held: Event | None = None
 
     async def send(self, message: Event) -> None:
@@ -169,6 +178,7 @@ class Answer:
             if message["status"] >= 400 or _kind(message).startswith(b"text/html"):
                 self.held = message
             else:
+                self.begun = True
                 await self.out(with_headers(message, POLICY.format(scripts="")))
             return
         if self.held is None or message["type"] != "http.response.body":
@@ -179,6 +189,7 @@ class Answer:
             await self._let_go(self.held)
 
     async def _let_go(self, held: Event) -> None:
+        self.begun = True
         if held["status"] >= 400:
             await _say(self.out, held["status"], SAID.get(held["status"], SAID_ELSE))
             return

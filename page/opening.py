@@ -17,7 +17,7 @@ from handoff.split import Split
 from masking import mask_first, masked_count, touched_pixels
 from measuring.tables import Curve, bits_of, curve
 from own_picture.completing import MID_GREY, Request
-from page.answering import number_in
+from page.uploads import number_in
 from pipeline.files import InputError, read_csv
 from pipeline.machine import Stream, generator
 from pipeline.metrics import mse, to_unit

@@ -1,6 +1,7 @@
 """What comes in through the page, checked before it is decoded: too much, or no picture, is refused in a sentence."""
 
 import io
+import math
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -24,18 +25,24 @@ def check_picture(source: Source, what: str) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(
-                io.BytesIO(source) if isinstance(source, bytes) else source, formats=READ_FORMATS
-            ) as opened:
-                check_pixels(*opened.size, what)
-                opened.load()
+            opened = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=READ_FORMATS)
     except UnidentifiedImageError:
         raise InputError(f"the {what} is no picture; expected PNG, JPEG, GIF, BMP, TIFF or WebP") from None
     except Image.DecompressionBombError:
         raise InputError(f"the {what} has far more than {MOST_PIXELS:,} pixels; make it smaller first") from None
     except (OSError, ValueError, SyntaxError, EOFError, OverflowError) as error:
-        found = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"the {what} is broken ({found}); save it anew, or take another") from error
+        raise _broken(what, error) from error
+    with opened:
+        check_pixels(*opened.size, what)
+        try:
+            opened.load()
+        except (OSError, ValueError, SyntaxError, EOFError, OverflowError) as error:
+            raise _broken(what, error) from error
+
+
+def _broken(what: str, error: Exception) -> InputError:
+    found = " ".join(str(error).split()) or type(error).__name__
+    return InputError(f"the {what} is broken ({found}); save it anew, or take another")
 
 
 def check_pixels(width: int, height: int, what: str) -> None:
@@ -43,6 +50,27 @@ def check_pixels(width: int, height: int, what: str) -> None:
     if width * height > MOST_PIXELS:
         found = f"{width}x{height} = {width * height:,} pixels"
         raise InputError(f"the {what} has {found}; expected {MOST_PIXELS:,} or fewer: make it smaller first")
+
+
+def number_in(value: Any, name: str, least: float, most: float) -> float:
+    """The value. Raises InputError for what is no number from least to most; an empty field is none, NaN neither."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not least <= value <= most:
+        found = "empty" if value is None else repr(value)[:40]
+        raise InputError(f"{name} is {found}; expected a number from {least:.10g} to {most:.10g}")
+    return float(value)
+
+
+def check_control(control: Any, value: Any) -> None:
+    """Raises InputError for what a control (of gradio) cannot hold: none of its choices, no number of its range."""
+    name = str(control.label).partition(",")[0].partition(" –")[0]
+    if getattr(control, "choices", None) is not None:
+        choices = [choice for _, choice in control.choices]
+        if not any(type(value) is type(choice) and value == choice for choice in choices):
+            expected = ", ".join(str(choice) for choice in choices[:20])
+            raise InputError(f"{name} is {repr(value)[:40]}; expected one of: {expected}")
+    elif getattr(control, "minimum", None) is not None:
+        number_in(value, name, control.minimum, control.maximum)
 
 
 def check_no_addresses(value: Any) -> None:

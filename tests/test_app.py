@@ -1,15 +1,20 @@
 """The page for a picture of one's own: what it sends, what it shows, and that nothing leaves this machine."""
 
+import io
+import json
 import shutil
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -18,9 +23,9 @@ from PIL import Image
 import app
 from handoff.split import open_split
 from own_picture.completing import Request, complete_picture
-from page import answering
+from page import answering, building
 from page.building import build_page
-from page.guard import Gate
+from page.guard import BUSY, Gate
 from page.opening import Opening, example_pictures
 from pipeline.files import InputError
 from recall.memory import Memory
@@ -288,7 +293,245 @@ def test_mistakes_are_answered_in_a_sentence(
         assert "Traceback" not in capfd.readouterr().err
 
 
+# --- the page as anybody may call it ----------------------------------------------------------------------------------
+
+
+def uploaded(url: str, content: bytes, name: str = "a.png") -> str:
+    """Where the page has put a file."""
+    answer = httpx.post(f"{url}gradio_api/upload", files={"files": (name, content)})
+    assert answer.status_code == 200
+    return str(answer.json()[0])
+
+
+def png(pixels: np.ndarray) -> bytes:
+    held = io.BytesIO()
+    Image.fromarray(pixels).save(held, format="PNG")
+    return held.getvalue()
+
+
+def editor_of(picture: str, *masks: str) -> dict[str, Any]:
+    """What the editor sends for files of the page."""
+    background, *layers = ({"path": path, "meta": {"_type": "gradio.FileData"}} for path in (picture, *masks))
+    return {"background": background, "layers": layers, "composite": None}
+
+
+def called(url: str, name: str, *data: Any) -> tuple[bool, Any]:
+    """Whether it was done, and the outputs, or the sentence of the refusal."""
+    body = json.dumps({"data": data})  # NaN and infinity go through, too
+    with httpx.Client(timeout=60) as session:
+        headers = {"content-type": "application/json"}
+        joined = session.post(f"{url}gradio_api/call/{name}", content=body, headers=headers)
+        if joined.status_code != 200:
+            return False, joined.json()["detail"]
+        lines = session.get(f"{url}gradio_api/call/{name}/{joined.json()['event_id']}").text.splitlines()
+    kind, found = (line.partition(": ")[2] for line in [line for line in lines if line][-2:])
+    return kind == "complete", json.loads(found) if kind == "complete" else json.loads(found)["error"]
+
+
+@pytest.fixture(scope="module")
+def good(served: Served) -> str:
+    return uploaded(served.url, png(some_picture()))
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ({"percent": NAN}, "Forgotten is nan; expected a number from 0 to 100"),
+        ({"percent": float("inf")}, "Forgotten is inf; expected"),
+        ({"percent": "many"}, "Forgotten is 'many'; expected a number"),
+        ({"percent": None}, "Forgotten is empty; expected a number"),
+        ({"samples": 10**9}, "Drawn samples is 1000000000; expected a number from 0 to 8"),
+        ({"seed": None}, "Seed is empty; expected a number from 0 to 2147483647"),
+        ({"seed": NAN}, "Seed is nan"),
+        ({"strategy": "nearby"}, "What to keep is 'nearby'; expected one of: random, block"),
+        ({"strategy": ["random"]}, "What to keep is ['random']; expected one of"),
+        ({"decoding": None}, "How forgotten tokens are painted is None; expected one of"),
+        ({"fit": {"tile": 1}}, "Pictures of another size is {'tile': 1}; expected one of: resize, tile"),
+        ({"label": 99}, "Class is 99; expected one of: -1, 0, 1, 2"),
+    ],
+)
+def test_controls_that_do_not_exist_are_named(served: Served, good: str, wanted: Any, words: str) -> None:
+    done, said = called(served.url, "complete", editor_of(good), *controls(**wanted))
+    assert not done and said.startswith(words)
+
+
+@pytest.mark.parametrize("editor", [NAN, "a.png", [[0.5, NAN]], {}, {"background": 3, "layers": 4}, {"layers": [None]}])
+def test_an_editor_of_another_form_is_refused(served: Served, editor: Any) -> None:
+    done, said = called(served.url, "complete", editor, *controls())
+    assert not done and ("not as expected" in said or "there is no picture" in said)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"not a picture", "the picture is no picture; expected PNG, JPEG"),
+        (b"", "the picture is no picture"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "the picture is no picture"),
+        (png(some_picture(64))[:3000], "the picture is broken"),
+        (png(np.zeros((2001, 2000), np.uint8)), "the picture has 2000x2001 = 4,002,000 pixels; expected 4,000,000 or"),
+    ],
+)
+def test_uploads_that_are_no_pictures_are_refused(served: Served, content: bytes, words: str) -> None:
+    done, said = called(served.url, "complete", editor_of(uploaded(served.url, content)), *controls())
+    assert not done and said.startswith(words)
+
+
+def test_masks_are_checked_as_pictures_are(served: Served, good: str) -> None:
+    small, broken = uploaded(served.url, png(layer(20))), uploaded(served.url, b"GIF89a")
+    done, said = called(served.url, "complete", editor_of(good, small), *controls())
+    assert not done and said == "the mask is 20x20 pixels; expected 16x16 as the picture"
+    done, said = called(served.url, "complete", editor_of(good, broken), *controls())
+    assert not done and said.startswith("the mask is")
+    done, said = called(served.url, "complete", editor_of(good, *[small] * 9), *controls())
+    assert not done and said == "there are 9 layers of paint; expected 8 or fewer"
+
+
+def test_a_file_that_is_too_large_is_not_taken(served: Served) -> None:
+    answer = httpx.post(f"{served.url}gradio_api/upload", files={"files": ("a.png", bytes(21 * 2**20))})
+    assert answer.status_code == 413 and answer.json()["detail"].startswith("the file is larger than 20 MB")
+
+
+def test_more_tiles_than_a_click_takes_are_refused(served: Served, memory: Memory) -> None:
+    large = uploaded(served.url, png(some_picture(80)))  # 25 tiles
+    done, said = called(served.url, "complete", editor_of(large), *controls(fit="tile", strategy="adaptive"))
+    assert not done and said.startswith("the picture would be 25 tiles; expected 16 or fewer where adaptive chooses")
+    assert called(served.url, "complete", editor_of(large), *controls(fit="tile"))[0]
+    with pytest.raises(InputError, match="289 tiles; expected 256 or fewer: resize it instead"):
+        answering.check_tiles((272, 272), 16, None, replace(START, fit="tile"))
+
+
+def test_what_goes_wrong_here_is_said_and_written_down(
+    served: Served, good: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_down(*_: Any) -> None:
+        raise ZeroDivisionError("a mistake of ours")
+
+    monkeypatch.setattr("page.building.answer", break_down)
+    done, said = called(served.url, "complete", editor_of(good), *controls())
+    assert not done and said.startswith("this went wrong here, not with your picture")
+    assert "a mistake of ours" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/etc/passwd", "../../../etc/passwd", str(ROOT / "app.py"), "/proc/self/environ", "app.py", "C:\\windows\\win.ini",
+     "http://127.0.0.1:1/a.png", "file:///etc/passwd", "{uploads}/../../../../../../etc/passwd"],
+)  # fmt: skip
+def test_files_that_were_not_uploaded_are_not_read(served: Served, good: str, path: str) -> None:
+    path = path.replace("{uploads}", str(Path(good).parent))
+    done, said = called(served.url, "complete", editor_of(path), *controls())
+    assert not done and ("not as expected" in said or "is an address; upload the file itself" in said)
+    done, said = called(served.url, "complete", editor_of(good, path), *controls())
+    assert not done and "root:" not in said
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "gradio_api/file=/etc/passwd", "gradio_api/file=../../../../etc/passwd", "gradio_api/file=%2Fetc%2Fpasswd",
+        "gradio_api/file=%2e%2e/%2e%2e/etc/passwd", f"gradio_api/file={ROOT}/app.py", "gradio_api/file=app.py",
+        "gradio_api/file=/proc/self/environ", "gradio_api/file=/dev/zero", "gradio_api/file=http://127.0.0.1:1/",
+        "file=/etc/passwd", "gradio_api/file/etc/passwd", "static/%2e%2e/%2e%2e/%2e%2e/etc/passwd",
+        "assets/..%2f..%2f..%2fetc/passwd", "svelte/..%2f..%2fapp.py", "static//etc/passwd",
+        "gradio_api/proxy=http://127.0.0.1:1/", "gradio_api/run/complete", "gradio_api/vibe-code",
+    ],
+)  # fmt: skip
+def test_nothing_outside_of_the_page_is_readable(served: Served, address: str) -> None:
+    answer = httpx.get(served.url + address, timeout=5)
+    assert answer.status_code in (403, 404) and len(answer.json()["detail"].split()) > 4
+    assert "root:" not in answer.text and "import" not in answer.text
+
+
+def test_requests_without_a_form_get_a_sentence(served: Served, capfd: pytest.CaptureFixture[str]) -> None:
+    for name, content in (("complete", b"{"), ("complete", b"{}"), ("nothing", b'{"data": []}')):
+        answer = httpx.post(f"{served.url}gradio_api/call/{name}", content=content)
+        assert 400 <= answer.status_code < 500 and len(answer.json()["detail"].split()) > 5
+
+
+def test_thirty_at_once_are_done_or_told_that_it_is_busy(
+    served: Served, good: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done_by = building.answer
+
+    def slowly(*given: Any) -> Any:
+        time.sleep(0.1)
+        return done_by(*given)
+
+    monkeypatch.setattr("page.building.answer", slowly)
+    with ThreadPoolExecutor(30) as at_once:
+        asked = [at_once.submit(called, served.url, "complete", editor_of(good), *controls()) for _ in range(30)]
+        answers = [each.result() for each in asked]
+    refused = [said for done, said in answers if not done]
+    assert refused and set(refused) == {BUSY} and len(answers) - len(refused) >= building.MOST_WAITING
+    assert called(served.url, "complete", editor_of(good), *controls())[0]  # and after that it goes on
+
+
+def test_two_hundred_in_a_row_take_no_more_memory(served: Served) -> None:
+    psutil = pytest.importorskip("psutil", reason="psutil is not installed")
+    process, used = psutil.Process(), []
+    for number in range(200):
+        if number % 10 == 0:
+            picture = uploaded(served.url, png(some_picture(16 + number % 7)))
+            assert called(served.url, "complete", editor_of(picture), *controls(percent=number % 100))[0]
+        else:
+            assert called(served.url, "recall", number % 2, 10 + number % 90, "random")[0]
+        used.append(process.memory_info().rss)
+    assert used[-1] < 1.1 * used[20]
+
+
 # --- who can reach the page, and whom it reaches ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", "10.1.2.3"])
+def test_other_names_are_not_answered(served: Served, host: str) -> None:
+    for address in ("", "config", "gradio_api/info", "gradio_api/file=/etc/passwd"):
+        assert httpx.get(served.url + address, headers={"host": host}).status_code == 421
+    assert httpx.get(served.url, headers={"host": "localhost:1"}).status_code == 200
+
+
+def test_browsers_are_told_to_load_from_here_only(served: Served) -> None:
+    for address in ("", "config", "theme.css", "gradio_api/nothing"):
+        headers = httpx.get(served.url + address).headers
+        assert headers["x-content-type-options"] == "nosniff" and headers["x-frame-options"] == "DENY"
+        assert "default-src 'none'" in headers["content-security-policy"]
+
+
+def test_other_machines_need_the_password(memory: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    gate = app.read_gate("0.0.0.0", {app.PASSWORD: "correct horse battery"})
+    page = build_page(opening_of(memory), [])
+    port = app.serve(page, None, gate).rsplit(":", 1)[1].strip("/")
+    try:
+        for address in ("", "config", "gradio_api/info", "gradio_api/file=/etc/passwd"):
+            url = f"http://127.0.0.2:{port}/{address}"  # not the address of the page alone, as of another machine
+            assert httpx.get(url).status_code == httpx.get(url, auth=("me", "correct horse")).status_code == 401
+        assert httpx.get(f"http://127.0.0.2:{port}/", auth=("me", "correct horse battery")).status_code == 200
+        assert httpx.get(f"http://127.0.0.2:{port}/", headers={"host": "evil.example"}).status_code == 421
+    finally:
+        page.close(verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("host", "environment", "words"),
+    [
+        ("0.0.0.0", {}, "--host 0.0.0.0 lets other machines in, which takes a password; set the environment variable"),
+        ("0.0.0.0", {app.PASSWORD: "short"}, "RECONSTRUCT_PASSWORD has 5 characters; expected 12 or more"),
+        ("everywhere", {app.PASSWORD: "correct horse battery"}, "--host is everywhere; expected an IPv4 address"),
+        ("::", {app.PASSWORD: "correct horse battery"}, "--host is ::; expected an IPv4 address"),
+    ],
+)
+def test_hosts_that_let_others_in_are_refused(host: str, environment: dict[str, str], words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        app.read_gate(host, environment)
+    assert str(caught.value).startswith(words) and "short" not in str(caught.value)
+
+
+def test_without_more_only_this_machine_comes_in() -> None:
+    assert app.read_gate(None, {}) == Gate("127.0.0.1") and app.read_gate("localhost", {}) == Gate("localhost")
+    assert app.read_gate(None, {app.PASSWORD: "correct horse battery"}).password == "correct horse battery"
 
 
 def test_only_this_machine_is_served(served: Served) -> None:
@@ -303,7 +546,7 @@ def test_only_this_machine_is_served(served: Served) -> None:
 
 def test_no_other_host_is_looked_up(served: Served, client: Any) -> None:
     assert served.names
-    assert served.names <= {"127.0.0.1", "localhost"}
+    assert served.names <= {"127.0.0.1", "127.0.0.2", "localhost"}
 
 
 def test_taken_port_is_named(served: Served, memory: Memory) -> None:
@@ -382,6 +625,67 @@ def fetched(page: Any, name: str, folder: Path) -> np.ndarray:
     file = folder / f"{name}.png"
     file.write_bytes(page.request.get(page.locator(f"#{name} img").get_attribute("src")).body())
     return pixels_of(str(file))
+
+
+def test_it_opens_with_a_picture_that_is_completed(served: Served, opened: Opened) -> None:
+    page = opened.page
+    page.goto(served.url)
+    page.locator("#recalled [role=status]").wait_for()
+    assert "50 % forgotten: 8 of 16 tokens are kept" in page.locator("#recalled [role=status]").inner_text()
+    assert page.locator("#recalled img").count() == 3
+    assert all(page.locator("#recalled img").evaluate_all("all => all.map(one => one.naturalWidth > 0)"))
+    assert "No study has been run with these models" in page.locator("#recalled").inner_text()
+
+
+def test_the_slider_recalls_at_once_by_keyboard(served: Served, opened: Opened) -> None:
+    page = opened.page
+    page.goto(served.url)
+    page.locator("#recalled [role=status]").wait_for()
+    slider = page.locator("#forgotten input[type=range]")
+    slider.focus()
+    page.keyboard.press("End")
+    page.get_by_text("100 % forgotten: 0 of 16 tokens are kept").wait_for()
+    page.keyboard.press("Home")
+    page.get_by_text("10 % forgotten: 14 of 16 tokens are kept").wait_for()
+    assert page.locator("#recalled rect.gone").count() == 2
+
+
+def test_everything_can_be_reached_by_keyboard(served: Served, opened: Opened) -> None:
+    page = opened.page
+    page.goto(served.url)
+    page.wait_for_function(READY)
+    reached = set()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        reached |= set(page.evaluate(
+            "() => { const all = []; for (let at = document.activeElement; at; at = at.parentElement) "
+            "if (at.id) all.push(at.id); return all; }"
+        ))  # fmt: skip
+    assert {"forgotten", "kept", "number", "editor", "examples", "go", "percent", "strategy", "samples"} <= reached
+
+
+def test_on_a_phone_pictures_fit_the_width(served: Served, opened: Opened) -> None:
+    page = opened.page.context.browser.new_page(viewport={"width": 390, "height": 844})
+    try:
+        page.goto(served.url)
+        page.locator("#recalled img").first.wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        for box in (page.locator("#recalled img").nth(each).bounding_box() for each in range(3)):
+            assert box["x"] >= 0 and box["x"] + box["width"] <= 390 and box["width"] > 120
+        forgotten = page.locator("#forgotten input[type=range]").bounding_box()
+        assert forgotten["width"] > 200
+    finally:
+        page.close()
+
+
+def test_the_browser_blocks_nothing_of_the_page(served: Served, opened: Opened) -> None:
+    page, blocked = opened.page, []
+    listen = page.on("console", lambda said: blocked.append(said.text) if "Content Security Policy" in said.text else 0)
+    page.goto(f"{served.url}?view=api")
+    page.wait_for_load_state("networkidle")
+    page.goto(served.url)
+    page.wait_for_function(READY)
+    assert blocked == [] and listen is None
 
 
 @pytest.fixture(scope="module")
