@@ -29,11 +29,12 @@ MOST_OPEN = 128  # requests at once, those that wait for news among them
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 STARTED = "/gradio_api/startup-events"  # what the server asks itself when it starts, before there is anyone to ask
 BUSY = "busy: too many requests wait already; try again in a few seconds"
-#: Addresses that the page and its programs use; all others are refused.
+#: Addresses that the page and its programs use; all others are refused. run/predict shows an example that was clicked;
+#: what asks the models has to join the queue.
 NEEDED = re.compile(
     r"/(?:config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|(?:assets|static|svelte)/.*|gradio_api/(?:"
     r"info|openapi\.json|theme\.css|app_id|user|login_check|reset|cancel|component_server|startup-events|"
-    r"upload|upload_progress|heartbeat/[^/]*|queue/(?:join|data|status)|call/.*|file=(?!\w{2,}:).*))?/?"
+    r"upload|upload_progress|heartbeat/[^/]*|queue/(?:join|data|status)|call/.*|run/predict|file=(?!\w{2,}:).*))?/?"
 )
 INLINE_SCRIPT = re.compile(rb"<script(?![^>]*\bsrc=)[^>]*>(.*?)</script>", re.DOTALL)
 #: The editor and blocks of HTML are compiled in the browser, which takes 'unsafe-eval'; scripts that stand in the page

@@ -445,6 +445,14 @@ def test_nothing_outside_of_the_page_is_readable(served: Served, address: str) -
     assert "root:" not in answer.text and "import" not in answer.text
 
 
+def test_the_queue_cannot_be_passed_by(served: Served, good: str) -> None:
+    named = [one["api_name"] for one in httpx.get(f"{served.url}config").json()["dependencies"]]
+    for name, data in (("complete", [editor_of(good), *controls()]), ("recall", [0, 50, "random"])):
+        body = {"data": data, "fn_index": named.index(name)}
+        answer = httpx.post(f"{served.url}gradio_api/run/predict", json=body)
+        assert answer.status_code == 404 and len(answer.json()["detail"].split()) > 5
+
+
 def test_requests_without_a_form_get_a_sentence(served: Served, capfd: pytest.CaptureFixture[str]) -> None:
     for name, content in (("complete", b"{"), ("complete", b"{}"), ("nothing", b'{"data": []}')):
         answer = httpx.post(f"{served.url}gradio_api/call/{name}", content=content)
@@ -625,6 +633,17 @@ def fetched(page: Any, name: str, folder: Path) -> np.ndarray:
     file = folder / f"{name}.png"
     file.write_bytes(page.request.get(page.locator(f"#{name} img").get_attribute("src")).body())
     return pixels_of(str(file))
+
+
+def test_an_example_that_is_clicked_can_be_completed(served: Served, opened: Opened) -> None:
+    page = opened.page
+    page.goto(served.url)
+    page.wait_for_function(READY)
+    page.locator("#examples button").first.click()
+    page.locator("#editor button[aria-label='Brush Size']").wait_for()
+    page.locator("#go").click()
+    page.locator("#completed img").wait_for()
+    assert "8 of 16 tokens were dropped" in page.locator("#note").inner_text()
 
 
 def test_it_opens_with_a_picture_that_is_completed(served: Served, opened: Opened) -> None:
