@@ -122,9 +122,9 @@ def _opening(gr: Any, opening: Opening, studied: Studied | None) -> None:
     """A test picture, already completed, and the controls that recall it at once."""
     first = min(MOST, max(LEAST, opening.start.percent))
 
-    def recall(number: float, percent: float, strategy: str) -> str:
+    def recall(number: str, percent: float, strategy: str) -> str:
         """Forget so many per cent of a test picture's tokens, recall it, and show where the study stands."""
-        return opening_html(opening.recall(number, percent, strategy), studied)  # type: ignore[arg-type]
+        return opening_html(opening.recall(int(number) - 1, percent, strategy), studied)
 
     with gr.Row():
         percent = gr.Slider(
@@ -134,11 +134,11 @@ def _opening(gr: Any, opening: Opening, studied: Studied | None) -> None:
         strategy = gr.Dropdown(
             strategies, value=opening.start.strategy, label="What to keep", elem_id="kept", min_width=300
         )
-    numbers = [(str(number + 1), number) for number in range(len(opening.pictures))]
-    number = gr.Radio(numbers, value=0, label="Test picture", elem_id="number")
-    shown = gr.HTML(recall(0, first, opening.start.strategy), elem_id="recalled", js_on_load=None)
+    numbers = [str(number + 1) for number in range(len(opening.pictures))]
+    number = gr.Radio(numbers, value="1", label="Test picture", elem_id="number")
+    shown = gr.HTML(recall("1", first, opening.start.strategy), elem_id="recalled", js_on_load=None)
     controls = [number, percent, strategy]
-    for control in controls:
+    for control in (percent, number, strategy):  # the first one gives its name to programs
         named = {"api_name": "recall"} if control is percent else {"api_visibility": "private"}
         hidden = "hidden" if control is percent else "minimal"
         control.change(recall, controls, shown, trigger_mode="always_last", show_progress=hidden, **named, **TOGETHER)

@@ -44,7 +44,8 @@ STYLE = """
 .opening .own { fill: none; stroke: currentColor; stroke-width: 1.8; }
 .opening .here { stroke: currentColor; stroke-width: 0.8; stroke-dasharray: 3 3; opacity: 0.6; }
 .opening .gone { fill: #8883; stroke: #8886; stroke-width: 0.04; }
-:focus-visible { outline: 3px solid #d55e00 !important; outline-offset: 2px; }
+:focus-visible { outline: 3px solid #0072b2 !important; outline-offset: -2px; }
+input[type="range"]:focus-visible, input[type="radio"]:focus-visible { outline-offset: 2px; }
 """
 
 

@@ -447,7 +447,7 @@ def test_nothing_outside_of_the_page_is_readable(served: Served, address: str) -
 
 def test_the_queue_cannot_be_passed_by(served: Served, good: str) -> None:
     named = [one["api_name"] for one in httpx.get(f"{served.url}config").json()["dependencies"]]
-    for name, data in (("complete", [editor_of(good), *controls()]), ("recall", [0, 50, "random"])):
+    for name, data in (("complete", [editor_of(good), *controls()]), ("recall", ["1", 50, "random"])):
         body = {"data": data, "fn_index": named.index(name)}
         answer = httpx.post(f"{served.url}gradio_api/run/predict", json=body)
         assert answer.status_code == 404 and len(answer.json()["detail"].split()) > 5
@@ -485,7 +485,7 @@ def test_two_hundred_in_a_row_take_no_more_memory(served: Served) -> None:
             picture = uploaded(served.url, png(some_picture(16 + number % 7)))
             assert called(served.url, "complete", editor_of(picture), *controls(percent=number % 100))[0]
         else:
-            assert called(served.url, "recall", number % 2, 10 + number % 90, "random")[0]
+            assert called(served.url, "recall", str(1 + number % 2), 10 + number % 90, "random")[0]
         used.append(process.memory_info().rss)
     assert used[-1] < 1.1 * used[20]
 
@@ -561,6 +561,16 @@ def test_taken_port_is_named(served: Served, memory: Memory) -> None:
     port = int(served.url.rsplit(":", 1)[1].strip("/"))
     with pytest.raises(InputError, match=f"--port {port} is taken; give another"):
         app.serve(build_page(opening_of(memory), []), port, GATE)
+
+
+def test_programs_recall_by_the_number_that_is_shown(served: Served, client: Any) -> None:
+    assert "25 % forgotten: 12 of 16 tokens are kept" in client.predict("2", 25, "half", api_name="/recall")
+    for number, percent, words in (
+        ("3", 25, "Test picture is '3'; expected one of: 1, 2"),
+        ("1", 9, "Forgotten is 9;"),
+    ):
+        done, said = called(served.url, "recall", number, percent, "half")
+        assert not done and said.startswith(words)
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------------
