@@ -129,7 +129,7 @@ def budget_rows(
         left = given.kept if count > 1 else 1.0
         hours = examples * step.operations / (count * given.peak * given.share * left) / 3600
         memory = (step.fixed_bytes + batch * step.kept_bytes) / GIGA
-        shown = (f"{step.operations / GIGA:.1f}", f"{memory:.1f}", f"{hours:.1f}", f"{hours * count * given.price:.0f}")
+        shown = (f"{step.operations / GIGA:.3g}", f"{memory:.3g}", f"{hours:.3g}", f"{hours * count * given.price:.3g}")
         rows.append([stage, str(count), str(batch), *shown])
     return rows
 
