@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from own_picture.completing import OwnResult, Request, complete_picture
 from own_picture.reading import asked_mask, check_own, read_picture, unique_names
-from pipeline.figures import new_figure, show_picture
+from pipeline.figures import as_it_is, new_figure, show_picture
 from pipeline.files import write_csv
 from pipeline.progress import progress_bar
 from pipeline.stage import Stage, say
@@ -100,9 +100,9 @@ def _likeliest(ranked: list[tuple[str, float]]) -> str:
 def result_figure(result: OwnResult) -> Figure:
     """original | masked | completed | samples | diversity, with the class and its probability above."""
     panels = [
-        (f"original\n{_likeliest(result.before)}", result.original),
+        (f"original\n{as_it_is(_likeliest(result.before))}", result.original),
         ("masked\n", result.masked),
-        (f"completed\n{_likeliest(result.after)}", result.completed),
+        (f"completed\n{as_it_is(_likeliest(result.after))}", result.completed),
     ]
     panels += [(f"sample {n}\n", sample) for n, sample in enumerate(result.samples[:FIGURE_SAMPLES], start=1)]
     height, width = result.missing.shape

@@ -27,6 +27,11 @@ def save_png(figure: Figure, path: Path) -> None:
         figure.savefig(temporary, dpi=DPI, facecolor="white", format="png")
 
 
+def as_it_is(text: str) -> str:
+    """A name that matplotlib shows as it is: between two dollars it would read mathematics."""
+    return text.replace("$", r"\$")
+
+
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, np.ndarray]:
     """A figure of the size in inches and its axes (rows, columns), without the upper and right frame."""
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -76,10 +81,14 @@ def picture_grid(
     channels are shown as grey panels, one below the other.
     """
     columns = max(len(pictures) for _, pictures in rows)
-    rows = [(label, pictures if is_plain(pictures.shape[1]) else strips(pictures)) for label, pictures in rows]
+    rows = [
+        (as_it_is(label), pictures if is_plain(pictures.shape[1]) else strips(pictures)) for label, pictures in rows
+    ]
     height = scale * sum(min(6.0, pictures.shape[2] / pictures.shape[3]) for _, pictures in rows)
     margin = max(1.1, 0.075 * max(len(label) for label, _ in rows))  # inches, for the labels
-    titles = [textwrap.fill(title.replace("_", " "), max(4, int(scale / 0.065))) for title in titles]  # inches a letter
+    titles = [
+        textwrap.fill(as_it_is(title).replace("_", " "), max(4, int(scale / 0.065))) for title in titles
+    ]  # inches a letter
     above = 0.18 + 0.12 * max(title.count("\n") + 1 for title in titles) if titles else 0.1
     figure = Figure(figsize=(scale * columns + margin, height + above), layout="constrained")
     figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02))
@@ -179,8 +188,8 @@ def component_error_figure(errors: np.ndarray, kept: Sequence[str], components: 
     for row, column in np.ndindex(*errors.shape):
         colour = "white" if errors[row, column] > 0.6 * errors.max() else "black"
         axis.text(column, row, f"{errors[row, column]:.4f}", ha="center", va="center", fontsize=8, color=colour)
-    axis.set_xticks(range(len(components)), components, fontsize=8, rotation=20, ha="right")
-    axis.set_yticks(range(len(kept)), kept, fontsize=8)
+    axis.set_xticks(range(len(components)), map(as_it_is, components), fontsize=8, rotation=20, ha="right")
+    axis.set_yticks(range(len(kept)), map(as_it_is, kept), fontsize=8)
     axis.set_xlabel("component painted", fontsize=9)
     axis.set_ylabel("shown", fontsize=9)
     axis.set_title(title, fontsize=10)
@@ -203,8 +212,8 @@ def confusion_figure(confusion: np.ndarray, names: Sequence[str], title: str) ->
                 text = str(int(confusion[true, predicted]))
                 axis.text(predicted, true, text, ha="center", va="center", fontsize=7, color=colour)
     size = 8 if count <= 20 else max(3, 8 - count // 25)
-    axis.set_xticks(range(count), names, rotation=90, fontsize=size)
-    axis.set_yticks(range(count), names, fontsize=size)
+    axis.set_xticks(range(count), map(as_it_is, names), rotation=90, fontsize=size)
+    axis.set_yticks(range(count), map(as_it_is, names), fontsize=size)
     axis.set_xlabel("predicted", fontsize=9)
     axis.set_ylabel("true", fontsize=9)
     axis.set_title(title, fontsize=10)

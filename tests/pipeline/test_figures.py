@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pipeline import figures
-from pipeline.figures import component_rows, show_picture, strips
+from pipeline.figures import as_it_is, component_rows, show_picture, strips
 
 # --- figures ----------------------------------------------------------------------------------------------------------
 
@@ -152,3 +152,18 @@ def test_confusion_shows_shares_of_the_true_class() -> None:
     (shown,) = figure.axes[0].get_images()
     assert np.allclose(shown.get_array(), [[0.75, 0.25], [0, 1]])
     assert {text.get_text() for text in figure.axes[0].texts} == {"6", "2", "5"}
+
+
+@pytest.mark.parametrize("name", [r"$\frac", r"$\undefined$", "$5$", "5$", "a_b", r"\$", r"a\$b$"])
+def test_a_class_may_be_called_what_matplotlib_takes_for_mathematics(name: str, tmp_path: Path) -> None:
+    picture = torch.zeros(1, 1, 8, 8)
+    drawn = [
+        figures.picture_grid([(name, picture)], [name]),
+        figures.confusion_figure(np.eye(2), [name, "b"], "title"),
+        figures.component_error_figure(np.ones((1, 1)), [name], [name], "title"),
+    ]
+    for number, figure in enumerate(drawn):
+        figures.save_png(figure, tmp_path / f"{number}.png")
+    label = drawn[0].axes[0].yaxis.label
+    assert label._preprocess_math(label.get_text()) == (name, False), "shown as it is, and not as mathematics"
+    assert as_it_is("cat") == "cat"
