@@ -22,7 +22,9 @@ import numpy as np
 from handoff.manifest import Manifest, column_of
 from handoff.split import data_key, hashed, manifest_hash, note_data, open_split_folder
 from pipeline.figures import component_rows, picture_grid
-from pipeline.files import InputError, digest, file_digests, reach_disk, read_json, reserve, write_csv, write_json
+from pipeline.files import (
+    InputError, digest, file_digests, one_line, reach_disk, read_json, reserve, write_csv, write_json,
+)  # fmt: skip
 from pipeline.machine import prepare_machine
 from pipeline.metrics import to_unit
 from pipeline.progress import progress_bar
@@ -261,7 +263,7 @@ def _report_broken(stage: Stage, broken: list[tuple[str, str]], data: DataSectio
         return
     write_csv(stage.folder.path / "broken.csv", ("path", "problem"), broken)
     for path, problem in broken[:20]:
-        say(f"{path} {problem}")
+        say(one_line(f"{path} {problem}"))
     if len(broken) > 20:
         say(f"... and {len(broken) - 20} more in {stage.folder.path / 'broken.csv'}")
     if not data.skip_broken:

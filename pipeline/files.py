@@ -29,6 +29,11 @@ class InputError(ValueError):
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
+def one_line(text: str) -> str:
+    """With signs that cannot be seen written as \\n, \\x1b and so on: names of files may hold any."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
 def cannot_write(path: Path, error: OSError) -> InputError:
     why = error.strerror or str(error)
     return InputError(f"cannot write {path}: {why}; make room or name another folder with --run.dir")

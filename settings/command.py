@@ -85,7 +85,7 @@ def _unknown_settings(words: list[str], stage: str) -> dict[str, Any]:
 
 def _guarded(run: Callable[..., float], settings: Config, resume: bool, resumable: bool) -> int:
     from pipeline.engine import TrainingDiverged
-    from pipeline.files import DISK_ERRORS, InputError, cannot_write
+    from pipeline.files import DISK_ERRORS, InputError, cannot_write, one_line
     from pipeline.world import EndedElsewhere, is_first, is_loss_of_another, leave_world, processes, says_the_end
 
     how = "; type the same command with --resume to go on" if resumable else ""
@@ -94,12 +94,12 @@ def _guarded(run: Callable[..., float], settings: Config, resume: bool, resumabl
         with _kills_as_interrupts():
             run(settings, resume=resume)
     except (InputError, FileNotFoundError) as error:
-        _complain(f"error: {error}", is_first())
+        _complain(f"error: {one_line(str(error))}", is_first())
         return leave_world(2)
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        _complain(f"error: {cannot_write(Path(error.filename or settings.run.dir), error)}", is_first())
+        _complain(f"error: {one_line(str(cannot_write(Path(error.filename or settings.run.dir), error)))}", is_first())
         return leave_world(2)
     except TrainingDiverged as error:
         _complain(f"error: {error}", is_first())

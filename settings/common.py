@@ -93,6 +93,16 @@ class DataSection(Section):
         return self
 
     @model_validator(mode="after")
+    def _different_classes(self) -> "DataSection":
+        names = self.classes if isinstance(self.classes, list) else None
+        if names == []:
+            raise ValueError("classes names none; expected names of classes, how many to take, or null for all")
+        twice = sorted({name for name in names or () if (names or []).count(name) > 1})
+        if twice:
+            raise ValueError(f"classes names {', '.join(twice)} twice; expected different names")
+        return self
+
+    @model_validator(mode="after")
     def _components_fit(self) -> "DataSection":
         names = self.components
         if names is not None and (len(names) != self.channels or len(set(names)) != len(names)):

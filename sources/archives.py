@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from pipeline.files import InputError
-from sources.folders import PICTURE_ENDINGS, SPLIT_NAMES, Found, Listing, arrange, is_litter
-from sources.places import Member, Place
+from sources.folders import PICTURE_ENDINGS, SPLIT_NAMES, Found, Listing, arrange, check_name, is_litter
+from sources.places import Member, Place, check_ordinary
 from sources.splitting import SPLITS
 from sources.stacks import NUMPY_ENDINGS
 
@@ -121,6 +121,7 @@ def index_tar(file: Path, passed: list[str]) -> dict[str, Member]:
     """
     members: dict[str, Member] = {}
     try:
+        check_ordinary(file)
         with file.open("rb") as opened:
             start = opened.read(8)
             for magic, tool in UNPACKERS.items():
@@ -134,7 +135,9 @@ def index_tar(file: Path, passed: list[str]) -> dict[str, Member]:
                 opened.seek(tar.offset)  # where tarfile saw the end; a wrong header looks the same to it
                 if opened.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                     raise tarfile.ReadError
-    except tarfile.ReadError:
+    except InputError:
+        raise
+    except (tarfile.TarError, ValueError, OverflowError):  # the latter two for heads that are damaged
         raise InputError(f"{file} is cut off or damaged after {len(members)} files; copy it again") from None
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror}") from error
@@ -150,6 +153,7 @@ def _as_tar(file: Path, opened: BinaryIO) -> tarfile.TarFile:
 
 def _note(info: tarfile.TarInfo, file: Path, members: dict[str, Member], passed: list[str]) -> None:
     parts = [part for part in info.name.split("/") if part not in ("", ".")]
+    check_name(info.name, file)
     if info.isdir() or any(is_litter(part) for part in parts):
         return
     inside = "/".join(parts)
@@ -210,7 +214,7 @@ def _classes(members: dict[str, Member]) -> dict[str, str]:
 def _read_class(member: Member) -> str:
     try:
         text = member.read_bytes()[: LONGEST_CLASS + 1].decode().strip()
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, OSError):  # the latter for one that is far too large
         text = ""
     if not text or len(text) > LONGEST_CLASS or len(text.splitlines()) > 1:
         raise InputError(f"{member} holds no class; expected a number or a name")

@@ -12,6 +12,7 @@ One more folder around a split tree or around class folders is passed through.
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,7 @@ PART = re.compile(r"^(?:keras_png_slices_)?(?P<name>[a-z]+)(?:\.X\d*)?$", re.IGN
 PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 LITTER = {"thumbs.db", "desktop.ini"}  # left by operating systems; hidden files are passed over as well
 NO_CLASS = ""
+MOST_WAYS = 500  # that lead to one folder by links; a few more links would make them endless
 
 
 #: Lists a folder below the root ('' is the root): the paths of its subfolders and of its files below the root, with /,
@@ -51,7 +53,7 @@ def find_pictures(root: Path) -> list[Found]:
     """
     if not root.is_dir():
         raise InputError(f"data.source {root} is not a folder; type --data.source PATH_TO_PICTURES, or to a .tar")
-    found = arrange(lambda folder: _entries(root, folder), str(root))
+    found = arrange(_Tree(root).entries, str(root))
     if not found:
         raise InputError(f"{root} has no pictures; expected class folders with pictures in them, or pictures")
     return [Found(path, class_name, split, root / path) for path, class_name, split in sorted(found)]
@@ -71,8 +73,11 @@ def arrange(listing: Listing, where: str, wrapped: bool = False) -> list[tuple[s
 def _within(listing: Listing, folder: str, wrapped: bool) -> str:
     """The folder itself, or the innermost of those that only wrap another one, as zip files have."""
     folders, files = listing(folder)
-    if len(folders) == 1 and not files and not _part_of(folders[0]) and (wrapped or listing(folders[0])[0]):
-        return _within(listing, folders[0], wrapped)
+    while len(folders) == 1 and not files and not _part_of(folders[0]):
+        inner = listing(folders[0])
+        if not wrapped and not inner[0]:
+            break
+        folder, (folders, files) = folders[0], inner
     return folder
 
 
@@ -113,21 +118,94 @@ def _scan_part(listing: Listing, where: str, part: str, split: str) -> list[tupl
 
 
 def _all_files(listing: Listing, folder: str) -> list[str]:
-    folders, files = listing(folder)
-    return files + [file for inner in folders for file in _all_files(listing, inner)]
+    """In the order of a walk that takes a folder's files before its folders."""
+    found, waiting = [], [folder]
+    while waiting:
+        folders, files = listing(waiting.pop())
+        found += files
+        waiting += reversed(folders)
+    return found
 
 
-def _entries(root: Path, folder: str) -> tuple[list[str], list[str]]:
-    """Raises InputError when the folder is unreadable."""
+class _Tree:
+    """The folders below a root, also by links, as long as none leads back."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._lies_at = {"": os.path.realpath(root)}  # the root and folders that are links
+        self._ways: Counter[str] = Counter()  # how many links lead to a folder
+
+    def entries(self, folder: str) -> tuple[list[str], list[str]]:
+        """Raises InputError when the folder is unreadable, or a name or a link in it cannot be used."""
+        kinds: tuple[list[str], list[str]] = [], []
+        try:
+            with os.scandir(self.root / folder) as entries:
+                seen = sorted((entry for entry in entries if not is_litter(entry.name)), key=lambda entry: entry.name)
+                for entry in seen:
+                    path = f"{folder}/{entry.name}" if folder else entry.name
+                    check_name(entry.name, self.root / folder)
+                    is_folder = _is_folder(entry)
+                    if is_folder and entry.is_symlink():
+                        self._note_link(path)
+                    kinds[not is_folder].append(path)
+        except OSError as error:
+            raise InputError(f"cannot read folder {shortened(self.root / folder)}: {error.strerror}") from error
+        return kinds
+
+    def _note_link(self, path: str) -> None:
+        """Raises InputError when the link at `path` leads to a folder that it lies in, or too many ways lead there."""
+        above = [self._real(folder) for folder in _and_above(path)[1:]]
+        target = os.path.realpath(f"{above[0]}/{path.rpartition('/')[2]}")
+        if any(_holds(target, folder) for folder in above):
+            raise InputError(
+                f"{shortened(self.root / path)} is a link that leads back to a folder it lies in; remove it"
+            )
+        self._ways[target] += path not in self._lies_at
+        self._lies_at[path] = target
+        if self._ways[target] > MOST_WAYS:
+            raise InputError(f"{shortened(self.root / path)} leads to {target}, as links do over and over; remove some")
+
+    def _real(self, folder: str) -> str:
+        """Where a folder lies when no link is followed any more."""
+        known = next(part for part in _and_above(folder) if part in self._lies_at)
+        return f"{self._lies_at[known]}/{folder[len(known) :].lstrip('/')}".rstrip("/")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """False for a link that leads to itself, which is found out when it is read."""
     try:
-        with os.scandir(root / folder) as entries:
-            seen = sorted((entry for entry in entries if not is_litter(entry.name)), key=lambda entry: entry.name)
-            kinds: tuple[list[str], list[str]] = [], []
-            for entry in seen:
-                kinds[not entry.is_dir()].append(f"{folder}/{entry.name}" if folder else entry.name)
-            return kinds
-    except OSError as error:
-        raise InputError(f"cannot read folder {root / folder}: {error.strerror}") from error
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _and_above(path: str) -> list[str]:
+    """'a/b' -> 'a/b', 'a', ''."""
+    found = [path]
+    while path:
+        path = path.rpartition("/")[0]
+        found.append(path)
+    return found
+
+
+def _holds(folder: str, place: str) -> bool:
+    """Whether `place` is the folder or lies in it; both without links."""
+    return os.path.commonpath([folder, place]) == folder
+
+
+def shortened(path: object, most: int = 300) -> str:
+    """A path in a message, with its middle left out when it is very long."""
+    text = str(path)
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"
+
+
+def check_name(name: str, where: object) -> None:
+    """Raises InputError for a name, of a file at `where`, that no text can hold."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        shown = f"{where}/{name}".encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        raise InputError(f"the name {shown} is not in UTF-8; rename it") from None
 
 
 def is_litter(name: str) -> bool:

@@ -1,17 +1,19 @@
 """Metadata of pictures: a CSV file with a line per picture, its path and columns of numbers or classes."""
 
+import csv
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.files import InputError, read_csv
-from sources.places import Place
+from sources.places import Place, check_ordinary
 
 RESERVED = ("position", "row", "path", "class", "label", "split", "hash")  # columns that the manifest has of its own
 
 
 def is_notes(place: Place, metadata: str | None) -> bool:
     """Whether a file is the one that holds the metadata, which may lie beside the pictures."""
-    return metadata is not None and isinstance(place, Path) and place.resolve() == Path(metadata).resolve()
+    return metadata is not None and isinstance(place, Path) and os.path.realpath(place) == os.path.realpath(metadata)
 
 
 def read_metadata(file: Path, paths: Sequence[str]) -> list[dict[str, str]]:
@@ -21,9 +23,14 @@ def read_metadata(file: Path, paths: Sequence[str]) -> list[dict[str, str]]:
     has two lines for a picture, or none.
     """
     try:
+        check_ordinary(file)
         rows = read_csv(file)
-    except (UnicodeDecodeError, IsADirectoryError):
+    except FileNotFoundError:
+        raise InputError(f"data.metadata {file} is missing") from None
+    except (UnicodeDecodeError, csv.Error):
         raise InputError(f"data.metadata {file} is not a CSV file in UTF-8") from None
+    except OSError as error:
+        raise InputError(f"data.metadata {file} is not a CSV file in UTF-8: {error.strerror}") from error
     rows = [{(name or "").removeprefix("\ufeff"): value for name, value in row.items()} for row in rows]
     columns = [name for name in rows[0] if name] if rows else []
     if "path" not in columns or len(columns) < 2:

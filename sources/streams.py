@@ -7,6 +7,7 @@ so they may be larger than the disk.
   column of pictures is taken, and the first of classes
 """
 
+import os
 import re
 import tarfile
 from collections.abc import Callable, Iterator
@@ -17,8 +18,8 @@ from urllib.parse import urlsplit
 
 from pipeline.files import InputError
 from sources.archives import LONGEST_CLASS, PICTURES, TAR, Shard, found_in, splits_of
-from sources.folders import NO_CLASS, SPLIT_NAMES, Found, is_litter
-from sources.places import Place
+from sources.folders import NO_CLASS, SPLIT_NAMES, Found, check_name, is_litter
+from sources.places import MOST_BYTES, Place
 
 COUNTED = re.compile(r"\{(\d+)\.\.(\d+)\}")
 SAVED = ("dataset_dict.json", "dataset_info.json", "state.json")
@@ -66,7 +67,23 @@ def is_streamed(source: str) -> bool:
 
 def _is_saved(folder: Path) -> bool:
     """Whether a folder holds a data set of Hugging Face."""
-    return any((folder / name).is_file() for name in SAVED) or any(folder.glob("**/*.parquet"))
+    return any((folder / name).is_file() for name in SAVED) or _holds_parquet(folder)
+
+
+def _holds_parquet(folder: Path) -> bool:
+    """At any depth, but not behind links; folders that cannot be read are told of when they are searched."""
+    waiting = [str(folder)]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.name.endswith(".parquet"):
+                        return True
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+        except OSError:
+            continue
+    return False
 
 
 def open_parts(source: str) -> list[StreamedPart]:
@@ -155,12 +172,17 @@ def _samples_of_tar(file: Any) -> Iterator[Sample]:
                 path = "/".join(part for part in info.name.split("/") if part not in ("", "."))
                 if not info.isreg() or any(is_litter(part) for part in path.split("/")):
                     continue
+                check_name(path, _shown(file.path))
                 folder, slash, name = path.rpartition("/")
                 found = folder + slash + name.partition(".")[0]
                 if found != key:
                     yield from _of_one_key(key, waiting)
                     waiting, key = {}, found
                 if path.endswith(".cls") or path[path.rfind(".") :].lower() in PICTURES:
+                    if info.size > MOST_BYTES:
+                        raise InputError(
+                            f"{path} has {info.size / 1e9:.1f} GB; expected at most {MOST_BYTES / 1e9:.1f} GB"
+                        )
                     extracted = tar.extractfile(info)
                     assert extracted is not None
                     waiting[path] = extracted.read()
