@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from pipeline.files import InputError
 from pipeline.progress import progress_bar
 from settings.reconstruct_masked import OwnPicture
 from sources.folders import PICTURE_ENDINGS
-from sources.pixels import MAX_PIXELS, plain_mode
+from sources.pictures import opened
+from sources.pixels import PictureError, check_values, plain_mode
+from sources.places import read_place
 from sources.stacks import ORDINARY
 
 NAME_LENGTH = 60
@@ -23,18 +25,20 @@ NAME_LENGTH = 60
 def read_picture(path: Path, option: str = "--image") -> Image.Image:
     """The picture in a file, loaded and upright, in its own mode. Raises InputError when there is none."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                return ImageOps.exif_transpose(picture)
-    except UnidentifiedImageError:
-        raise InputError(f"{option} {path} is not a picture; expected PNG, JPEG or another picture file") from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise InputError(f"{option} {path} has more than {MAX_PIXELS:,} pixels; make it smaller first") from None
+        content = read_place(path)
     except FileNotFoundError:
         raise InputError(f"{option} {path} does not exist; expected a picture file") from None
-    except (OSError, ValueError, SyntaxError, EOFError, OverflowError) as error:
-        raise InputError(f"{option} {path} cannot be read: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise InputError(f"{option} {path} cannot be read: {error.strerror}") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with opened(content) as picture:
+                upright = ImageOps.exif_transpose(picture)
+                check_values(upright)
+                return upright
+    except PictureError as error:
+        raise InputError(f"{option} {path} {error}") from error
 
 
 def upright_pixels(picture: Image.Image, channels: int) -> np.ndarray:

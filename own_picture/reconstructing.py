@@ -118,6 +118,8 @@ def load_indices(file: Path, grid: int, codebook_size: int) -> np.ndarray:
         indices = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"--indices {file} is not a .npy file of whole numbers") from error
+    if not isinstance(indices, np.ndarray):
+        raise InputError(f"--indices {file} is an .npz file; expected a .npy file of whole numbers")
     indices = indices[None] if indices.ndim == 2 else indices
     if indices.ndim != 3 or indices.shape[1:] != (grid, grid) or not np.issubdtype(indices.dtype, np.integer):
         raise InputError(

@@ -1,19 +1,31 @@
-"""Any picture file -> a square uint8 array."""
+"""Any picture file -> a square uint8 array.
+
+What a file can cost is bounded before it is decoded: bytes, pixels, and passes over them; only the formats below are
+read, as others start programs (PostScript) or are seldom tried.
+"""
 
 import hashlib
 import io
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from sources.pixels import MAX_PIXELS, plain_mode
-from sources.places import Place
-from sources.stacks import ORDINARY, StackError, Stacks, decode_stack, is_stack
+from sources.pixels import MAX_PIXELS, MEASURE, PictureError, plain_mode
+from sources.places import Place, read_place
+from sources.stacks import BROKEN, ORDINARY, StackError, Stacks, decode_stack, is_stack
+
+READ_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+MOST_PASSES = 100  # of a JPEG over all of its pixels; a usual progressive one takes ten
+SCAN, END_OF_SCAN = b"\xff\xda", re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+BITS, NEGATIVE, SIGNS = 258, 262, 339  # tags of TIFF
+DEPTHS = (1, 2, 4, 8, 16)
 
 
 class Decoded(NamedTuple):
@@ -42,7 +54,7 @@ def decode(place: Place, size: int, channels: int, stacks: Stacks | None = None)
     """
     path = str(place)
     try:
-        content = place.read_bytes()
+        content = read_place(place)
     except OSError as error:
         return Decoded(path, "", None, f"cannot be read: {error.strerror}")
     name = hashlib.sha256(content).hexdigest()
@@ -57,16 +69,64 @@ def decode(place: Place, size: int, channels: int, stacks: Stacks | None = None)
     if channels not in ORDINARY:
         return Decoded(path, name, None, f"is no stack of {channels} components; expected .npy, .npz or .tiff")
     try:
-        with Image.open(io.BytesIO(content)) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
+        with opened(content) as picture:
             return Decoded(path, name, fit_square(picture, size, channels), None)
+    except PictureError as error:
+        return Decoded(path, name, None, str(error))
+
+
+@contextmanager
+def opened(content: bytes) -> Iterator[Image.Image]:
+    """The picture in a file, not yet decoded. Raises PictureError, also for what goes wrong with it in the block."""
+    try:
+        with Image.open(io.BytesIO(content), formats=READ_FORMATS) as picture:
+            _check(picture, content)
+            yield picture
+    except PictureError:
+        raise
     except UnidentifiedImageError:
-        return Decoded(path, name, None, "is not a picture")
+        raise PictureError("is not a picture; expected PNG, JPEG, GIF, BMP, TIFF, WebP, PPM or PGM") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        return Decoded(path, name, None, f"has more than {MAX_PIXELS:,} pixels (decompression bomb?)")
-    except (OSError, ValueError, SyntaxError, EOFError, OverflowError) as error:
-        return Decoded(path, name, None, f"is broken: {' '.join(str(error).split())}")
+        raise PictureError(
+            f"has more than {MAX_PIXELS:,} pixels (decompression bomb?); make it smaller first"
+        ) from None
+    except (*BROKEN, SyntaxError, ArithmeticError, AttributeError) as error:
+        raise PictureError(f"is broken: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def _check(picture: Image.Image, content: bytes) -> None:
+    """Raises PictureError for what would take too long, or be read as other shades than it has."""
+    if picture.width * picture.height > MAX_PIXELS:
+        raise Image.DecompressionBombError
+    if content.startswith(b"\xff\xd8") and content.count(SCAN) > MOST_PASSES and _passes(content) > MOST_PASSES:
+        raise PictureError(f"is a JPEG of {_passes(content):,} passes; expected at most {MOST_PASSES}")
+    if (picture.format, picture.mode) == ("PNG", "P") and picture.palette is None:
+        raise PictureError("is broken: it has no palette")
+    if picture.format == "TIFF":
+        _check_tiff(picture)
+
+
+def _check_tiff(picture: Image.Image) -> None:
+    """Floats are looked at when they are decoded."""
+    tags: dict[int, tuple[int, ...]] = dict(picture.tag_v2)  # type: ignore[attr-defined]
+    if picture.mode == "F":
+        return
+    bits, signs = np.atleast_1d(tags.get(BITS, 1)), np.atleast_1d(tags.get(SIGNS, 1))
+    if not np.isin(bits, DEPTHS).all():
+        raise PictureError(f"has numbers of {bits.max()} bits; expected 8 or 16; {MEASURE}")
+    if (signs == 2).any():
+        raise PictureError(f"has signed numbers; expected from 0 on; {MEASURE}")
+    if picture.mode.startswith("I;16") and tags.get(NEGATIVE) == 0:
+        raise PictureError("is a negative of 16 bits (white is 0); expected black to be 0")
+
+
+def _passes(jpeg: bytes) -> int:
+    """Scans of a JPEG, up to its end; what looks like one in a comment, or behind the end, does not count."""
+    count, place = 0, 2
+    while (found := END_OF_SCAN.search(jpeg, place)) is not None and found[0] != b"\xff\xd9":
+        count += found[0] == SCAN
+        place = found.end() + int.from_bytes(jpeg[found.end() : found.end() + 2], "big")
+    return count
 
 
 def fit_square(picture: Image.Image, size: int, channels: int) -> np.ndarray:

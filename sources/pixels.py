@@ -40,13 +40,34 @@ def from_model(pictures: Tensor) -> np.ndarray:
 SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
+MEASURE = "to take their range over all files, name the components (--data.components)"
+
+
+class PictureError(ValueError):
+    """Why a file is no picture that can be used."""
+
+
+def check_values(picture: Image.Image) -> None:
+    """Raises PictureError for floats that are no shades from black (0) to white (1)."""
+    if picture.mode == "F":
+        values = np.asarray(picture)
+        if not np.isfinite(values).all():
+            raise PictureError("has numbers that are not finite")
+        if values.min() < 0 or values.max() > 1:
+            raise PictureError(f"has floats from {values.min():g} to {values.max():g}; expected from 0 to 1; {MEASURE}")
 
 
 def plain_mode(picture: Image.Image, channels: int) -> Image.Image:
-    """Any mode -> L or RGB. 16-bit pictures keep their upper 8 bits, transparent ones are laid on white."""
+    """Any mode -> L or RGB. 16-bit pictures keep their upper 8 bits, transparent ones are laid on white.
+
+    Raises PictureError for floats outside [0, 1].
+    """
+    check_values(picture)
     if picture.mode in SIXTEEN_BIT or picture.mode == "I":
         values = np.asarray(picture).astype(np.int64)
-        picture = Image.fromarray((values.clip(0, 65535) >> 8).astype(np.uint8))
+        clear = picture.info.get("transparency")
+        shades = (values.clip(0, 65535) >> 8).astype(np.uint8)
+        picture = Image.fromarray(np.where(values == clear, 255, shades).astype(np.uint8) if clear else shades)
     elif picture.mode == "F":
         picture = Image.fromarray((np.asarray(picture).clip(0, 1) * 255).round().astype(np.uint8))
     if picture.has_transparency_data:

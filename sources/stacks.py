@@ -24,11 +24,12 @@ import numpy as np
 from PIL import Image
 
 from pipeline.files import InputError, replacing
-from sources.places import Place
+from sources.places import MOST_BYTES, Place, read_place
 
 NUMPY_ENDINGS, TIFF_ENDINGS = (".npy", ".npz"), (".tif", ".tiff")
 FULL_RANGE = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0), "bool": (0.0, 1.0)}
 ORDINARY = (1, 3)  # components that PNG and JPEG have, too
+LARGEST = 1e38  # what float32 can hold, also the difference of two
 BROKEN = (  # what NumPy and tifffile raise for a file that is cut off or has wrong bytes
     OSError,
     ValueError,
@@ -94,26 +95,46 @@ def read_layers(path: str, content: bytes) -> Layers:
     ending = PurePath(path).suffix.lower()
     try:
         if ending in TIFF_ENDINGS:
-            import tifffile
-
-            return Layers(None, tifffile.imread(io.BytesIO(content)))
+            return Layers(None, _read_tiff(content))
+        if ending == ".npz":
+            with zipfile.ZipFile(io.BytesIO(content)) as opened:
+                _check_unpacked(sum(member.file_size for member in opened.infolist()))
         found = np.load(io.BytesIO(content), allow_pickle=False)
         if ending == ".npy":
+            if not isinstance(found, np.ndarray):
+                raise StackError("is an .npz file by its contents; name it so")
             return Layers(None, found)
-        arrays = {name: found[name] for name in found.files}
+        read = {name: found[name] for name in found.files}
+    except StackError:
+        raise
     except BROKEN as error:
         raise StackError(f"is broken: {' '.join(str(error).split()) or type(error).__name__}") from None
+    arrays = {name: array for name, array in read.items() if isinstance(array, np.ndarray)}  # texts may lie beside
     if len(arrays) == 1 and next(iter(arrays.values())).ndim == 3:
         return Layers(None, next(iter(arrays.values())))
     return Layers(arrays, None)
+
+
+def _read_tiff(content: bytes) -> np.ndarray:
+    import tifffile
+
+    with tifffile.TiffFile(io.BytesIO(content)) as opened:
+        _check_unpacked(opened.series[0].nbytes)
+        return opened.asarray()
+
+
+def _check_unpacked(size: int) -> None:
+    if size > MOST_BYTES:
+        raise StackError(f"unpacks to {size / 1e9:.1f} GB; expected at most {MOST_BYTES / 1e9:.1f} GB")
 
 
 def stack_of(layers: Layers, names: Sequence[str], count: int) -> np.ndarray:
     """(C, H, W) of the components `names` (.npz), or of all. Raises StackError when they are not there."""
     if layers.named is not None:
         missing = [name for name in names if name not in layers.named]
-        if missing:
-            raise StackError(f"has no component {', '.join(missing)}; it has {', '.join(layers.named)}")
+        if missing or not names:
+            has = ", ".join(layers.named) or "none"
+            raise StackError(f"has no component {', '.join(missing)}; it has {has}")
         shapes = {layers.named[name].shape for name in names}
         if len(shapes) != 1 or len(next(iter(shapes))) != 2:
             raise StackError(f"has components of shapes {sorted(shapes)}; expected one shape (height, width)")
@@ -127,6 +148,8 @@ def stack_of(layers: Layers, names: Sequence[str], count: int) -> np.ndarray:
         raise StackError("has numbers that are not finite")
     if not stack.size:
         raise StackError(f"is empty: shape {stack.shape}")
+    if stack.dtype.kind == "f" and float(np.abs(stack).max()) > LARGEST:
+        raise StackError(f"has numbers larger than {LARGEST:g}")
     return stack
 
 
@@ -221,7 +244,7 @@ def survey(places: Sequence[Place], channels: int, names: Sequence[str] | None, 
 def _see(place: Place, channels: int, names: Sequence[str] | None) -> Seen:
     path, nothing = str(place), np.zeros(0)
     try:
-        layers = read_layers(path, place.read_bytes())
+        layers = read_layers(path, read_place(place))
         if layers.named is not None:
             lacking = [name for name in names or () if name not in layers.named]
             if lacking:

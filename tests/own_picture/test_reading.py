@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import strangers
 from own_picture import reading
-from own_picture.reading import box_mask, read_mask, read_picture
+from own_picture.reading import box_mask, read_mask, read_picture, upright_pixels
 from pipeline.files import InputError
 from settings.reconstruct_masked import OwnPicture
 from toys import noise
@@ -84,7 +85,7 @@ def bad_inputs(folder: Path) -> list[tuple[OwnPicture, str]]:
         (own("absent.png"), "absent.png does not exist; expected a picture or a folder"),
         (own("text.png"), "text.png is not a picture"),
         (own("none.png"), "none.png is not a picture"),
-        (own("cut.png"), "cut.png cannot be read"),
+        (own("cut.png"), "cut.png is broken: "),
         (own("empty"), "has no pictures"),
         (own("many"), "1 of 2 pictures cannot be used: --image"),
         (own("a.png", "absent.png"), "--mask .*absent.png does not exist"),
@@ -106,6 +107,29 @@ def test_every_mistake_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=said) as error:
             reading.check_own(own, 3)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_pictures_of_strangers_are_shown_right_or_refused_with_their_path(tmp_path: Path) -> None:
+    for kind, file in strangers.pictures().items():
+        path = tmp_path / file.name
+        path.write_bytes(file.content)
+        try:
+            pixels = upright_pixels(read_picture(path), 3)
+        except InputError as error:
+            assert file.refused is not None, kind
+            assert str(path) in str(error) and "\n" not in str(error), kind
+            continue
+        assert file.pixels is not None, kind
+        if pixels.shape == file.pixels.shape:
+            assert np.abs(pixels.astype(int) - file.pixels).max() <= file.off, kind
+
+
+def test_what_never_ends_is_no_picture_and_no_mask(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to("/dev/zero")
+    for option in ("--image", "--mask"):
+        with pytest.raises(InputError, match=f"{option} .*a.png cannot be read: it is no ordinary file, but a device"):
+            read_picture(tmp_path / "a.png", option)
 
 
 def test_a_picture_with_too_many_pixels_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
