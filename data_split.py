@@ -38,7 +38,7 @@ from sources.embedded import EMBEDDED, check_embedded, make_embedded
 from sources.folders import NO_CLASS, Found, find_pictures
 from sources.metadata import is_notes, read_metadata
 from sources.patients import describe_patients, on_two_sides, patient_of, together
-from sources.pictures import decode_all
+from sources.pictures import IN_HAND, decode_all, last_in_hand
 from sources.pixels import to_model
 from sources.splitting import SPLITS, assign_splits, complete_split, in_words, shared_with_later
 from sources.stacks import ORDINARY, Stacks, default_names, survey
@@ -180,7 +180,8 @@ def cache_found(
     extra: metadata of each file, or empty.
     """
     say(f"{len(found)} files in {len({one.class_name for one in found})} classes under {data.source}")
-    notes = stage.folder.last / "decoded.json"
+    notes, in_hand = stage.folder.last / "decoded.json", stage.folder.last / IN_HAND
+    report_in_hand(in_hand)
     scan = digest(*(one.path for one in found), *([repr(stacks)] if stacks else []))  # one range for all pictures
     earlier = read_json(notes) if notes.is_file() else {}
     done: list[list[str | None]] = earlier["done"] if earlier.get("scan") == scan else []
@@ -192,7 +193,7 @@ def cache_found(
     with progress_bar(total=len(places), initial=len(done), desc="decoding", unit="picture") as bar:
         for start in range(len(done), len(places), CHECKPOINT_EVERY):
             chunk = places[start : start + CHECKPOINT_EVERY]
-            for decoded in decode_all(chunk, data.image_size, data.channels, data.workers, stacks):
+            for decoded in decode_all(chunk, data.image_size, data.channels, data.workers, stacks, in_hand):
                 if decoded.pixels is not None:
                     cache[len(done)] = decoded.pixels
                 done.append([decoded.hash, decoded.problem])
@@ -206,6 +207,18 @@ def cache_found(
         for row, (one, (name, problem)) in enumerate(zip(found, done, strict=True))
         if not problem
     ]
+
+
+def report_in_hand(file: Path) -> None:
+    """One line about the files that the run before was decoding when it was killed or crashed; one may have done it."""
+    found = last_in_hand(file)
+    if found:
+        say(
+            one_line(
+                f"the run before was killed or crashed while it decoded {', '.join(found)}; if that happens again, "
+                "type --data.workers 1 to see at which, and remove it"
+            )
+        )
 
 
 def check_streamed(data: DataSection) -> None:
@@ -222,6 +235,7 @@ def cache_streamed(stage: Stage, data: DataSection, parts: list[StreamedPart]) -
     say(f"reading {data.source} in {len(parts)} parts")
     notes = stage.folder.last / "streamed.jsonl"
     notes.parent.mkdir(parents=True, exist_ok=True)
+    report_in_hand(notes.with_name(IN_HAND))
     cache = GrowingCache(stage.folder.path / "images.partial.npy", notes, data.image_size, data.channels)
     with progress_bar(total=None, initial=cache.rows, desc="reading", unit="picture") as bar:
         read = cache_parts(cache, parts, data.workers, bar.update)

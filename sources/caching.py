@@ -2,15 +2,15 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from sources.pictures import decode_all
-from sources.streams import StreamedPart
+from sources.pictures import IN_HAND, Decoded, decode_all
+from sources.streams import Sample, StreamedPart
 
 HEAD_BYTES = 128  # bytes of the head of an .npy file, whose number of rows is written at the end
 FILES_AT_ONCE = 256  # pictures whose files are in memory
@@ -47,13 +47,12 @@ class GrowingCache:
 
         Raises InputError; what was appended until then is overwritten by the next.
         """
-        size, _, channels = self.shape
         samples, pictures, row = part.samples(), [], self.rows
         with self.file.open("r+b") as opened:
             opened.truncate(HEAD_BYTES + self.rows * int(np.prod(self.shape)))
             opened.seek(0, os.SEEK_END)
             while chunk := list(islice(samples, FILES_AT_ONCE)):
-                for sample, decoded in zip(chunk, decode_all(chunk, size, channels, workers), strict=True):
+                for sample, decoded in zip(chunk, self._decoded(chunk, workers), strict=True):
                     place = -1
                     if decoded.pixels is not None:
                         opened.write(decoded.pixels.tobytes())
@@ -67,6 +66,10 @@ class GrowingCache:
             lines.flush()
             os.fsync(lines.fileno())
         self.parts[part.name], self.rows = pictures, row
+
+    def _decoded(self, chunk: Sequence[Sample], workers: int) -> Iterator[Decoded]:
+        size, _, channels = self.shape
+        return decode_all(chunk, size, channels, workers, None, self.notes.with_name(IN_HAND))
 
     def finish(self) -> None:
         """Write the head, with which the file is an .npy file."""

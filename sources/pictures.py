@@ -8,10 +8,12 @@ import hashlib
 import io
 import os
 import re
+import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +28,8 @@ MOST_PASSES = 100  # of a JPEG over all of its pixels; a usual progressive one t
 SCAN, END_OF_SCAN = b"\xff\xda", re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 BITS, NEGATIVE, SIGNS = 258, 262, 339  # tags of TIFF
 DEPTHS = (1, 2, 4, 8, 16)
+IN_HAND = "in_hand"  # beside the notes of how far a run has come
+SLOT = 2048  # bytes of a path that are noted while its file is decoded
 
 
 class Decoded(NamedTuple):
@@ -38,12 +42,57 @@ class Decoded(NamedTuple):
 
 
 def decode_all(
-    places: Sequence[Place], size: int, channels: int, workers: int, stacks: Stacks | None = None
+    places: Sequence[Place],
+    size: int,
+    channels: int,
+    workers: int,
+    stacks: Stacks | None = None,
+    in_hand: Path | None = None,
 ) -> Iterator[Decoded]:
-    """Decode files on `workers` threads (0: all cores), in order; Pillow decodes outside Python's lock."""
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+    """Decode files on `workers` threads (0: all cores), in order; Pillow decodes outside Python's lock.
+
+    in_hand: a file that says which files are being decoded; it stays only when the process dies, see `last_in_hand`.
+    """
+    with warnings.catch_warnings(), _noting(in_hand) as note:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield from pool.map(lambda place: decode(place, size, channels, stacks), places)
+
+        def decode_one(place: Place) -> Decoded:
+            note(str(place))
+            decoded = decode(place, size, channels, stacks)
+            note("")
+            return decoded
+
+        with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+            yield from pool.map(decode_one, places)
+
+
+@contextmanager
+def _noting(file: Path | None) -> Iterator[Callable[[str], None]]:
+    """What notes the text of each thread in a slot of the file. The system keeps it when the process is killed."""
+    if file is None:
+        yield lambda text: None
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    slots: dict[int, int] = {}  # thread -> its place in the file
+    lock = threading.Lock()
+    try:
+        with file.open("wb", buffering=0) as opened:
+
+            def note(text: str) -> None:
+                with lock:
+                    opened.seek(SLOT * slots.setdefault(threading.get_ident(), len(slots)))
+                    opened.write(text.encode("utf-8", "replace")[:SLOT].ljust(SLOT, b"\0"))
+
+            yield note
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def last_in_hand(file: Path) -> list[str]:
+    """The files that a process had in hand when it was killed or crashed; empty when it ended by itself."""
+    content = file.read_bytes() if file.is_file() else b""
+    slots = [content[start : start + SLOT] for start in range(0, len(content), SLOT)]
+    return [text for slot in slots if (text := slot.rstrip(b"\0").decode("utf-8", "replace"))]
 
 
 def decode(place: Place, size: int, channels: int, stacks: Stacks | None = None) -> Decoded:
@@ -122,11 +171,11 @@ def _check_tiff(picture: Image.Image) -> None:
 
 def _passes(jpeg: bytes) -> int:
     """Scans of a JPEG, up to its end; what looks like one in a comment, or behind the end, does not count."""
-    count, place = 0, 2
+    passes, place = 0, 2
     while (found := END_OF_SCAN.search(jpeg, place)) is not None and found[0] != b"\xff\xd9":
-        count += found[0] == SCAN
+        passes += found[0] == SCAN
         place = found.end() + int.from_bytes(jpeg[found.end() : found.end() + 2], "big")
-    return count
+    return passes
 
 
 def fit_square(picture: Image.Image, size: int, channels: int) -> np.ndarray:

@@ -5,23 +5,27 @@ Nothing hangs, nothing is written beside, and no file runs code.
 
 import io
 import os
+import shutil
 import subprocess
 import tarfile
+import threading
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import EpsImagePlugin
 
+import data_split
 import strangers
 from pipeline.files import InputError, one_line, read_csv
 from settings import loading
-from sources import places
+from sources import pictures, places
 from sources.archives import find_in_tars
 from sources.folders import find_pictures
 from sources.metadata import is_notes, read_metadata
-from sources.pictures import Decoded, decode, decode_all
+from sources.pictures import Decoded, decode, decode_all, last_in_hand
 from sources.places import Member, read_place
 from sources.stacks import Stacks, survey
 from sources.streams import is_streamed, open_parts
@@ -148,13 +152,21 @@ def made(root: Path, kind: str) -> Path:
     return source
 
 
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """Removed by `rm`, as neither Python nor pytest can remove very deep folders."""
+    yield tmp_path
+    if shutil.which("rm"):
+        subprocess.run(["rm", "-rf", tmp_path / "in"], check=True)
+
+
 @pytest.mark.parametrize("kind", FOLDERS)
-def test_a_folder_is_read_whole_or_refused(tmp_path, kind):
-    folder, source = FOLDERS[kind], made(tmp_path, kind)
+def test_a_folder_is_read_whole_or_refused(place, kind):
+    folder, source = FOLDERS[kind], made(place, kind)
     try:
         found = find_pictures(source)
         if len({one.class_name for one in found}) == 1:
-            make_split(tmp_path, source)
+            make_split(place, source)
         survey([one.place for one in found], 3, None, 1)
     except InputError as error:
         assert folder.refused is not None and folder.refused in str(error)
@@ -291,6 +303,52 @@ def test_a_tar_with_wrong_bytes_is_read_or_refused(tmp_path, seed):
             read()
         except InputError as error:
             assert "x.tar" in str(error) and "\n" not in str(error)
+
+
+# --- a file that ends the process -------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.parametrize("streamed", [False, True], ids=["folder", "stream"])
+def test_a_run_that_goes_on_names_the_file_at_which_the_one_before_died(tmp_path, capsys, monkeypatch, streamed):
+    """As a fault inside a decoder does: at once, with nothing said."""
+    source = strangers.fill(tmp_path / "set")
+    if streamed:
+        source = f"file://{strangers.write_tar(tmp_path / 'set.tar', [])}"
+    cfg = split_settings(tmp_path, source, workers=1)
+    child = os.fork()
+    if child == 0:
+        real = pictures.decode
+        kill = lambda place, *rest: os._exit(139) if str(place).endswith("b/3.png") else real(place, *rest)  # noqa: E731
+        monkeypatch.setattr(pictures, "decode", kill)
+        try:
+            data_split.run(cfg)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 139
+    data_split.run(cfg, resume=True)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "crashed" in line]
+    assert line.startswith("the run before was killed or crashed while it decoded ")
+    assert "b/3.png; if that happens again, type --data.workers 1" in line
+    assert not list((tmp_path / "runs").rglob("in_hand"))
+
+
+def test_what_is_in_hand_is_noted_for_each_thread_and_gone_at_the_end(tmp_path, monkeypatch):
+    for number in range(4):
+        (tmp_path / f"{number}.png").touch()
+    seen, together = [], threading.Barrier(2)
+
+    def decoding(place: Path, *_: object) -> Decoded:
+        together.wait(timeout=20)
+        seen.append(sorted(last_in_hand(tmp_path / "last" / "in_hand")))
+        together.wait(timeout=20)
+        return Decoded(str(place), "", None, None)
+
+    monkeypatch.setattr(pictures, "decode", decoding)
+    files = [tmp_path / f"{number}.png" for number in range(4)]
+    list(decode_all(files, SIDE, 3, 2, None, tmp_path / "last" / "in_hand"))
+    assert sum(len(each) for each in seen) == 8 and {len(each) for each in seen} == {2}
+    assert not (tmp_path / "last" / "in_hand").exists() and last_in_hand(tmp_path / "last" / "in_hand") == []
 
 
 # --- chance -----------------------------------------------------------------------------------------------------------
