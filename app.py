@@ -37,7 +37,7 @@ from handoff.split import open_split
 from own_picture.completing import request_of
 from page.building import TITLE, build_page, stay_offline
 from page.drawing import STYLE
-from page.guard import MOST_BYTES, Gate, Guard, is_local
+from page.guard import MOST_UPLOADED, Gate, Guard, is_local
 from page.opening import Opening, example_pictures, newest_study
 from pipeline.files import InputError
 from pipeline.machine import prepare_machine
@@ -92,7 +92,7 @@ def serve(page: Any, port: int | None, gate: Gate) -> str:
             quiet=True,
             footer_links=["api"],
             css=STYLE,
-            max_file_size=MOST_BYTES,
+            max_file_size=MOST_UPLOADED,
             state_session_capacity=MOST_SESSIONS,
             app_kwargs={"middleware": [Middleware(Guard, gate=gate)]},
         )

@@ -23,8 +23,16 @@ from handoff.manifest import Manifest, column_of
 from handoff.split import data_key, hashed, manifest_hash, note_data, open_split_folder
 from pipeline.figures import component_rows, picture_grid
 from pipeline.files import (
-    InputError, digest, file_digests, one_line, reach_disk, read_json, reserve, write_csv, write_json,
-)  # fmt: skip
+    InputError,
+    digest,
+    file_digests,
+    one_line,
+    reach_disk,
+    read_json,
+    reserve,
+    write_csv,
+    write_json,
+)
 from pipeline.machine import prepare_machine
 from pipeline.metrics import to_unit
 from pipeline.progress import progress_bar

@@ -60,10 +60,10 @@ class GPUs(NamedTuple):
     price: float
 
 
-def counted(model: nn.Module, loss_of: Callable[[int], Tensor], kind: str, learning_rate: float) -> Counted:
+def count_step(model: nn.Module, loss_of: Callable[[int], Tensor], kind: str, learning_rate: float) -> Counted:
     """loss_of: the loss of so many pictures."""
     optimizer = FitOptimizer(model, "muon" if kind == "muon" else "adamw", learning_rate, 1e-4)
-    operations, kept = zip(*(_count_step(model, loss_of, pictures) for pictures in (1, 2)), strict=True)
+    operations, kept = zip(*(_of_pictures(model, loss_of, pictures) for pictures in (1, 2)), strict=True)
     optimizer.step(learning_rate)
     parameters = [p for p in model.parameters() if p.requires_grad]
     remembered = sum(tensor.numel() * tensor.element_size() for tensor in optimizer.tensors().values())
@@ -71,7 +71,7 @@ def counted(model: nn.Module, loss_of: Callable[[int], Tensor], kind: str, learn
     return Counted(operations[1] - operations[0], kept[1] - kept[0], fixed + max(0.0, 2 * kept[0] - kept[1]))
 
 
-def _count_step(model: nn.Module, loss_of: Callable[[int], Tensor], pictures: int) -> tuple[float, float]:
+def _of_pictures(model: nn.Module, loss_of: Callable[[int], Tensor], pictures: int) -> tuple[float, float]:
     """Operations, and bytes kept for the backward pass without the weights themselves."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     storages: dict[int, int] = {}
@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ("train_vqvae", cfg.train_vqvae, vqvae_step),
         ("train_distil", cfg.train_distil, distil_step),
     ):
-        found = counted(*step(cfg), section.optimizer, section.learning_rate)
+        found = count_step(*step(cfg), section.optimizer, section.learning_rate)
         examples = float(max(asked.pictures * section.epochs, section.least_steps * section.batch_size))
         rows += budget_rows(stage, found, section.batch_size, examples, asked.gpus, given)
     show_columns(BUDGET_HEADER, rows)

@@ -24,7 +24,7 @@ Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-MOST_BYTES = 20 * 2**20  # of a body: a picture, or a mask
+MOST_UPLOADED = 20 * 2**20  # of a body: a picture, or a mask
 MOST_OPEN = 128  # requests at once, those that wait for news among them
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 STARTED = "/gradio_api/startup-events"  # what the server asks itself when it starts, before there is anyone to ask
@@ -55,7 +55,7 @@ HEADERS = (
 SAID = {
     403: "this is no file of the page",
     404: "there is no such file or address on this page",
-    413: f"the file is larger than {MOST_BYTES // 2**20} MB; make it smaller first",
+    413: f"the file is larger than {MOST_UPLOADED // 2**20} MB; make it smaller first",
     422: 'the request is not as expected; "Use via API" at the foot of the page lists what to send',
     503: BUSY,
 }
@@ -125,7 +125,7 @@ def refusal(scope: Scope, gate: Gate) -> tuple[int, str] | None:
     if NEEDED.fullmatch(scope["path"]) is None:
         return 404, SAID[404]
     length = headers.get(b"content-length", "0")
-    if not length.isdecimal() or int(length) > MOST_BYTES:
+    if not length.isdecimal() or int(length) > MOST_UPLOADED:
         return 413, SAID[413]
     return None
 
@@ -148,18 +148,18 @@ def _knows(headers: dict[bytes, str], password: str) -> bool:
 
 
 class TooLarge(Exception):
-    """A body that goes on beyond MOST_BYTES, whatever its header said."""
+    """A body that goes on beyond MOST_UPLOADED, whatever its header said."""
 
 
 def _limited(receive: Receive) -> Receive:
-    """`receive`, which raises TooLarge once a body has more than MOST_BYTES."""
+    """`receive`, which raises TooLarge once a body has more than MOST_UPLOADED."""
     taken = 0
 
     async def limited() -> Event:
         nonlocal taken
         message = await receive()
         taken += len(message.get("body", b""))
-        if taken > MOST_BYTES:
+        if taken > MOST_UPLOADED:
             raise TooLarge
         return message
 

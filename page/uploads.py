@@ -15,7 +15,7 @@ from pipeline.files import InputError
 MOST_PIXELS = 4_000_000
 MOST_LAYERS = 8  # of paint over one picture
 MOST_HELD = 16  # uploads of the editor that wait for the button
-READ_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")
+UPLOAD_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")
 
 Source = Path | bytes
 
@@ -25,7 +25,7 @@ def check_picture(source: Source, what: str) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=READ_FORMATS)
+            opened = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=UPLOAD_FORMATS)
     except UnidentifiedImageError:
         raise InputError(f"the {what} is no picture; expected PNG, JPEG, GIF, BMP, TIFF or WebP") from None
     except Image.DecompressionBombError:

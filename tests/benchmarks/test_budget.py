@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import budget
-from benchmarks.budget import Counted, GPUs, budget_rows, counted
+from benchmarks.budget import Counted, GPUs, budget_rows, count_step
 from docs.shelf import take_table
 
 SMALL = """
@@ -25,7 +25,7 @@ def test_operations_and_kept_bytes_of_a_linear_layer_are_those_of_paper_and_penc
     def loss_of(pictures: int) -> Tensor:
         return model(torch.ones(pictures, 100)).square().sum()
 
-    found = counted(model, loss_of, "adamw", 1e-3)
+    found = count_step(model, loss_of, "adamw", 1e-3)
     assert found.operations == 2 * (2 * 100 * 50)
     assert found.kept_bytes == pytest.approx(2 * 100 + 2 * 50, rel=0.8)
     assert found.fixed_bytes >= 4 * 5000 * 4  # weights, gradients, two moments

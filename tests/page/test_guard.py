@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from page.guard import BUSY, MOST_BYTES, Gate, Guard, name_of_host, policy_of
+from page.guard import BUSY, MOST_UPLOADED, Gate, Guard, name_of_host, policy_of
 from pipeline.files import InputError
 
 PAGE = b"<html><script>start(1)</script><script src='a.js'></script><script type='module'>go()</script></html>"
@@ -134,7 +134,9 @@ def test_what_the_page_does_not_need_is_not_there(path: str) -> None:
 
 
 def test_a_body_that_says_it_is_too_large_is_not_read() -> None:
-    answer = asked("/gradio_api/upload", method="POST", content=b"x", headers={"content-length": str(MOST_BYTES + 1)})
+    answer = asked(
+        "/gradio_api/upload", method="POST", content=b"x", headers={"content-length": str(MOST_UPLOADED + 1)}
+    )
     assert answer.status_code == 413 and "20 MB" in answer.json()["detail"]
     assert asked("/gradio_api/upload", method="POST", content=b"x" * 1000).text == "1000"
     assert asked("/gradio_api/upload", headers={"content-length": "-1"}).status_code == 413
@@ -142,7 +144,7 @@ def test_a_body_that_says_it_is_too_large_is_not_read() -> None:
 
 def test_a_body_that_does_not_say_so_is_stopped() -> None:
     async def endless() -> Any:
-        for _ in range(MOST_BYTES // 2**20 + 2):
+        for _ in range(MOST_UPLOADED // 2**20 + 2):
             yield bytes(2**20)
 
     answer = asked("/gradio_api/upload", method="POST", content=endless())
