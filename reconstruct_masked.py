@@ -35,6 +35,7 @@ from own_picture.report import complete_own
 from pipeline.configured import configured
 from pipeline.files import InputError
 from pipeline.machine import Machine, Stream, generator, prepare_machine
+from pipeline.remembering import forget
 from pipeline.stage import open_stage, say
 from pipeline.tables import write_rows
 from recall.choosing import Choosing
@@ -61,7 +62,7 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
         plan = make_plan(section, cfg.run.seed)
         positions = choose_pictures(split, section.part, section.pictures, cfg.run.seed)
         say(f"{len(positions)} pictures of {section.part}, {len(plan.strategies)} strategies")
-        study = measure_recall(handed.memory, split, handed.indices, positions, plan)
+        study = measure_recall(handed.memory, split, handed.indices, positions, plan, stage.last / "study")
         rows = summarise(study, section.bootstrap, cfg.run.seed, bits_of(handed.memory))
         write_rows(stage.folder.path / "curves.csv", CURVES_HEADER, rows)
         report_study(stage, rows, plan)
@@ -69,6 +70,7 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
             findings = Findings(handed, plan, study, rows)
             study_files(stage, findings, section, rivals)
         stage.finish(handed.vqvae.key(split), extra_artifacts=FILES)
+        forget(stage.last / "study")
         best = curve(rows, plan.strategies[-1], plan.decodings[-1], "mse_to_reconstruction")
         return float(np.mean(best.means))
 

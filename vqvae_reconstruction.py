@@ -13,7 +13,8 @@ Writes: runs/vqvae_reconstruction/<run>/ with indices/ (indices.npy, labels.npy,
 
 import math
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from pipeline.files import InputError, file_digests, read_csv, smallest_unsigned
 from pipeline.machine import Machine, prepare_machine
 from pipeline.metrics import perplexity, picture_errors, share_used, to_unit
 from pipeline.progress import progress_bar
+from pipeline.remembering import forget, remembering
 from pipeline.stage import Stage, inputs_of, open_stage, say
 from settings.command import stage_main
 from settings.config import Config
@@ -66,7 +68,9 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
             return reconstruct_own(stage, split, vqvae, own, own_pixels, mask, section.batch_size)
         if own is not None:
             return paint_own(stage, split, vqvae, own_indices, section.batch_size)
-        indices, errors = reconstruct_split(split, painters[0], machine, section.batch_size, section.brain)
+        indices, errors = reconstruct_split(
+            split, painters[0], machine, section.batch_size, section.brain, stage.last / "batches"
+        )
         store_indices(stage, split, vqvae, indices)
         write_pictures_csv(stage, split, errors)
         report(stage, split, vqvae, indices, errors)
@@ -78,6 +82,7 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
             draw_brain(stage, split, painters[0], indices)
         tables = ("pictures.csv", "components.csv", "mri.csv")
         stage.finish(vqvae.key(split), extra_artifacts=("indices", *tables))
+        forget(stage.last / "batches")
         return stage.metrics["val_mse"]
 
 
@@ -109,32 +114,41 @@ def told_of(section: VQVAEReconstructionSection, vqvae: HandedVQVAE, split: Spli
 
 @torch.no_grad()
 def reconstruct_split(
-    split: Split, painter: Painter, machine: Machine, batch_size: int, brain: bool = False
+    split: Split, painter: Painter, machine: Machine, batch_size: int, brain: bool = False, notes: Path | None = None
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Indices (pictures, h, w) in the smallest unsigned type, and each measure per picture, in manifest order.
 
-    brain: also those of `brain.slice_errors`.
+    brain: also those of `brain.slice_errors`. notes: a folder for finished batches, from which a second call goes on.
     """
     model = painter.model
     count, grid = len(split.manifest), model.config.grid
     indices = np.zeros((count, grid, grid), dtype=smallest_unsigned(model.config.codebook_size))
     errors: dict[str, np.ndarray] = {}
 
-    def of_batch(positions: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def of_batch(start: int) -> Reconstructed:
+        positions = np.arange(start, min(start + batch_size, count))
         x = split.pictures(positions).to(machine.device)
         found = model.encode_indices(x)
         painted, truth = to_unit(painter.decode(found, positions)), to_unit(x)
         measured = picture_errors(painted, truth) | (slice_errors(painted, truth) if brain else {})
-        return found.cpu().numpy(), {name: values.cpu().numpy() for name, values in measured.items()}
+        return Reconstructed(found.cpu().numpy(), {name: values.cpu().numpy() for name, values in measured.items()})
 
     batch_size = machine.at_once(painting_bytes(model.config), batch_size)
-    batches = [np.arange(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
-    done = progress_bar(machine.world.map(of_batch, batches), desc="reconstructing", unit="batch", total=len(batches))
-    for positions, (found, measured) in zip(batches, done, strict=True):
-        indices[positions] = found
+    starts = range(0, count, batch_size)
+    work = remembering(notes and notes / f"of {batch_size}", of_batch, lambda parts: Reconstructed(*parts))
+    done = progress_bar(machine.world.map(work, starts), desc="reconstructing", unit="batch", total=len(starts))
+    for start, (found, measured) in zip(starts, done, strict=True):
+        indices[start : start + batch_size] = found
         for name, values in measured.items():
-            errors.setdefault(name, np.zeros(count))[positions] = values
+            errors.setdefault(name, np.zeros(count))[start : start + batch_size] = values
     return indices, errors
+
+
+class Reconstructed(NamedTuple):
+    """A batch: indices (B, h, w), and measures (B,)."""
+
+    indices: np.ndarray
+    measured: dict[str, np.ndarray]
 
 
 def store_indices(stage: Stage, split: Split, vqvae: HandedVQVAE, indices: np.ndarray) -> None:

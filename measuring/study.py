@@ -6,8 +6,9 @@ compared here is painted and judged in float32.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from models.codes import Filling
 from pipeline.machine import Stream, generator
 from pipeline.metrics import calibration_gaps, errors_and_within, picture_errors, to_unit
 from pipeline.progress import progress_bar
+from pipeline.remembering import remembering
 from pipeline.tables import Rows
 from recall.choosing import Choosing, choose_order
 from recall.fillers import Prediction, distil_filler
@@ -135,32 +137,39 @@ class Findings:
         return batches_of(self.memory, self.handed.split, self.handed.indices, positions, self.plan.batch_size)
 
 
-def make_orders(memory: Memory, tokens: Tensor, plan: StudyPlan) -> dict[str, list[Tensor]]:
-    """strategy -> a (P, N) order for each seed; strategies that draw nothing have one."""
+def make_orders(memory: Memory, tokens: Tensor, plan: StudyPlan, notes: Path | None = None) -> dict[str, list[Tensor]]:
+    """strategy -> a (P, N) order for each seed; strategies that draw nothing have one. notes: see `measure_recall`."""
     orders: dict[str, list[Tensor]] = {}
     jobs = [(name, seed) for name in plan.strategies for seed in range(plan.seeds if STRATEGIES[name].drawn else 1)]
     bar = progress_bar(total=len(jobs), desc="choosing what to keep", unit="order")
 
-    def order_of(job: tuple[str, int]) -> Tensor:
-        name, seed = job
+    def order_of(number: int) -> list[Tensor]:
+        name, seed = jobs[number]
         draws = generator(plan.seed, Stream.ORDERS, seed)
-        return choose_order(name, memory, tokens, draws, plan.choosing).cpu()
+        return [choose_order(name, memory, tokens, draws, plan.choosing).cpu()]
 
+    work = remembering(notes and notes / "orders", order_of, lambda found: list(found))
     with bar:
-        for (name, _), order in zip(jobs, memory.world.map(order_of, jobs), strict=True):
-            orders.setdefault(name, []).append(order)
+        for (name, _), order in zip(jobs, memory.world.map(work, range(len(jobs))), strict=True):
+            orders.setdefault(name, []).extend(order)
             bar.update()
     return orders
 
 
 @torch.no_grad()
 def measure_recall(
-    memory: Memory, split: Split, indices: HandedIndices, positions: np.ndarray, plan: StudyPlan
+    memory: Memory,
+    split: Split,
+    indices: HandedIndices,
+    positions: np.ndarray,
+    plan: StudyPlan,
+    notes: Path | None = None,
 ) -> Study:
-    """Choose, forget, complete, paint and judge. positions: (P,) the pictures."""
+    """Choose, forget, complete, paint and judge. positions: (P,) the pictures. notes: a folder for what was found,
+    from which a second call goes on; None: nothing is noted."""
     with torch.autocast(memory.device.type, enabled=False):  # around all: weights are cast to bfloat16 once
-        orders = make_orders(memory, indices.tokens(positions).to(memory.device), plan)
-        return _recall_all(memory, split, indices, positions, plan, orders)
+        orders = make_orders(memory, indices.tokens(positions).to(memory.device), plan, notes)
+        return _recall_all(memory, split, indices, positions, plan, orders, notes)
 
 
 def _recall_all(
@@ -170,8 +179,9 @@ def _recall_all(
     positions: np.ndarray,
     plan: StudyPlan,
     orders: dict[str, list[Tensor]],
+    notes: Path | None,
 ) -> Study:
-    """orders: see `make_orders`."""
+    """orders: see `make_orders`; notes: see `measure_recall`."""
     cells: dict[tuple[str, int, str], Cell] = {}
     calibration: dict[tuple[str, int], Calibration] = {}
     jobs = list(_jobs(orders, plan))
@@ -189,7 +199,8 @@ def _recall_all(
         return found
 
     with bar:
-        for start, found in zip(starts, memory.world.map(of_batch, starts), strict=True):
+        work = remembering(notes and notes / "batches", of_batch, lambda found: [as_measured(*each) for each in found])
+        for start, found in zip(starts, memory.world.map(work, starts), strict=True):
             rows = slice(start, start + plan.batch_size)
             for (name, percent, seed), measured in zip(jobs, found, strict=True):
                 seeds = 1 if name == ALL_FORGOTTEN else len(orders[name])
@@ -208,6 +219,12 @@ class Measured(NamedTuple):
 
     judged: dict[str, dict[str, Tensor]]
     answers: tuple[Tensor, Tensor]
+
+
+def as_measured(judged: dict[str, dict[str, Tensor]], answers: Sequence[Tensor]) -> Measured:
+    """From what was noted."""
+    confidence, right = answers
+    return Measured(judged, (confidence, right))
 
 
 def _measure(memory: Memory, batch: Batch, order: Tensor, plan: StudyPlan, percent: int, seed: int) -> Measured:

@@ -160,7 +160,18 @@ def write_safetensors(path: Path, tensors: Mapping[str, Any], metadata: dict[str
     contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     noted = {**(metadata or {}), "sha256": _digest_of_tensors(contiguous)}
     with replacing(path) as temporary:
-        temporary.write_bytes(save(contiguous, metadata=noted))
+        temporary.write_bytes(_in_order(save(contiguous, metadata=noted)))
+
+
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file with its metadata in order of their names: safetensors shuffles them, and equal tensors are to
+    give equal files. The head is JSON behind its length, filled up with blanks to a multiple of 8 bytes."""
+    length = int.from_bytes(content[:8], "little")
+    head = json.loads(content[8 : 8 + length])
+    head["__metadata__"] = dict(sorted(head["__metadata__"].items()))
+    written = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode()
+    written += b" " * (-len(written) % 8)
+    return len(written).to_bytes(8, "little") + written + content[8 + length :]
 
 
 def read_safetensors(path: Path, mend: str) -> tuple[dict[str, Any], dict[str, str]]:

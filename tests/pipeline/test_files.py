@@ -197,6 +197,17 @@ def test_tensors_come_back_the_same_even_views_that_share_memory(tmp_path: Path)
     assert metadata["note"] == "x" and all(torch.equal(again[name], tensors[name]) for name in tensors)
 
 
+def test_equal_tensors_give_equal_files(tmp_path: Path) -> None:
+    """In each process anew: what safetensors writes by itself differs from call to call."""
+    content = set()
+    for number in range(8):
+        file = tmp_path / f"{number}.safetensors"
+        write_safetensors(file, {"b": torch.ones(3), "ä": torch.zeros(2, 2)}, {str(key): "x" for key in range(9)})
+        content.add(file.read_bytes())
+        assert set(read_safetensors(file, "")[0]) == {"b", "ä"} and read_safetensors(file, "")[1]["8"] == "x"
+    assert len(content) == 1
+
+
 def test_a_byte_that_was_flipped_anywhere_in_tensors_is_noticed(tmp_path: Path) -> None:
     file = tmp_path / "a.safetensors"
     write_safetensors(file, {"a": torch.randn(5, 3), "b": torch.arange(9), "c": torch.zeros(0)})

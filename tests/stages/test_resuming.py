@@ -103,3 +103,44 @@ def test_killed_and_resumed_equals_never_killed(ran, killed, typed, stage):
     assert len((whole / "metrics.jsonl").read_text().splitlines()) == 12
     assert numbers(folder) == numbers(whole)
     assert (folder / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.usefixtures("without_drawing")
+@pytest.mark.parametrize(
+    ("stage", "counted", "tables"),
+    [
+        ("reconstruct_masked", "measuring.study.choose_order", ("curves.csv", "paired.csv", "per_picture.safetensors")),
+        ("vqvae_reconstruction", "vqvae_reconstruction.picture_errors", ("pictures.csv", "indices/indices.npy")),
+    ],
+)
+def test_what_was_measured_before_a_stage_ended_is_not_measured_again(
+    ran, typed, tmp_path, monkeypatch, stage, counted, tables
+):
+    """Ended in its second half; resumed, it does the rest, and ends with the tables of one that was never ended."""
+    runs = copied(ran.runs, tmp_path / "runs", *(name for name in STAGES if name != stage))
+    small = ["--reconstruct_masked.batch_size", 2, "--vqvae_reconstruction.batch_size", 4]
+    small += ["--reconstruct_masked.pictures", 4, "--reconstruct_masked.rivals", "false"]
+    module, _, name = counted.rpartition(".")
+    whole, calls = getattr(sys.modules[module], name), []
+
+    def counting(*given, **named):
+        calls.append(len(calls))
+        if len(calls) == ends_at:
+            raise KeyboardInterrupt
+        return whole(*given, **named)
+
+    monkeypatch.setattr(counted, counting)
+    ends_at = 0
+    status, out, err = typed(stage, runs, ran.source, *small)
+    assert status == 0, err
+    first, every = Path(out.splitlines()[-1]), len(calls)
+    assert not (first / "last").exists() or not list((first / "last").iterdir())
+    calls, ends_at = [], every - 1
+    assert typed(stage, runs, ran.source, *small)[0] == 130
+    calls, ends_at = [], 0
+    status, out, err = typed(stage, runs, ran.source, *small, "--resume")
+    again = Path(out.splitlines()[-1])
+    assert status == 0 and again != first, err
+    assert 2 <= len(calls) < every, "only what was missing"
+    for table in tables:
+        assert (again / table).read_bytes() == (first / table).read_bytes(), table
