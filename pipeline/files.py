@@ -93,10 +93,14 @@ def clear_leftovers(folder: Path) -> list[Path]:
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Only one process at a time is in this block for the same path. Raises InputError when another stays in it."""
+    """Only one process at a time is in this block for the same path. Raises InputError when another stays in it, and
+    where nothing can be written."""
     lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_SECONDS)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    try:
         with lock:
             yield
     except Timeout:

@@ -255,7 +255,7 @@ def test_changed_manifest_is_refused(tmp_path):
     split = make_split(tmp_path, tmp_path / "set")
     file = split.folder / "manifest.csv"
     file.write_text(file.read_text().replace("train", "test", 1))
-    with pytest.raises(InputError, match=r"was changed after the split; type: python data_split.py"):
+    with pytest.raises(InputError, match=r"was changed or damaged: .*; type: python data_split.py"):
         open_split(split_settings(tmp_path, tmp_path / "set"))
 
 
