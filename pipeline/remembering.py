@@ -12,21 +12,22 @@ from torch import Tensor
 
 from pipeline.files import read_safetensors, write_safetensors
 
-T = TypeVar("T")
-R = TypeVar("R")
+StudyPart = TypeVar("StudyPart")
+PartResult = TypeVar("PartResult")
 
 
-def remembering(folder: Path | None, work: Callable[[T], R], restored: Callable[[Any], R]) -> Callable[[T], R]:
+def remembering(
+    folder: Path | None, work: Callable[[StudyPart], PartResult], restored: Callable[[Any], PartResult]
+) -> Callable[[StudyPart], PartResult]:
     """`work`, of which the results lie in `folder` under the text of their item: a second call reads them. folder None:
-    nothing is remembered. restored: from lists in place of the
-    tuples of a result to the result.
+    nothing is remembered. restored: makes a result of its parts, in which lists stand for tuples.
 
     Results are dictionaries, lists and tuples of tensors on the CPU and arrays. Raises InputError for a damaged file.
     """
     if folder is None:
         return work
 
-    def remembered(item: T) -> R:
+    def remembered(item: StudyPart) -> PartResult:
         file = folder / f"{item}.safetensors"
         if file.is_file():
             known, metadata = read_safetensors(file, "delete it, and --resume does that part again")

@@ -25,11 +25,11 @@ from toys import ROOT, Ran, copied, newest, tiny
 WORKER = """
 import json, sys, time
 from pathlib import Path
-from pipeline import tuning, workers
+from pipeline import processes, tuning, workers
 workers.BEAT_SECONDS, workers.GRACE_SECONDS, tuning.POLL_SECONDS = 0.2, 1.5, 0.1
 url, runs, name, notes, mode = sys.argv[1], Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]), sys.argv[5]
 if mode == "elsewhere":
-    workers.platform.node = lambda: "another machine"
+    processes.platform.node = lambda: "another machine"
 storage = tuning.Storage.of(runs, url or None)
 study = tuning.open_study(storage, "shared", True, 2)
 begun = []

@@ -27,7 +27,10 @@ def test_a_stage_that_is_asked_to_end_is_noted_as_killed_and_resumes(sent: str, 
     long = {"epochs": 6, "least_steps": 300, "patience": 6, "tune.trials": 0}
     words = words_of("train_vqvae", runs, source, "--run.mlflow", sent == "SIGTERM")
     words += [word for key, value in long.items() for word in (f"--train_vqvae.{key}", str(value))]
-    started = subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    started = subprocess.Popen(
+        [sys.executable, *words], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(getattr(signal, sent), signal.SIG_DFL),  # tests in the background ignore some
+    )  # fmt: skip
     until = time.monotonic() + 60
     while not list((runs / "train_vqvae").glob("*/last/fit.safetensors")):
         assert time.monotonic() < until and started.poll() is None
