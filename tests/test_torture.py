@@ -4,11 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from campaigns import bad_settings as campaign
 from campaigns.bad_settings import FILES, WORDS, Typed, bad_settings, refused_values, try_settings
 from campaigns.outcomes import Outcome, table_of, wrong_of
+from campaigns.strange_files import judge_decoded
+from sources.pictures import Decoded
+from strangers import File
 
 SHORT = 30
 
@@ -61,6 +65,22 @@ def test_values_follow_the_words_of_the_help() -> None:
     assert "0" in refused_values("number > 0") and "1.5" not in refused_values("number > 0")
     assert "null" not in refused_values("whole number >= 1 or null")
     assert refused_values("text or null") == [] == refused_values("list of text")
+
+
+def test_a_file_that_became_something_else_is_wrong() -> None:
+    grey = np.full((16, 16, 3), 9, np.uint8)
+    shown, refused = File("a", b"", grey, 1, None), File("a", b"", None, 0, "is no picture")
+    endings = {
+        judge_decoded("x", decoded, file).ending
+        for decoded, file in (
+            (Decoded("", "", grey + 2, None), shown), (Decoded("", "", None, "is no picture"), shown),
+            (Decoded("", "", grey, None), refused), (Decoded("", "", None, "other"), refused),
+            (Decoded("", "", None, "is no picture,\nas"), refused),
+        )
+    }  # fmt: skip
+    assert endings == {"wrong"}
+    assert judge_decoded("x", Decoded("", "", grey + 1, None), shown).ending == "survived"
+    assert judge_decoded("x", Decoded("", "", None, "it is no picture"), refused).ending == "refused"
 
 
 def test_the_table_counts_each_campaign_and_all() -> None:

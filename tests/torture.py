@@ -4,6 +4,7 @@
     python tests/torture.py --only settings --tries 60 --seed 3
 
 settings   settings that cannot be used, over all stages: refused in a line, with nothing left behind
+files      pictures and stacks as strangers have them: decoded right, or refused with the reason
 kills      stages killed at random moments and resumed: the numbers of one that was never killed
 
 The exit status is 1 when anything went wrong; what did is listed.
@@ -28,6 +29,7 @@ from benchmarks.measured import show_columns
 from campaigns.bad_settings import bad_settings, try_settings
 from campaigns.kills import kill_stages
 from campaigns.outcomes import TABLE_HEADER, Outcome, table_of, wrong_of
+from campaigns.strange_files import decode_strange_files
 
 
 def settings(folder: Path, tries: int, seed: int) -> list[Outcome]:
@@ -42,6 +44,7 @@ def settings(folder: Path, tries: int, seed: int) -> list[Outcome]:
 #: name -> what does it, and how many tries are made
 CAMPAIGNS: dict[str, tuple[Callable[[Path, int, int], list[Outcome]], int]] = {
     "settings": (settings, 600),
+    "files": (decode_strange_files, 10_000),
     "kills": (kill_stages, 20),
 }
 
