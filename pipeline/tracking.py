@@ -4,6 +4,7 @@ Uses `MlflowClient` with explicit run ids, never the global "active run". Runs l
 artifacts in `<runs>/artifacts`. `NullLedger` takes its place with `run.mlflow: false`.
 """
 
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -213,6 +214,7 @@ def reach(uri: str) -> Any:
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # its tracebacks; what matters is said here
     try:
         client = MlflowClient(uri, uri)
         client.search_experiments(max_results=1)

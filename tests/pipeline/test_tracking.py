@@ -139,9 +139,12 @@ def test_the_null_ledger_takes_every_call_that_the_mlflow_ledger_takes() -> None
 
 
 @pytest.mark.parametrize("content", [b"no database" * 1000, b"SQLite format 3\0" + bytes(100)])
-def test_a_database_that_is_none_is_said_in_one_line(content: bytes, tmp_path: Path) -> None:
+def test_a_database_that_is_none_is_said_in_one_line(
+    content: bytes, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "mlflow.db").write_bytes(content)
     with pytest.raises(InputError, match="does not answer") as error:
         open_ledger(tmp_path, "train_vqvae", "run", {}, None)
     assert "--run.mlflow false" in said(error)
     assert (tmp_path / "mlflow.db").read_bytes() == content
+    assert "Traceback" not in capfd.readouterr().err
