@@ -81,11 +81,15 @@ class RunFolder:
 
 def bury_gone(runs: Path, stage: str, tracked: bool) -> list[RunFolder]:
     """Note those runs of the stage as killed whose process ended without a word, clear what they had half written, and
-    return them. tracked: also those that have an MLflow run, which is then to be ended, too."""
+    return them. tracked: also those that have an MLflow run, which is then to be ended, too. A run whose run.json
+    cannot be read is left as it is: nobody else has to fail for it."""
     found = []
     for file in sorted((runs / stage).glob("*/run.json")):
         folder = RunFolder(file.parent)
-        record = folder.record()
+        try:
+            record = folder.record()
+        except InputError:
+            continue
         left = record.get("status") == "running" and is_gone(record.get("process", {}))
         if left and (tracked or not record.get("mlflow_run")):
             clear_leftovers(folder.path)

@@ -17,7 +17,8 @@ TWO_COMPONENTS = Stacks(("a", "b"), ((0.0, 255.0),) * 2, True)
 def judge_decoded(kind: str, decoded: Decoded, file: File) -> Outcome:
     """What became of a file, and whether it may."""
     if decoded.problem is not None:
-        fine = file.refused is not None and file.refused in decoded.problem and "\n" not in decoded.problem
+        said = file.refused is not None and file.refused in decoded.problem and "\n" not in decoded.problem
+        fine = said and decoded.pixels is None
         return Outcome(CAMPAIGN, kind, "refused" if fine else "wrong", decoded.problem)
     if file.pixels is None or decoded.pixels is None:
         return Outcome(CAMPAIGN, kind, "wrong", f"expected a refusal: {file.refused}")

@@ -94,7 +94,7 @@ def test_controls_are_named_without_their_remarks() -> None:
 
 
 def test_addresses_are_found_at_any_depth() -> None:
-    file = {"path": "/tmp/a.png", "url": "http://127.0.0.1:7860/gradio_api/file=/tmp/a.png"}
+    file = {"path": "uploads/a.png", "url": "http://127.0.0.1:7860/gradio_api/file=uploads/a.png"}
     check_no_addresses([{"background": file, "layers": [file]}, 50, "http://is.no/file", None])
     with pytest.raises(InputError, match=r"https://evil.example/a.png is an address; upload the file itself"):
         check_no_addresses([{"layers": [file, {"path": "https://evil.example/a.png"}]}])

@@ -96,6 +96,7 @@ def test_runs_whose_process_is_gone_are_noted_as_killed_and_others_are_left(tmp_
     of_0_1 = made(tmp_path)
     of_0_1.update(process={})
     (gone.path / ".fit.safetensors.0123abcd.safetensors").write_text("half")
+    (made(tmp_path).path / "run.json").write_text("torn {")
     before = [each.record() for each in (finished, elsewhere, of_0_1, tracked)]
     assert bury_gone(tmp_path, "train_vqvae", tracked=False) == [gone]
     assert (gone.record()["status"], gone.record()["error"]) == ("killed", "its process ended without a word")

@@ -19,6 +19,8 @@ from PIL import EpsImagePlugin
 
 import data_split
 import strangers
+from campaigns.strange_files import TWO_COMPONENTS as TWO
+from campaigns.strange_files import judge_decoded
 from pipeline.files import InputError, one_line, read_csv
 from settings import loading
 from sources import pictures, places
@@ -27,22 +29,17 @@ from sources.folders import find_pictures
 from sources.metadata import is_notes, read_metadata
 from sources.pictures import Decoded, decode, decode_all, last_in_hand
 from sources.places import Member, read_place
-from sources.stacks import Stacks, survey
+from sources.stacks import survey
 from sources.streams import is_streamed, open_parts
 from strangers import SIDE, File
 from toys import make_split, split_settings
 
 PICTURES, STACKS, FOLDERS, TARS = strangers.pictures(), strangers.stacks(), strangers.folders(), strangers.tars()
-TWO = Stacks(("a", "b"), ((0.0, 255.0),) * 2, True)
 
 
 def check(decoded: Decoded, file: File) -> None:
-    if decoded.problem is None:
-        assert file.pixels is not None, f"expected a refusal: {file.refused}"
-        assert np.abs(decoded.pixels.astype(int) - file.pixels).max() <= file.off
-    else:
-        assert file.refused is not None, decoded.problem
-        assert decoded.pixels is None and file.refused in decoded.problem and "\n" not in decoded.problem
+    outcome = judge_decoded(file.name, decoded, file)
+    assert outcome.ending != "wrong", outcome
 
 
 def written(folder: Path, file: File) -> Path:
