@@ -1,4 +1,5 @@
-"""Strangers' pictures, stacks, folders and tars (tests/strangers.py): decoded right, or refused with path and reason.
+"""Strangers' pictures and stacks (tests/strangers.py), folders and tars (tests/strange_folders.py): decoded right, or
+refused with path and reason.
 
 Nothing hangs, nothing is written beside, and no file runs code.
 """
@@ -18,6 +19,7 @@ import pytest
 from PIL import EpsImagePlugin
 
 import data_split
+import strange_folders
 import strangers
 from campaigns.strange_files import TWO_COMPONENTS as TWO
 from campaigns.strange_files import judge_decoded
@@ -34,7 +36,12 @@ from sources.streams import is_streamed, open_parts
 from strangers import SIDE, File
 from toys import make_split, split_settings
 
-PICTURES, STACKS, FOLDERS, TARS = strangers.pictures(), strangers.stacks(), strangers.folders(), strangers.tars()
+PICTURES, STACKS, FOLDERS, TARS = (
+    strangers.pictures(),
+    strangers.stacks(),
+    strange_folders.folders(),
+    strange_folders.tars(),
+)
 
 
 def check(decoded: Decoded, file: File) -> None:
@@ -241,7 +248,7 @@ def test_metadata_that_cannot_be_read_are_refused(tmp_path, make, message):
 
 
 def test_parquet_files_are_looked_for_without_following_links(tmp_path):
-    strangers.fill(tmp_path / "set")
+    strange_folders.fill(tmp_path / "set")
     (tmp_path / "set" / "a" / "loop").symlink_to("..")
     assert not is_streamed(str(tmp_path / "set"))
     (tmp_path / "set" / "b" / "deep").mkdir()
@@ -261,7 +268,7 @@ def beside(folder: Path) -> set[Path]:
 def test_a_tar_gives_its_pictures_and_writes_nothing(tmp_path, kind, streamed):
     tar = TARS[kind]
     (tmp_path / "in").mkdir()
-    file = strangers.write_tar(tmp_path / "in" / "x.tar", tar.entries)
+    file = strange_folders.write_tar(tmp_path / "in" / "x.tar", tar.entries)
     there = beside(tmp_path)
     try:
         if streamed:
@@ -285,7 +292,7 @@ def test_a_tar_gives_its_pictures_and_writes_nothing(tmp_path, kind, streamed):
 @pytest.mark.parametrize("seed", range(30))
 def test_a_tar_with_wrong_bytes_is_read_or_refused(tmp_path, seed):
     """Twenty bytes of its heads are others."""
-    content = bytearray(strangers.write_tar(tmp_path / "x.tar", []).read_bytes())
+    content = bytearray(strange_folders.write_tar(tmp_path / "x.tar", []).read_bytes())
     with tarfile.open(tmp_path / "x.tar") as opened:
         heads = [info.offset for info in opened]
     rng = np.random.default_rng(seed)
@@ -309,9 +316,9 @@ def test_a_tar_with_wrong_bytes_is_read_or_refused(tmp_path, seed):
 @pytest.mark.parametrize("streamed", [False, True], ids=["folder", "stream"])
 def test_a_run_that_goes_on_names_the_file_at_which_the_one_before_died(tmp_path, capsys, monkeypatch, streamed):
     """As a fault inside a decoder does: at once, with nothing said."""
-    source = strangers.fill(tmp_path / "set")
+    source = strange_folders.fill(tmp_path / "set")
     if streamed:
-        source = f"file://{strangers.write_tar(tmp_path / 'set.tar', [])}"
+        source = f"file://{strange_folders.write_tar(tmp_path / 'set.tar', [])}"
     cfg = split_settings(tmp_path, source, workers=1)
     child = os.fork()
     if child == 0:
