@@ -34,7 +34,7 @@ from pipeline.figures import confusion_figure
 from pipeline.files import InputError, write_csv
 from pipeline.machine import Machine, Stream, generator, prepare_machine, sent
 from pipeline.stage import Stage, inputs_of, open_stage, say
-from pipeline.training import Goal, run_trial, train
+from pipeline.training import Goal, check_fit, run_trial, train
 from pipeline.tuning import suggest
 from settings.command import stage_main
 from settings.config import Config
@@ -205,6 +205,7 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
     if trial is not None:
         chosen = section.replace(suggest(trial, section.tune.space))
         return run_trial(trial, chosen, build, GOAL, machine, cfg.run.seed)
+    check_fit("train_classifier", section, build, machine)
     with open_stage("train_classifier", cfg, inputs_of([split, vqvae]), machine, resume) as stage:
         note_data(stage, cfg, split)
         say(f"{len(split.classes)} classes, on {machine.describe()}")

@@ -41,7 +41,7 @@ from pipeline.files import InputError, write_array, write_csv
 from pipeline.machine import Machine, Stream, generator, prepare_machine, sent
 from pipeline.metrics import to_unit
 from pipeline.stage import Stage, inputs_of, open_stage, say
-from pipeline.training import Goal, run_trial, train
+from pipeline.training import Goal, check_fit, run_trial, train
 from pipeline.tuning import suggest
 from pipeline.world import shared_mean
 from recall.fillers import DistilFiller
@@ -233,6 +233,7 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
     if trial is not None:
         chosen = section.replace(suggest(trial, section.tune.space))
         return run_trial(trial, chosen, build, GOAL, machine, cfg.run.seed)
+    check_fit("train_distil", section, build, machine)
     with open_stage("train_distil", cfg, inputs_of([split, vqvae, indices]), machine, resume) as stage:
         note_data(stage, cfg, split)
         trained = train(stage, section, build, GOAL, cfg.run.seed, Path(cfg.run.dir))

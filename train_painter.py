@@ -33,7 +33,7 @@ from pipeline.machine import Machine, Stream, generator, prepare_machine
 from pipeline.metrics import mse, to_unit
 from pipeline.stage import Stage, inputs_of, open_stage, say
 from pipeline.tables import Rows, write_rows
-from pipeline.training import Goal, run_trial, train
+from pipeline.training import Goal, check_fit, run_trial, train
 from pipeline.tuning import suggest
 from recall.fillers import DistilFiller
 from recall.hole import Filled, dig
@@ -156,6 +156,7 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
     if trial is not None:
         chosen = section.replace(suggest(trial, section.tune.space))
         return run_trial(trial, chosen, build, GOAL, machine, cfg.run.seed)
+    check_fit("train_painter", section, build, machine)
     with open_stage("train_painter", cfg, inputs_of(given), machine, resume) as stage:
         note_data(stage, cfg, split)
         trained = train(stage, section, build, GOAL, cfg.run.seed, Path(cfg.run.dir))

@@ -32,7 +32,7 @@ from pipeline.files import InputError, digest, write_csv
 from pipeline.machine import Stream, generator, prepare_machine
 from pipeline.metrics import to_unit
 from pipeline.stage import Stage, inputs_of, open_stage, say
-from pipeline.training import Goal, run_trial, train
+from pipeline.training import Goal, check_fit, run_trial, train
 from pipeline.tuning import suggest
 from priors.grids import describe_grids, neighbours, shuffled
 from priors.learners import GANLearner, PixelCNNLearner, PriorData, build_learner
@@ -70,6 +70,7 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
         return run_trial(trial, chosen, build, goal, machine, cfg.run.seed)
     facts = digest(told.numpy().tobytes()) if told is not None else ""
     identity = f"{cfg.run.seed} {section.model_dump_json()} {facts}"
+    check_fit("train_prior", section, build, machine)
     with open_stage("train_prior", cfg, inputs_of([split, vqvae, indices]), machine, resume, identity) as stage:
         note_data(stage, cfg, split)
         announce(section, columns, build(section, False))

@@ -32,7 +32,7 @@ from pipeline.files import InputError
 from pipeline.machine import Machine, prepare_machine
 from pipeline.metrics import mse, perplexity, picture_errors, psnr, share_used, ssim, to_unit
 from pipeline.stage import Stage, inputs_of, open_stage, say
-from pipeline.training import Goal, run_trial, train
+from pipeline.training import Goal, check_fit, run_trial, train
 from pipeline.tuning import suggest
 from settings.command import stage_main
 from settings.config import Config
@@ -235,6 +235,7 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
     if trial is not None:
         chosen = section.replace(suggest(trial, section.tune.space))
         return run_trial(trial, chosen, build, goal, machine, cfg.run.seed)
+    check_fit("train_vqvae", section, build, machine)
     with open_stage("train_vqvae", cfg, inputs_of([split]), machine, resume) as stage:
         note_data(stage, cfg, split)
         announce(split, section, told, machine)

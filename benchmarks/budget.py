@@ -30,6 +30,7 @@ from benchmarks.measured import benchmark_parser, save_table, show_columns
 from models.distilbert import DistilShape, build_distilbert, masked_cross_entropy, prepare_for
 from pipeline.configured import configured
 from pipeline.machine import generator, prepare_machine
+from pipeline.needs import GIGA, kept_bytes
 from pipeline.optimizer import FitOptimizer
 from settings import loading
 from settings.common import RunSection
@@ -39,7 +40,7 @@ from vqvae import VQVAE, VQVAEConfig
 BUDGET_HEADER = (
     "stage", "gpus", "batch_of_a_gpu", "gigaoperations_of_a_picture", "gigabytes_of_a_gpu", "hours", "cost",
 )  # fmt: skip
-GIGA, TERA = 1e9, 1e12
+TERA = 1e12
 
 
 class Counted(NamedTuple):
@@ -73,24 +74,10 @@ def count_step(model: nn.Module, loss_of: Callable[[int], Tensor], kind: str, le
 
 def _of_pictures(model: nn.Module, loss_of: Callable[[int], Tensor], pictures: int) -> tuple[float, float]:
     """Operations, and bytes kept for the backward pass without the weights themselves."""
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    storages: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
     model.zero_grad()
-    with (
-        FlopCounterMode(display=False) as counter,
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-        torch.autocast("cpu", torch.bfloat16),
-    ):
-        loss = loss_of(pictures)
-        loss.backward()
-    return float(counter.get_total_flops()), float(sum(storages.values()))
+    with FlopCounterMode(display=False) as counter:
+        kept = kept_bytes(model, lambda: loss_of(pictures), "cpu", bf16=True)
+    return float(counter.get_total_flops()), kept
 
 
 def vqvae_step(cfg: Config) -> tuple[nn.Module, Callable[[int], Tensor]]:

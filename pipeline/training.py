@@ -17,8 +17,11 @@ from pipeline.engine import FitPlan, History, Progress, TrainingDiverged, fit, s
 from pipeline.figures import history_figure
 from pipeline.files import InputError, write_csv
 from pipeline.machine import Machine, seed_everything
+from pipeline.needs import GIGA, TooMuchMemory, check_memory
 from pipeline.stage import Stage, say
 from pipeline.world import EndedElsewhere
+
+TOLD = 0.05 * GIGA  # bytes from which on it is said what a fit takes
 
 
 class Build(Protocol):
@@ -65,6 +68,19 @@ def plan_of(
     return configured(FitPlan, section, seed=seed, epoch_steps=steps, **spans, **judged)
 
 
+def check_fit(name: str, section: Any, build: Build, machine: Machine) -> None:
+    """Say what the fit of this section takes in memory. Raises InputError when that is more than what is free."""
+    try:
+        needed = check_memory(build, section, machine)
+    except TooMuchMemory as error:
+        typed = (
+            f"--{name}.batch_size {error.fitting}" if error.fitting else f"python {name}.py --help, for a smaller one"
+        )
+        raise InputError(f"{name}: {error}; type {typed}") from None
+    if needed >= TOLD:
+        say(f"the fit takes at least {needed / GIGA:.2g} GB of memory, beside programs and pictures")
+
+
 def run_trial(
     trial: "optuna.Trial | _Followed",
     section: Any,
@@ -74,7 +90,8 @@ def run_trial(
     seed: int,
     on_history: Callable[[History], None] = lambda history: None,
 ) -> float:
-    """One short fit; returns goal.objective at the best epoch. Raises optuna.TrialPruned when it does not keep up."""
+    """One short fit; returns goal.objective at the best epoch. Raises optuna.TrialPruned when it does not keep up, and
+    TooMuchMemory when there is not enough memory."""
     tune = section.tune
 
     def on_epoch(history: History) -> None:
@@ -83,6 +100,7 @@ def run_trial(
         if len(history) < tune.epochs and machine.world.same(trial.should_prune()):
             raise optuna.TrialPruned
 
+    check_memory(build, section, machine)
     seed_everything(seed)
     learner = build(section, False, tune.share)
     plan = plan_of(section, goal, seed, tune.epochs, tune.patience, share=tune.share)
@@ -218,5 +236,7 @@ def _follow(stage: Stage, section: Any, build: Build, goal: Goal, seed: int) -> 
             raise EndedElsewhere
         if number is None:
             return values
-        with suppress(optuna.TrialPruned, TrainingDiverged, torch.OutOfMemoryError):  # the first one notes it
+        with suppress(
+            optuna.TrialPruned, TrainingDiverged, TooMuchMemory, torch.OutOfMemoryError
+        ):  # the first one notes it
             run_trial(_Followed(number), section.replace(values), build, goal, stage.machine, seed)

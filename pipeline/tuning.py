@@ -17,13 +17,13 @@ from typing import Any
 
 import optuna
 import sqlalchemy.exc
-import torch
 from matplotlib.figure import Figure
 from optuna.trial import FrozenTrial, TrialState
 
 from pipeline.engine import TrainingDiverged
 from pipeline.figures import study_history_figure, study_importance_figure, study_slice_figure
 from pipeline.files import InputError, alone, sqlite_url
+from pipeline.needs import TooMuchMemory, is_out_of_memory
 from pipeline.workers import WORKER, Watch, beating, this_worker
 
 Space = dict[str, Any]
@@ -173,9 +173,12 @@ def _run(
         trial.set_user_attr("error", str(error))
         study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
         say(f"trial {trial.number} failed: {error}")
-    except torch.OutOfMemoryError:
+    except (RuntimeError, TooMuchMemory) as error:
+        if not isinstance(error, TooMuchMemory) and not is_out_of_memory(error):
+            raise
         study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
-        say(f"trial {trial.number} pruned: out of memory with {values}")
+        why = str(error) if isinstance(error, TooMuchMemory) else "out of memory"
+        say(f"trial {trial.number} pruned: {why}, with {values}")
 
 
 def _claim(study: optuna.Study, watch: Watch, trials: int) -> optuna.Trial | None:

@@ -18,6 +18,8 @@ from settings.plain_yaml import read_plain
 
 COMMON_SECTIONS = ("run", "data")
 
+FEWER = "take fewer pictures at once (batch_size, run.memory), a smaller model or smaller pictures"
+
 #: What an option without a section stands for: a dotted key, or (dotted key, how many values it takes).
 Shortcut = str | tuple[str, int]
 
@@ -86,6 +88,7 @@ def _unknown_settings(words: list[str], stage: str) -> dict[str, Any]:
 def _guarded(run: Callable[..., float], settings: Config, resume: bool, resumable: bool) -> int:
     from pipeline.engine import TrainingDiverged
     from pipeline.files import DISK_ERRORS, InputError, cannot_write, one_line
+    from pipeline.needs import is_out_of_memory
     from pipeline.world import EndedElsewhere, is_first, is_loss_of_another, leave_world, processes, says_the_end
 
     how = "; type the same command with --resume to go on" if resumable else ""
@@ -106,8 +109,11 @@ def _guarded(run: Callable[..., float], settings: Config, resume: bool, resumabl
         return leave_world(1)
     except EndedElsewhere:
         return leave_world(2)
-    except RuntimeError as error:
-        if not is_loss_of_another(error):
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            _complain(f"error: out of memory; {FEWER}", says_the_end())
+            return leave_world(2)
+        if not isinstance(error, RuntimeError) or not is_loss_of_another(error):
             raise
         _complain(gone, says_the_end())
         return leave_world(1)

@@ -4,6 +4,7 @@
     python tests/torture.py --only settings --tries 60 --seed 3
 
 settings   settings that cannot be used, over all stages: refused in a line, with nothing left behind
+ends       settings at both ends of what they take: the stage does its work, or refuses at once
 files      pictures and stacks as strangers have them: decoded right, or refused with the reason
 kills      stages killed at random moments and resumed: the numbers of one that was never killed
 
@@ -28,6 +29,7 @@ if __name__ == "__main__":  # started as a file: the project is one folder up
 from benchmarks.measured import show_columns
 from campaigns.bad_settings import bad_settings, try_settings
 from campaigns.kills import kill_stages
+from campaigns.late_settings import try_late
 from campaigns.outcomes import TABLE_HEADER, Outcome, table_of, wrong_of
 from campaigns.strange_files import decode_strange_files
 
@@ -44,6 +46,7 @@ def settings(folder: Path, tries: int, seed: int) -> list[Outcome]:
 #: name -> what does it, and how many tries are made
 CAMPAIGNS: dict[str, tuple[Callable[[Path, int, int], list[Outcome]], int]] = {
     "settings": (settings, 600),
+    "ends": (try_late, 400),
     "files": (decode_strange_files, 10_000),
     "kills": (kill_stages, 20),
 }

@@ -126,6 +126,23 @@ def test_other_errors_of_the_system_are_not_taken_for_a_full_disk():
         stage([], broken)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 9.31 TiB"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_memory_that_is_refused_is_status_2(capsys, error):
+    def large(cfg, resume):
+        raise error
+
+    assert stage([], large) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: out of memory; take fewer pictures at once (batch_size") and said.count("\n") == 1
+
+
 def test_interrupt_says_how_to_go_on(capsys):
     def interrupted(cfg, resume):
         raise KeyboardInterrupt

@@ -1,0 +1,261 @@
+"""Settings that are taken: each number of each stage at both ends of what its help says, and some that are odd.
+
+A stage with such a setting does its work, or refuses it in a line before anything heavy. It never ends in a traceback,
+is killed for memory, or hangs. Each try is a process of its own, forked, so that nothing has to be imported again.
+"""
+
+import importlib
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+import data_split
+import train_classifier
+import train_distil
+import train_prior
+import train_vqvae
+import vqvae_reconstruction
+from campaigns.bad_settings import STAGES
+from campaigns.outcomes import Ending, Outcome
+from pipeline.files import write_json
+from settings import loading
+from settings.config import Config
+from toys import QUICK_TUNE, ROOT, TINY, TINY_PRIORS, changed, draw_classes, merged
+
+CAMPAIGN = "settings at their ends"
+GIGA = 10**9
+MEMORY = 6 * GIGA  # that a try may take
+SECONDS = 40.0
+
+#: So little that a stage takes a second or two.
+LITTLE = merged(merged(TINY, TINY_PRIORS), {
+    "run": {"mlflow": False},
+    "train_vqvae": {"epochs": 1, "retrain": False, "tune": QUICK_TUNE},
+    "train_classifier": {"epochs": 1, "least_steps": 0, "tune": QUICK_TUNE},
+    "train_distil": {"epochs": 1, "percentages": [50], "tune": QUICK_TUNE},
+    "train_painter": {"epochs": 1, "percentages": [50], "tune": QUICK_TUNE},
+    "train_mae": {"epochs": 1, "percentages": [50], "tune": QUICK_TUNE},
+    "train_prior": {"epochs": 1},
+    "reconstruct_masked": {"strategies": ["random", "adaptive"], "percentages": [50], "seeds": 1, "pictures": 4},
+    "compare_priors": {
+        "pictures": 4, "masks": ["block"], "percentages": [50], "samples": 4, "pool": 4, "passes": 2, "bootstrap": 100,
+        "draws": 2, "sweep_passes": [1, 2], "timed_pictures": 2, "told": False,
+    },
+    "compare_bits": {
+        "pictures": 3, "strategies": ["random"], "percentages": [50], "coding_passes": 2, "bootstrap": 100,
+    },
+})  # fmt: skip
+
+#: Keys that say how long something is worked on: with the largest value a stage works on until it is stopped.
+LASTING = (
+    "epochs", "least_steps", "tune.trials", "tune.epochs", "passes", "sweep_passes", "rounds", "draws", "pool",
+    "bootstrap", "num_samples", "samples", "judged_samples", "choosing_passes", "selective_passes", "look_ahead_tokens",
+    "candidates",
+)  # fmt: skip
+
+TWO_TRIALS = ("--train_vqvae.tune.trials", "2")
+MASKING = "--train_vqvae.component_masking"
+
+#: Stage, and words that are odd together or odd in themselves.
+ODD: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("train_vqvae", ("--train_vqvae.code_dim", "1", "--train_vqvae.normalize_codes", "true")),
+    ("train_vqvae", ("--train_vqvae.codebook_size", "2", "--train_vqvae.restart_share", "0.999")),
+    ("train_vqvae", ("--train_vqvae.ema_decay", "0", "--train_vqvae.codebook_update", "gradient")),
+    ("train_vqvae", ("--train_vqvae.ssim_weight", "100", "--train_vqvae.reconstruction_loss", "bce")),
+    ("train_vqvae", ("--train_vqvae.learning_rate", "100", "--train_vqvae.clip_norm", "1e9")),
+    ("train_vqvae", (*TWO_TRIALS, "--train_vqvae.tune.space", "{hidden: [16, 8192], residual_blocks: [0, 256]}")),
+    ("train_vqvae", (*TWO_TRIALS, "--train_vqvae.tune.space", "{batch_size: [100000]}")),
+    ("train_vqvae", ("--train_vqvae.condition_numbers", "[label]")),
+    ("train_vqvae", ("--train_vqvae.condition_classes", "[nothing]")),
+    ("train_vqvae", (f"{MASKING}.enabled", "true", f"{MASKING}.mask_prob_max", "1")),
+    ("vqvae_reconstruction", ("--input", "nowhere.png")),
+    ("vqvae_reconstruction", ("--indices", "nowhere.npy")),
+    ("vqvae_reconstruction", ("--indices", os.devnull)),
+    ("vqvae_reconstruction", ("--vqvae_reconstruction.vqvae", "nowhere")),
+    ("vqvae_reconstruction", ("--vqvae_reconstruction.vqvae", "models:/nothing@champion")),
+    ("vqvae_reconstruction", ("--vqvae_reconstruction.vqvae", "a\udcffb")),
+    ("vqvae_reconstruction", ("--components", "red,red")),
+    ("train_classifier", ("--train_classifier.architecture", "codes", "--train_classifier.inputs", "originals")),
+    ("train_classifier", ("--train_classifier.architecture", "resnet18", "--train_classifier.batch_size", "1")),
+    ("train_distil", ("--train_distil.dim", "1", "--train_distil.heads", "1", "--train_distil.layers", "256")),
+    ("train_distil", ("--train_distil.tune.trials", "3", "--train_distil.tune.space", "{dim: [16, 24], heads: [5]}")),
+    ("train_distil", ("--train_distil.init", "nobody/nothing")),
+    ("train_distil", ("--train_distil.percentages", "[1]")),
+    ("train_distil", ("--train_distil.mask_schedule", "fixed", "--train_distil.fixed_ratio", "1e-300")),
+    ("train_distil", ("--train_distil.condition_on_class", "true", "--train_distil.label_drop", "1")),
+    ("reconstruct_masked", ("--image", "nowhere.png")),
+    ("reconstruct_masked", ("--box", "3", "3", "3", "3", "--image", "nowhere.png")),
+    ("reconstruct_masked", ("--reconstruct_masked.temperature", "0.001", "--reconstruct_masked.top_p", "1e-300")),
+    ("reconstruct_masked", ("--reconstruct_masked.guidance_scale", "20", "--reconstruct_masked.tell_class", "true")),
+    ("reconstruct_masked", ("--reconstruct_masked.percentages", "[0]")),
+    ("reconstruct_masked", ("--reconstruct_masked.pictures", "1", "--reconstruct_masked.bootstrap", "100")),
+    ("train_prior", ("--train_prior.kind", "gan", "--train_prior.noise_dim", "8192")),
+    ("train_prior", ("--train_prior.condition_numbers", "[label]", "--train_prior.condition_classes", "[label]")),
+    ("sample", ("--sample.temperature", "10", "--sample.top_k", "1")),
+    ("sample", ("--mode", "conditional", "--class", "nothing")),
+    ("compare_seeds", ("--compare_seeds.folders", "nowhere/*")),
+    ("compare_seeds", ("--compare_seeds.folders", "[")),
+)  # fmt: skip
+
+
+class World(NamedTuple):
+    """Finished runs, their pictures, and the settings that make all stages quick."""
+
+    runs: Path
+    source: Path
+    overlay: Path
+
+
+class Taken(NamedTuple):
+    """A stage, what is typed behind it, and whether it may work on without an end in sight."""
+
+    stage: str
+    words: tuple[str, ...]
+    lasting: bool = False
+
+
+def taken_settings(count: int, seed: int = 0) -> list[Taken]:
+    """At most `count` of all."""
+    every = [Taken(stage, words) for stage, words in ODD]
+    every += [one for stage in STAGES if stage in Config.model_fields for one in _at_the_ends(stage)]
+    return every if count >= len(every) else random.Random(seed).sample(every, count)
+
+
+def _at_the_ends(stage: str) -> Iterator[Taken]:
+    for key, field in loading.options(Config.model_fields[stage].annotation, f"{stage}."):
+        takes = loading.describe_range(field)
+        name = key.removeprefix(f"{stage}.")
+        for value in ends_of(takes):
+            yield Taken(stage, (f"--{key}", value), lasting=name in LASTING)
+
+
+def ends_of(takes: str) -> list[str]:
+    """The smallest and the largest value, by the words of the help."""
+    listed = takes.startswith("list of ")
+    takes = takes.removeprefix("list of ").removesuffix(" or null").replace("1,000", "1000")
+    if not takes.startswith(("whole number", "number")):
+        return []
+    whole, found = takes.startswith("whole"), []
+    for bound in takes.replace("whole number", "").replace("number", "").split(", "):
+        sign, _, value = bound.strip().partition(" ")
+        number = float(value.replace(",", "")) if sign in ("<", "<=", ">", ">=") else None
+        if number is None:
+            continue
+        if whole:
+            end = str(int(number) + {"<": -1, ">": 1}.get(sign, 0))
+        elif sign == ">" and number == 0:
+            end = "1e-300"
+        else:
+            end = str({"<": number - 1e-9, ">": number + 1e-9}.get(sign, number))
+        found.append(f"[{end}]" if listed else end)
+    return found
+
+
+def make_little_world(folder: Path) -> World:
+    """Pictures, and runs of all stages whose results others read."""
+    world = World(folder / "runs", draw_classes(folder / "pictures"), folder / "little.yaml")
+    write_json(world.overlay, LITTLE)  # JSON is YAML
+    here = {"run__dir": str(world.runs), "data__source": str(world.source)}
+    for stage, changes in (
+        (data_split, {}),
+        (train_vqvae, {}),
+        (vqvae_reconstruction, {}),
+        (train_classifier, {}),
+        (train_distil, {}),
+        (train_prior, {}),
+        (train_prior, {"train_prior__kind": "gan"}),
+    ):
+        stage.run(loading.check(changed(LITTLE, here | changes)))
+    return world
+
+
+def try_taken(taken: Taken, world: World, folder: Path, stages: Mapping[str, object]) -> Outcome:
+    """In a process of its own, in a copy of the finished runs."""
+    runs, said = folder / "runs", folder / "said.txt"
+    shutil.copytree(world.runs, runs)
+    places = ["--run.dir", str(runs), "--data.source", str(world.source)]
+    argv = [str(ROOT / f"{taken.stage}.py"), "--config", str(world.overlay), *places, *taken.words]
+    began = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        _become(stages[taken.stage], argv, said)
+    status = _wait(child, began)
+    text = said.read_text(encoding="utf-8", errors="replace") if said.is_file() else ""
+    ending, why = _judged(status, text, taken.lasting)
+    if ending == "refused" and run_folders(runs) != run_folders(world.runs):
+        ending, why = "wrong", f"{why}; a run folder was left"
+    return Outcome(CAMPAIGN, f"{taken.stage}.py {' '.join(taken.words)}", ending, why)
+
+
+def run_folders(runs: Path) -> set[str]:
+    return {str(file.relative_to(runs)) for file in runs.glob("*/*/run.json")}
+
+
+def _judged(status: int | None, text: str, lasting: bool) -> tuple[Ending, str]:
+    last = [line for line in text.splitlines() if line.startswith(("error: ", "usage: "))]
+    if "Traceback" in text:
+        return "wrong", text[-400:]
+    if status is None:
+        return ("survived", "still at work") if lasting else ("wrong", f"not done after {SECONDS:.0f} s")
+    if status == 0:
+        return "survived", ""
+    if status == 2 and last:
+        return "refused", last[-1]
+    if status == 1 and "not finite" in text:
+        return "survived", "diverged, and said so"
+    return "wrong", f"status {status}: {text[-300:]}"
+
+
+def _become(main: object, argv: list[str], said: Path) -> None:
+    """The rest of this process is the stage."""
+    status = 70
+    try:
+        os.setsid()
+        resource.setrlimit(resource.RLIMIT_DATA, (psutil.Process().memory_info().data + MEMORY,) * 2)
+        with said.open("wb") as file:
+            os.dup2(file.fileno(), 2)
+            os.dup2(file.fileno(), 1)
+        sys.argv = argv
+        status = main()  # type: ignore[operator]
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(status)
+
+
+def _wait(child: int, began: float) -> int | None:
+    """The exit status, negative for a signal; None when it had to be stopped, with all that it started."""
+    while time.monotonic() - began < SECONDS:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
+
+
+def try_late(folder: Path, tries: int, seed: int) -> list[Outcome]:
+    """`tries` of them, or all there are."""
+    world = make_little_world(folder / "world")
+    stages = {stage: importlib.import_module(stage).main for stage in STAGES}
+    outcomes = []
+    for number, taken in enumerate(taken_settings(tries, seed)):
+        own = folder / str(number)
+        own.mkdir()
+        outcomes.append(try_taken(taken, world, own, stages))
+    return outcomes

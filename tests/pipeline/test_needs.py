@@ -1,0 +1,113 @@
+"""What a fit takes in memory is counted before it begins, and too much is refused at once."""
+
+import resource
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline import needs, training
+from pipeline.files import InputError
+from pipeline.machine import Machine
+from pipeline.needs import TooMuchMemory, check_memory, free_bytes, kept_by_step
+from toys import CPU, ROOT
+
+MACHINE = Machine(CPU, bf16=False, threads=1)
+
+
+class Linear:
+    """Learns one matrix of `width` squared; a step of B rows keeps B * width floats, its input."""
+
+    def __init__(self, width: int) -> None:
+        self.model = nn.Linear(width, width, bias=False)
+        self.count, self.steps, self.width = 10, 0, width
+
+    def step(self, rows: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        self.steps += 1
+        return {"loss": self.model(torch.ones(len(rows), self.width)).sum()}
+
+
+def asked(width: int, batch: int) -> tuple[object, SimpleNamespace]:
+    def build(section, with_val, share=1.0):
+        return Linear(width)
+
+    return build, SimpleNamespace(batch_size=batch)
+
+
+def test_a_linear_layer_keeps_what_paper_and_pencil_say():
+    kept = kept_by_step(Linear(64), MACHINE)
+    assert kept.of_each == 64 * 4 and kept.whatever == 0
+    assert check_memory(*asked(64, 100), MACHINE) == 3 * 64 * 64 * 4 + 100 * 64 * 4
+
+
+def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(monkeypatch):
+    weights, each = 3 * 64 * 64 * 4, 64 * 4
+    monkeypatch.setattr(needs, "free_bytes", lambda machine: weights + 10.5 * each)
+    check_memory(*asked(64, 10), MACHINE)
+    with pytest.raises(TooMuchMemory, match=r"batch_size 11 needs at least .* GB of memory, .* are free") as refused:
+        check_memory(*asked(64, 11), MACHINE)
+    assert refused.value.fitting == 10
+    build, section = asked(64, 11)
+    with pytest.raises(InputError, match=r"^train_toy: batch_size 11 .*; type --train_toy.batch_size 10$"):
+        training.check_fit("train_toy", section, build, MACHINE)
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_filled(monkeypatch):
+    """A large one would take minutes to fill, or end the process."""
+    monkeypatch.setattr(needs, "free_bytes", lambda machine: 1e9)
+    filled = []
+    monkeypatch.setattr(nn.init, "kaiming_uniform_", lambda *args, **kwargs: filled.append(1))
+    with pytest.raises(TooMuchMemory, match=r"the model needs more memory than the 1\.0 GB that are free") as refused:
+        check_memory(*asked(20_000, 1), MACHINE)
+    assert refused.value.fitting == 0 and not filled
+    build, section = asked(20_000, 1)
+    with pytest.raises(InputError, match=r"type python train_toy.py --help, for a smaller one"):
+        training.check_fit("train_toy", section, build, MACHINE)
+
+
+def test_what_cannot_even_be_asked_for_is_refused():
+    with pytest.raises(TooMuchMemory, match=r"the model needs more memory than the .* GB that are free"):
+        check_memory(*asked(3_000_000, 1), MACHINE)
+
+
+def test_afterwards_models_of_any_size_can_be_made(monkeypatch):
+    monkeypatch.setattr(needs, "free_bytes", lambda machine: 100.0)
+    with pytest.raises(TooMuchMemory):
+        check_memory(*asked(64, 1), MACHINE)
+    assert nn.Linear(64, 64).weight.shape == (64, 64)
+
+
+def test_counting_leaves_the_generators_of_a_fit_alone():
+    """The numbers of a fit are those of one that was not counted: seeds are set after it."""
+    build, section = asked(8, 4)
+    torch.manual_seed(3)
+    plain = Linear(8).model.weight
+    check_memory(build, section, MACHINE)
+    torch.manual_seed(3)
+    assert torch.equal(plain, Linear(8).model.weight)
+
+
+def test_a_limit_of_the_process_counts():
+    """`ulimit -d`, as clusters set it."""
+    program = (
+        "import resource, torch, psutil; from pipeline.machine import Machine; from pipeline.needs import free_bytes\n"
+        "taken = psutil.Process().memory_info().data\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (taken + 5 * 10**8,) * 2)\n"
+        "print(free_bytes(Machine(torch.device('cpu'), False, 1)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert 4e8 < float(done.stdout) <= 5e8
+
+
+def test_without_limits_what_is_free_is_the_machines():
+    assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
+    assert 1e8 < free_bytes(MACHINE) < 1e14
+
+
+def test_processes_of_one_machine_share_what_is_free(monkeypatch):
+    alone = free_bytes(MACHINE)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert free_bytes(MACHINE) == pytest.approx(alone / 4, rel=0.2)
