@@ -13,7 +13,7 @@ Writes: nothing; uploads lie in a temporary folder that is removed at the end
 --no-browser    do not open the page in a browser
 
 The page starts with the values of reconstruct_masked.own. Models, and how tokens are chosen and filled, are those of
-reconstruct_masked (python reconstruct_masked.py --help). It works without a network and reports to nobody. The
+reconstruct_masked (python reconstruct_masked.py --help-all). It works without a network and reports to nobody. The
 password is read from the environment (RECONSTRUCT_PASSWORD) and asked for by the browser, with any user name. It can
 also be used by program, see "Use via API" on the page.
 """

@@ -9,6 +9,7 @@ import json
 import math
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,17 @@ class RunFolder:
     def take_unfinished(cls, runs: Path, stage: str, digest: str) -> "RunFolder | None":
         """The newest run of the stage with the same settings and inputs that has not ended well; it is this process's
         from now on. Raises InputError when another process of this machine is still at it."""
+        folder = cls.find(runs, stage, lambda record: record["digest"] == digest and record["status"] != "finished")
+        if folder:
+            folder._take_over(folder.record())
+        return folder
+
+    @classmethod
+    def find(cls, runs: Path, stage: str, fits: Callable[[dict[str, Any]], bool]) -> "RunFolder | None":
+        """The newest run of the stage whose run.json fits."""
         for path in sorted((runs / stage).glob("*/run.json"), reverse=True):
-            record = read_json(path)
-            if record["digest"] == digest and record["status"] != "finished":
-                folder = cls(path.parent)
-                folder._take_over(record)
-                return folder
+            if fits(read_json(path)):
+                return cls(path.parent)
         return None
 
     def _take_over(self, record: dict[str, Any]) -> None:

@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from pipeline import figures
-from pipeline.files import alone, digest, file_digests, write_json, write_safetensors
+from pipeline.files import alone, digest, file_digests, read_json, write_json, write_safetensors
 from pipeline.machine import Machine, commit, versions
 from pipeline.runs import RunFolder, bury_gone, note_best
 from pipeline.spool import PatientLedger, Spool
 from pipeline.tracking import Ledger, NullLedger, database_uri, open_ledger
-from pipeline.world import is_first
+from pipeline.world import OnlyAsked, is_first
 
 
 def say(text: str) -> None:
@@ -128,6 +128,35 @@ def _patient_ledger(cfg: Any, name: str, folder: RunFolder, tags: Mapping[str, s
     return PatientLedger(made, Spool(folder.path, where, say), made.run_id)
 
 
+def say_what_would_be(runs: Path, name: str, key: str, inputs: Mapping[str, str], resume: bool) -> None:
+    """The runs that would be used, the one that would be made or gone on with, and how long it took last time."""
+    for role, folder in inputs.items():
+        say(f"would use {role}: {folder}")
+    unfinished = RunFolder.find(runs, name, lambda record: record["digest"] == key and record["status"] != "finished")
+    if unfinished and resume:
+        say(f"would go on with {unfinished.path}")
+    else:
+        say(f"would make {runs / name}/TIME-ID")
+        if unfinished:
+            say(f"with --resume it would go on with {unfinished.path}")
+    for which, found in (
+        ("with these settings and inputs", RunFolder.find(runs, name, lambda record: record["digest"] == key)),
+        ("with others", RunFolder.find(runs, name, lambda record: record["status"] == "finished")),
+    ):
+        if found and (found.path / "metrics.json").is_file():
+            seconds = read_json(found.path / "metrics.json").get("seconds", 0.0)
+            say(f"took {in_time(seconds)} last time, {which}: {found.path}")
+            return
+    say("no earlier run tells how long it takes")
+
+
+def in_time(seconds: float) -> str:
+    """90 s, 12 minutes, 3.5 hours."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
 @contextmanager
 def open_stage(
     name: str, cfg: Any, inputs: Mapping[str, str], machine: Machine, resume: bool, identity: str | None = None
@@ -136,14 +165,16 @@ def open_stage(
 
     cfg: the settings (cfg.run, cfg.flat, cfg.model_dump, and a section named as the stage); inputs: see `inputs_of`.
     `resume` goes on with an earlier run of the same inputs, seed and section; identity: what counts instead of the
-    latter two. The last line that the stage prints is its run folder.
+    latter two. The last line that the stage prints is its run folder. Raises OnlyAsked in a dry run, which makes
+    neither.
     """
-    runs = Path(cfg.run.dir)
+    runs, settings = Path(cfg.run.dir), yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False)
     database_uri(runs)  # a folder whose name no database takes is refused before there is a run folder
-    settings = yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False)
-    if identity is None:
-        identity = f"{cfg.run.seed} {getattr(cfg, name).model_dump_json()}"
+    identity = identity or f"{cfg.run.seed} {getattr(cfg, name).model_dump_json()}"
     key = digest(name, identity, *(f"{k}={v}" for k, v in sorted(inputs.items())))
+    if cfg.run.dry_run:
+        say_what_would_be(runs, name, key, inputs, resume)
+        raise OnlyAsked
 
     def found() -> tuple[RunFolder, bool, list[str]]:
         """The run's folder, whether it was there already, and MLflow runs whose process is gone."""
@@ -165,8 +196,7 @@ def open_stage(
             yield Stage(name, folder, NullLedger(), machine, shared.last, resumed, made_by)
         machine.world.same(None)  # until the first has written everything
         return
-    folder = shared
-    record = folder.record()
+    folder, record = shared, shared.record()
     tags = {"stage": name, "mlflow.source.git.commit": made_by, "mlflow.note.content": f"run folder: {folder.path}"}
     ledger: Ledger = NullLedger()
     try:
@@ -175,8 +205,8 @@ def open_stage(
             for run_id in left_running:
                 ledger.end_killed(run_id)
             ledger.params(cfg.flat("run", "data", name))
-            ledger.params({f"version.{k}": v for k, v in versions().items()})
-            ledger.params({f"input.{k}": v for k, v in inputs.items()})
+            beside = {"version": versions(), "input": inputs}
+            ledger.params({f"{kind}.{k}": v for kind, values in beside.items() for k, v in values.items()})
         known = {"mlflow_run": ledger.run_id, "inputs": dict(inputs), "commit": made_by, "versions": versions()}
         folder.update(status="running", **known)
         yield Stage(name, folder, ledger, machine, folder.last, resumed, made_by)

@@ -73,9 +73,8 @@ def check_fit(name: str, section: Any, build: Build, machine: Machine) -> None:
     try:
         needed = check_memory(build, section, machine)
     except TooMuchMemory as error:
-        typed = (
-            f"--{name}.batch_size {error.fitting}" if error.fitting else f"python {name}.py --help, for a smaller one"
-        )
+        smaller = f"settings of a smaller model (python {name}.py --help-all)"
+        typed = f"--{name}.batch_size {error.fitting}" if error.fitting else smaller
         raise InputError(f"{name}: {error}; type {typed}") from None
     if needed >= TOLD:
         say(f"the fit takes at least {needed / GIGA:.2g} GB of memory, beside programs and pictures")

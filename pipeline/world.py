@@ -33,6 +33,10 @@ class EndedElsewhere(RuntimeError):
     """The first process has given up, and says why."""
 
 
+class OnlyAsked(RuntimeError):
+    """What a stage would do has been said, and nothing else was wanted (`--dry-run`)."""
+
+
 class World(Protocol):
     """What processes agree on. All must call the same methods in the same order."""
 

@@ -1,6 +1,5 @@
 """The command line of all stages: `python STAGE.py [--config FILE ...] [--section.key VALUE ...] [--resume]`."""
 
-import argparse
 import signal
 import sys
 import threading
@@ -13,15 +12,10 @@ from pydantic.fields import FieldInfo
 
 from settings import loading
 from settings.config import Config
-from settings.kinds import flatten
+from settings.helping import COMMON_SECTIONS, Shortcut, build_parser
 from settings.plain_yaml import read_plain
 
-COMMON_SECTIONS = ("run", "data")
-
 FEWER = "take fewer pictures at once (batch_size, run.memory), a smaller model or smaller pictures"
-
-#: What an option without a section stands for: a dotted key, or (dotted key, how many values it takes).
-Shortcut = str | tuple[str, int]
 
 
 def stage_main(
@@ -45,10 +39,11 @@ def stage_main(
     known, unknown = parser.parse_known_args(argv)
     arguments = vars(known)
     overlays, resume = [Path(file) for file in arguments.pop("config")], arguments.pop("resume", False)
+    dry_run = {"run.dry_run": True} if arguments.pop("dry_run", False) else {}
     fields = dict(loading.options(Config))
     overrides = {key: _parse_given(given, fields[key]) for key, given in arguments.items() if given is not None}
     try:
-        settings = loading.load(overlays, overrides | _unknown_settings(unknown, stage))
+        settings = loading.load(overlays, overrides | dry_run | _unknown_settings(unknown, stage))
     except loading.ConfigError as error:
         _complain("\n".join(f"error: {problem}" for problem in error.problems), is_first())
         return 2
@@ -78,7 +73,7 @@ def _unknown_settings(words: list[str], stage: str) -> dict[str, Any]:
             continue
         keys = [key for key, _ in loading.options(Config) if key.endswith(f".{name}")]
         keys.sort(key=lambda key: not key.startswith(f"{stage}."))
-        hint = f"did you mean --{keys[0]}?" if keys else "expected --section.key VALUE, see --help"
+        hint = f"did you mean --{keys[0]}?" if keys else "expected --section.key VALUE, see --help-all"
         problems.append(f"{option} is not an option; {hint}")
     if problems:
         raise loading.ConfigError(problems)
@@ -89,7 +84,15 @@ def _guarded(run: Callable[..., float], settings: Config, resume: bool, resumabl
     from pipeline.engine import TrainingDiverged
     from pipeline.files import DISK_ERRORS, InputError, cannot_write, one_line
     from pipeline.needs import is_out_of_memory
-    from pipeline.world import EndedElsewhere, is_first, is_loss_of_another, leave_world, processes, says_the_end
+    from pipeline.world import (
+        EndedElsewhere,
+        OnlyAsked,
+        is_first,
+        is_loss_of_another,
+        leave_world,
+        processes,
+        says_the_end,
+    )
 
     how = "; type the same command with --resume to go on" if resumable else ""
     gone = f"error: another process of this run is gone, or torchrun was stopped{how}"
@@ -109,9 +112,11 @@ def _guarded(run: Callable[..., float], settings: Config, resume: bool, resumabl
         return leave_world(1)
     except EndedElsewhere:
         return leave_world(2)
+    except OnlyAsked:
+        return leave_world(0)
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            _complain(f"error: out of memory; {FEWER}", says_the_end())
+            _complain(f"error: out of memory; {FEWER}")
             return leave_world(2)
         if not isinstance(error, RuntimeError) or not is_loss_of_another(error):
             raise
@@ -156,54 +161,6 @@ def _kills_as_interrupts() -> Iterator[None]:
 def _complain(message: str, aloud: bool = True) -> None:
     if aloud:
         print(message, file=sys.stderr)
-
-
-def build_parser(
-    stage: str, description: str, shortcuts: Mapping[str, Shortcut], resumable: bool = True
-) -> argparse.ArgumentParser:
-    """One option for each key, with range, sentence and default; --help shows the stage's and the common ones."""
-    parser = argparse.ArgumentParser(
-        prog=f"python {stage}.py",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        usage=f"python {stage}.py [--config FILE ...] [--section.key VALUE ...] [--resume]",
-    )
-    parser.add_argument(
-        "--config",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="overlays on config.yaml, such as presets/imagenette.yaml",
-    )
-    if resumable:
-        parser.add_argument(
-            "--resume", action="store_true", help="go on with the newest interrupted run of these settings"
-        )
-    for option, meant in shortcuts.items():
-        key, count = (meant, None) if isinstance(meant, str) else meant
-        parser.add_argument(option, dest=key, nargs=count, metavar="VALUE", default=None, help=f"short for --{key}")
-    defaults = _shipped_defaults()
-    sections = sorted(Config.model_fields, key=lambda name: (name != stage, name not in COMMON_SECTIONS))
-    for name in sections:
-        annotation: Any = Config.model_fields[name].annotation
-        shown = name in (stage, *COMMON_SECTIONS)
-        group = parser.add_argument_group(name) if shown else parser
-        for key, field in loading.options(annotation, f"{name}."):
-            default = loading.as_typed(defaults.get(key))
-            text = f"{field.description} [{loading.describe_range(field)}; default {default}]".replace("%", "%%")
-            group.add_argument(
-                f"--{key}", dest=key, metavar="VALUE", default=None, help=text if shown else argparse.SUPPRESS
-            )
-    return parser
-
-
-def _shipped_defaults() -> dict[str, Any]:
-    """The defaults that --help shows: config.yaml's; the schema's own when that file cannot be used."""
-    try:
-        return flatten(loading.load([], {}).model_dump())
-    except loading.ConfigError:
-        return flatten(Config().model_dump())
 
 
 def _parse_given(given: str | list[str], field: FieldInfo) -> Any:

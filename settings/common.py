@@ -29,6 +29,8 @@ class RunSection(Section):
     fit. Training takes what its batch_size takes. The same on every machine, so that results are, too."""
     check_every: PositiveInt = 50
     """Steps of training between looks at whether the loss is still finite; a GPU has to wait for each."""
+    dry_run: bool = False
+    """Say what a stage would use and make, and how long it took last time; make nothing."""
     mlflow: bool = True
     """Also write to MLflow. The run folders are complete without it."""
     tracking_uri: str | None = None

@@ -68,7 +68,7 @@ def as_typed(value: Any) -> str:
 
 
 def options(section: type[Section], prefix: str = "") -> list[tuple[str, FieldInfo]]:
-    """All dotted keys of a section with their fields, for --help and for tests."""
+    """All dotted keys of a section with their fields, for help and for tests."""
     found: list[tuple[str, FieldInfo]] = []
     for name, field in section.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):

@@ -1,6 +1,7 @@
 """The command line: every mistake is one line and exit status 2, with nothing half-written."""
 
 import errno
+import importlib
 import os
 
 import pytest
@@ -12,6 +13,7 @@ import train_vqvae
 from pipeline.files import InputError
 from settings import command, loading
 from settings.config import Config
+from settings.helping import CHANGED_MOST
 from settings.reconstruct_masked import OwnPicture
 
 
@@ -170,7 +172,7 @@ def test_values_that_differ_from_the_shipped_ones_are_shown(capsys):
 def test_help_explains_every_key_with_range_and_default(capsys):
     for section in list(Config.model_fields)[2:]:
         with pytest.raises(SystemExit) as exit_:
-            stage(["--help"], name=section)
+            stage(["--help-all"], name=section)
         assert exit_.value.code == 0
         text = " ".join(capsys.readouterr().out.split())
         for name, field in loading.options(Config):
@@ -179,6 +181,30 @@ def test_help_explains_every_key_with_range_and_default(capsys):
             assert not mine or " ".join(field.description.split()) in text
         assert "[true | false; default true]" in text
         assert section != "train_vqvae" or "number > 0, <= 100; default 0.01" in text
+
+
+STAGES_WITH_HELP = [name for name in Config.model_fields if name not in ("run", "data")]
+
+
+@pytest.mark.parametrize("section", STAGES_WITH_HELP)
+def test_help_fits_a_screen_with_what_is_changed_most_first_and_every_key_named(capsys, section):
+    module = importlib.import_module(section)
+    with pytest.raises(SystemExit) as exit_:
+        command.stage_main(section, module.run, module.__doc__, getattr(module, "SHORTCUTS", None), ["--help"])
+    assert exit_.value.code == 0
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) <= 50 and max(map(len, text.splitlines())) <= 120
+    most, _, rest = text.partition("changed most:")[2].partition("all keys;")
+    assert most.count("\n  --") == len(CHANGED_MOST[section]) <= 5
+    for name, _ in loading.options(Config):
+        part, _, key = name.partition(".")
+        assert part not in (section, "run", "data") or f" {key}" in rest
+
+
+def test_what_is_changed_most_are_keys():
+    keys = dict(loading.options(Config))
+    for name, most in CHANGED_MOST.items():
+        assert all(key in keys or f"{name}.{key}" in keys for key in most)
 
 
 def test_shortcut_stands_for_its_key():
@@ -221,7 +247,7 @@ def test_every_shortcut_of_recall_stands_for_a_key_of_its_own_picture(capsys):
     known = {name for name, _ in loading.options(Config)}
     assert set(keys) <= known and len(set(keys)) == len(keys)
     with pytest.raises(SystemExit):
-        command.stage_main("reconstruct_masked", data_split.run, "", reconstruct_masked.SHORTCUTS, ["--help"])
+        command.stage_main("reconstruct_masked", data_split.run, "", reconstruct_masked.SHORTCUTS, ["--help-all"])
     text = " ".join(capsys.readouterr().out.split())
     assert all(f"{option} VALUE" in text for option in reconstruct_masked.SHORTCUTS)
     assert all(f"short for --{key}" in text for key in keys)

@@ -1,0 +1,58 @@
+"""--dry-run: what would be used and made is said, and nothing is made."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.files import read_json, write_json
+from pipeline.stage import in_time
+from toys import STAGES, copied, newest
+
+
+def files_of(runs: Path) -> dict[str, int]:
+    return {str(path.relative_to(runs)): path.stat().st_mtime_ns for path in runs.rglob("*")}
+
+
+@pytest.mark.parametrize("stage", list(STAGES))
+def test_it_names_what_is_used_and_made_and_makes_nothing(ran, typed, tmp_path, stage):
+    runs = copied(ran.runs, tmp_path / "runs", *STAGES)
+    before = files_of(runs)
+    status, out, err = typed(stage, runs, ran.source, "--dry-run")
+    assert status == 0, err
+    assert files_of(runs) == before
+    for role, folder in read_json(ran.folders[stage] / "run.json")["inputs"].items():
+        assert f"would use {role}: {runs / role / Path(folder).name}" in out
+    assert f"would make {runs / stage}/TIME-ID" in out
+    seconds = read_json(newest(runs, stage) / "metrics.json")["seconds"]
+    assert f"took {in_time(seconds)} last time" in out
+
+
+def test_without_earlier_runs_it_says_so(ran, typed, tmp_path):
+    status, out, err = typed("data_split", tmp_path / "runs", ran.source, "--dry-run")
+    assert status == 0, err
+    assert "no earlier run tells how long it takes" in out and not (tmp_path / "runs").exists()
+
+
+def test_a_run_to_go_on_with_is_named(ran, typed, tmp_path):
+    runs = copied(ran.runs, tmp_path / "runs", *list(STAGES)[:2])
+    status, _, err = typed("train_vqvae", runs, ran.source)
+    assert status == 0, err
+    record = newest(runs, "train_vqvae") / "run.json"
+    write_json(record, read_json(record) | {"status": "killed"})
+    before = files_of(runs)
+    plain = typed("train_vqvae", runs, ran.source, "--dry-run")[1]
+    assert f"with --resume it would go on with {record.parent}" in plain and "would make" in plain
+    resumed = typed("train_vqvae", runs, ran.source, "--dry-run", "--resume")[1]
+    assert f"would go on with {record.parent}" in resumed and "would make" not in resumed
+    assert files_of(runs) == before
+
+
+def test_what_is_missing_is_refused_as_without_it(ran, typed, tmp_path):
+    status, _, err = typed("train_vqvae", tmp_path / "runs", ran.source, "--dry-run")
+    assert status == 2 and "no finished run of data_split" in err
+
+
+def test_times_are_said_in_fitting_units():
+    assert [in_time(seconds) for seconds in (3.2, 119.4, 121, 7100, 7300)] == [
+        "3 s", "119 s", "2 minutes", "118 minutes", "2.0 hours",
+    ]  # fmt: skip
