@@ -63,7 +63,7 @@ footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--line);
   .figures { grid-template-columns: minmax(0, 1fr); }
   .wide img { max-width: none; width: max(100%, 38rem); }
   dl { column-gap: .8rem; }
-  .key { white-space: normal; }
+  .key { min-width: 7.5rem; white-space: normal; }
 }
 @media print {
   :root { color-scheme: light; --ink: #000; --soft: #444; --paper: #fff; --line: #bbb; --tint: #fff; --link: #000; }
