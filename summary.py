@@ -2,29 +2,29 @@
 
 python summary.py
 python summary.py --config presets/imagenette.yaml
-python summary.py --ui          opens the MLflow UI on 127.0.0.1 over the runs
-python summary.py --sync        tells MLflow what it missed while it did not answer
+python summary.py --report [FILE]      writes all that the runs found into one HTML file, runs/report.html
+python summary.py --compare RUN RUN    two runs of one stage side by side: folders, or names of folders
+python summary.py --ui                 opens the MLflow UI on 127.0.0.1 over the runs
+python summary.py --sync               tells MLflow what it missed while it did not answer
 """
 
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pipeline.files import InputError, one_line
+from reporting.stages import SECOND_JUDGE, MainNumber
 from settings.command import stage_main
 from settings.config import Config
 
-STAGES = (
-    "data_split",
-    "train_vqvae",
-    "vqvae_reconstruction",
-    "train_classifier",
-    "train_distil",
-    "reconstruct_masked",
-)
+if TYPE_CHECKING:  # imports torch, which --help does without
+    from reporting.chain import Chain
 
-SECOND_JUDGE = "train_classifier --train_classifier.degrade false"
 BASELINE = "test_loss_at_50_most_frequent_code"
 #: stage, metric, what it is called, how it is shown
 MAIN_NUMBERS = (
@@ -60,44 +60,65 @@ MAIN_NUMBERS = (
 
 def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     """Print the table. Returns how many stages have a finished run of this split."""
-    from handoff.split import open_split
-    from handoff.vqvae import vqvae_key
-    from pipeline.files import read_json
-    from pipeline.runs import read_best
+    from reporting.chain import find_chain, metrics_of
 
-    runs, split = Path(cfg.run.dir), open_split(cfg)
-    folders = {"data_split": split.folder}
-    vqvae = read_best(runs, "train_vqvae").get(vqvae_key(split, cfg.train_vqvae))
-    if vqvae:
-        folders["train_vqvae"] = runs / "train_vqvae" / vqvae["run"]
-        codebook = read_json(folders["train_vqvae"] / "model" / "meta.json")["codebook"]
-        for stage in STAGES[2:]:
-            best = read_best(runs, stage).get(f"{split.key}-codebook {codebook}")
-            if best:
-                folders[stage] = runs / stage / best["run"]
-        clean = read_best(runs, "train_classifier").get(f"{split.key}-codebook {codebook}-clean")
-        if clean:
-            folders[SECOND_JUDGE] = runs / "train_classifier" / clean["run"]
-    metrics = {stage: read_json(folder / "metrics.json") for stage, folder in folders.items()}
+    chain = find_chain(cfg)
     print("\nfigures")
-    for folder in folders.values():
+    for folder in chain.folders.values():
         print(f"  {folder / 'figures'}")
     print("\nmain numbers")
-    for stage, name, label, form in MAIN_NUMBERS:
-        if name in metrics.get(stage, {}):
-            print(f"  {label:<46}{form.format(metrics[stage][name])}")
-    seconds = sum(values.get("seconds", 0.0) for values in metrics.values())
+    for number in main_numbers(chain):
+        print(f"  {number.label:<46}{number.shown}")
+    seconds = sum(metrics_of(folder).get("seconds", 0.0) for folder in chain.folders.values())
     print(f"  {'time of these runs':<46}{seconds / 60:.1f} minutes")
-    missing = [stage for stage in STAGES if stage not in folders]
-    if missing:
-        print(f"\nnot run yet: {', '.join(f'python {stage}.py' for stage in missing)}")
+    if chain.troubles:
+        print("\nleft out")
+    for trouble in chain.troubles:
+        print(f"  {one_line(trouble)}")
+    if chain.missing:
+        print(f"\nnot run yet: {', '.join(f'python {stage}.py' for stage in chain.missing)}")
     print("\nMLflow: make ui   (or: python summary.py --ui), then open http://127.0.0.1:5000")
-    return float(len(folders))
+    return float(len(chain.folders))
+
+
+def main_numbers(chain: "Chain") -> list[MainNumber]:
+    """Those of MAIN_NUMBERS that the runs of the chain have."""
+    from reporting.chain import metrics_of
+
+    metrics = {stage: metrics_of(folder) for stage, folder in chain.folders.items()}
+    return [
+        MainNumber(stage, name, label, form.format(metrics[stage][name]))
+        for stage, name, label, form in MAIN_NUMBERS
+        if name in metrics.get(stage, {})
+    ]
+
+
+def report(cfg: Config, trial: Any = None, resume: bool = False, words: Sequence[str] = ()) -> float:
+    """Write what the runs found into one HTML file. Returns its size in bytes. words: its name, if one was given."""
+    from reporting.chain import find_chain
+    from reporting.report import write_report
+
+    chain = find_chain(cfg)
+    file = Path(words[0]) if words else Path(cfg.run.dir) / "report.html"
+    size = write_report(file, chain, main_numbers(chain))
+    for trouble in chain.troubles:
+        print(f"left out: {one_line(trouble)}")
+    print(f"{size / 1e6:.1f} MB, {len(chain.folders) + len(chain.others)} runs")
+    print(file)
+    return float(size)
+
+
+def set_side_by_side(cfg: Config, trial: Any = None, resume: bool = False, words: Sequence[str] = ()) -> float:
+    """Print what differs between two runs of one stage. Returns how many lines that took. words: the two runs."""
+    from reporting.comparing import comparable, comparison
+
+    lines = comparison(*comparable(Path(cfg.run.dir), words))
+    print("\n".join(one_line(line) for line in lines))
+    return float(len(lines))
 
 
 def open_ui(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     """Run the MLflow UI until it is stopped with Ctrl-C. Returns its exit status."""
-    from pipeline.files import InputError
     from pipeline.tracking import database_uri
 
     runs = Path(cfg.run.dir)
@@ -128,12 +149,36 @@ def sync(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     return float(total)
 
 
+#: option -> what it does, how many words may follow it, and what these are
+OPTIONS: dict[str, tuple[Callable[..., float], tuple[int, ...], str]] = {
+    "--report": (report, (0, 1), "at most one FILE"),
+    "--compare": (set_side_by_side, (2,), "two RUNs"),
+    "--ui": (open_ui, (0,), "no value"),
+    "--sync": (sync, (0,), "no value"),
+}
+
+
 def main() -> int:
-    for option, what in (("--ui", open_ui), ("--sync", sync)):
-        if option in sys.argv[1:]:
-            words = [word for word in sys.argv[1:] if word != option]
-            return stage_main("summary", what, __doc__ or "", argv=words, resumable=False)
-    return stage_main("summary", run, __doc__ or "", resumable=False)
+    """The exit status. What follows an option of this script, up to the next option, belongs to it alone."""
+    words = sys.argv[1:]
+    asked = [at for at, word in enumerate(words) if word.partition("=")[0] in OPTIONS]
+    if not asked:
+        return stage_main("summary", run, __doc__ or "", resumable=False)
+    if len(asked) > 1:
+        named = " and ".join(words[at] for at in asked)
+        print(f"error: {named} cannot be done at once; type one of them", file=sys.stderr)
+        return 2
+    option, _, joined = words[asked[0]].partition("=")
+    given = [joined] if joined else []
+    given += takewhile(lambda word: not word.startswith("--"), words[asked[0] + 1 :])
+    what, counts, expected = OPTIONS[option]
+    if len(given) not in counts:
+        found = " ".join(given) or "nothing"
+        print(f"error: {option} is followed by {found}; expected {expected}, see --help", file=sys.stderr)
+        return 2
+    rest = words[: asked[0]] + words[asked[0] + 1 + len(given) - bool(joined) :]
+    chosen = partial(what, words=given) if max(counts) else what
+    return stage_main("summary", chosen, __doc__ or "", argv=rest, resumable=False)
 
 
 if __name__ == "__main__":

@@ -33,10 +33,10 @@ def stage_main(
     shortcuts: option without a section -> dotted key, such as {"--input": "vqvae_reconstruction.input"}, or that and
     how many values it takes, such as {"--box": ("reconstruct_masked.own.box", 4)}.
     """
+    parser = build_parser(stage, description, shortcuts or {}, resumable)
+    known, unknown = parser.parse_known_args(argv)  # ends here for --help, before torch is imported
     from pipeline.world import is_first, processes
 
-    parser = build_parser(stage, description, shortcuts or {}, resumable)
-    known, unknown = parser.parse_known_args(argv)
     arguments = vars(known)
     overlays, resume = [Path(file) for file in arguments.pop("config")], arguments.pop("resume", False)
     dry_run = {"run.dry_run": True} if arguments.pop("dry_run", False) else {}

@@ -24,7 +24,7 @@ TOP = {*SCRIPTS, "vqvae", "masking"}
 #: From the ground up: a room knows those below it and its own.
 LAYERS = (
     "pipeline", "settings", "sources", "masking", "models", "vqvae", "priors", "recall", "coding", "handoff",
-    "measuring", "own_picture", "page", "scripts", "docs", "benchmarks",
+    "measuring", "own_picture", "page", "reporting", "scripts", "docs", "benchmarks",
 )  # fmt: skip
 #: The same part of each stage, under the same name.
 PARTS_OF_A_STAGE = {"main", "run", "report", "save", "announce", "evaluate", "GOAL", "FILES", "SHORTCUTS"}

@@ -118,3 +118,22 @@ def test_sync_delivers_what_waits_and_leaves_runs_that_go_on(
     assert summary.sync(cfg) == 1
     assert "still runs, or was killed" in capsys.readouterr().out
     assert summary.sync(cfg) == 0, "once"
+
+
+def test_help_names_every_option_and_asks_for_no_torch(tmp_path: Path) -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv = ['summary.py', '--help']\nimport summary\n"
+        "try: summary.main()\nexcept SystemExit: print([name for name in ('torch', 'mlflow') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert all(option in done.stdout for option in summary.OPTIONS) and done.stdout.endswith("[]\n")
+
+
+def test_a_report_of_real_runs_shows_them_all(ran, tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    assert summary.report(ran.cfg, words=[str(file)]) == file.stat().st_size
+    text = file.read_text(encoding="utf-8")
+    assert (
+        all(folder.name in text for folder in ran.folders.values()) and "left out" not in text.split("<footer>")[1][:20]
+    )
+    assert text.count("<img ") > 15 and "no whole PNG" not in text

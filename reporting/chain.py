@@ -1,0 +1,154 @@
+"""Which runs a summary and a report are about: the best of each stage for one split, and others on the same split."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from handoff.split import Split, open_split
+from handoff.vqvae import vqvae_key
+from pipeline.files import InputError, read_json
+from pipeline.runs import read_best
+from reporting.stages import CHAIN_STAGES, KINDS_OF, OTHER_STAGES, SECOND_JUDGE
+from settings.config import Config
+
+
+@dataclass(frozen=True)
+class Chain:
+    """folders: the run folder of each stage, by the stage or what is typed for another of its runs, in the order in
+    which they are made. others: the same for stages that are no part of the demo. troubles: what is left out and why,
+    a line each. missing: stages of the demo without a run."""
+
+    split: Split
+    folders: dict[str, Path]
+    others: dict[str, Path]
+    troubles: list[str]
+
+    @property
+    def missing(self) -> list[str]:
+        return [stage for stage in CHAIN_STAGES if stage not in self.folders]
+
+
+def find_chain(cfg: Config) -> Chain:
+    """The best run of each stage for the split of these settings, and of the other stages those that belong to it.
+
+    A run that is gone, not finished or cannot be read is left out with a sentence. Raises InputError when there is no
+    split, or its files or a best.json are damaged.
+    """
+    runs, split = Path(cfg.run.dir), open_split(cfg)
+    chain = Chain(split, {"data_split": split.folder}, {}, [])
+    _take(chain, chain.folders, "train_vqvae", runs / "train_vqvae", vqvae_key(split, cfg.train_vqvae))
+    codebook = _codebook(chain)
+    if codebook is not None:
+        key = f"{split.key}-codebook {codebook}"
+        for stage in CHAIN_STAGES[2:]:
+            _take(chain, chain.folders, stage, runs / stage, key)
+            if stage == "train_classifier":
+                _take(chain, chain.folders, SECOND_JUDGE, runs / stage, f"{key}-clean")
+        for stage, kinds in KINDS_OF.items():
+            start = f"{key}-{kinds} "
+            for name in sorted(one for one in read_best(runs, stage) if one.startswith(start)):
+                _take(chain, chain.others, f"{stage}: {name.removeprefix(start)}", runs / stage, name)
+    for stage in OTHER_STAGES:
+        _take_newest(chain, stage, runs)
+    return chain
+
+
+def _take(chain: Chain, into: dict[str, Path], label: str, stage: Path, key: str) -> None:
+    """Enter the best run of a stage for a key, or say why not; a stage that has none stays away."""
+    best = read_best(stage.parent, stage.name).get(key)
+    if best is None:
+        return
+    folder = stage / str(best["run"])
+    if trouble := trouble_with(folder):
+        chain.troubles.append(f"{label}: {trouble}")
+    else:
+        into[label] = folder
+
+
+def trouble_with(folder: Path) -> str:
+    """Why nothing can be told of a run, in words; nothing when it is finished and can be read."""
+    if not folder.is_dir():
+        return f"{folder.name}, the best run, is gone"
+    try:
+        record = read_json(folder / "run.json")
+        if record["status"] != "finished":
+            error = f" ({record['error']})" if record.get("error") else ""
+            return f"{folder.name} is {record['status']}{error}"
+        metrics_of(folder)
+    except (KeyError, TypeError, AttributeError):
+        return f"run.json of {folder.name} does not say how the run ended"
+    except (ValueError, OSError) as error:  # UnicodeDecodeError is a ValueError, too
+        return f"{folder.name} cannot be read: {error}"
+    return ""
+
+
+def _codebook(chain: Chain) -> str | None:
+    """What names the codes of the VQ-VAE in the keys of later stages; None without a VQ-VAE that says so."""
+    if "train_vqvae" not in chain.folders:
+        return None
+    file = chain.folders["train_vqvae"] / "model" / "meta.json"
+    try:
+        return str(read_json(file)["codebook"])
+    except (ValueError, KeyError, TypeError, OSError):
+        name = chain.folders["train_vqvae"].name
+        why = f"{name} has no model/meta.json that names its codebook; later stages are left out"
+        chain.troubles.append(f"train_vqvae: {why}")
+        return None
+
+
+def _take_newest(chain: Chain, stage: str, runs: Path) -> None:
+    """Enter the newest finished run of this split, one with the VQ-VAE of the chain before all others; a newer one that
+    has not ended well gets a sentence."""
+    splits = _same_splits(chain.split, runs)
+    vqvae = chain.folders["train_vqvae"].name if "train_vqvae" in chain.folders else None
+    found: list[tuple[bool, str, Path]] = []
+    failed = ""
+    for file in sorted((runs / stage).glob("*/run.json"), reverse=True):
+        try:
+            record = read_json(file)
+        except (ValueError, OSError):
+            continue
+        if not isinstance(record, dict) or not _belongs(record, chain.split, splits):
+            continue
+        if trouble := trouble_with(file.parent):
+            failed = failed or ("" if found else trouble)
+            continue
+        found.append((_name_of_input(record, "train_vqvae") in (None, vqvae), file.parent.name, file.parent))
+    if failed:
+        chain.troubles.append(f"{stage}: {failed}")
+    if found:
+        chain.others[stage] = max(found)[2]
+
+
+def _same_splits(split: Split, runs: Path) -> set[str]:
+    """Names of all run folders of data_split that hold this very split, in the same picture format."""
+    names = {split.folder.name}
+    for file in (runs / "data_split").glob("*/split.json"):
+        try:
+            meta = read_json(file)
+            same = all(meta[name] == value for name, value in split.identity.items())
+        except (ValueError, KeyError, TypeError, OSError):
+            continue
+        names |= {file.parent.name} if same else set()
+    return names
+
+
+def _belongs(record: dict[str, Any], split: Split, splits: set[str]) -> bool:
+    key = str(record.get("key") or "")
+    named = _name_of_input(record, "data_split") in splits
+    return named or key.startswith(f"{split.key}-") or key == f"seeds of {split.hash}"
+
+
+def _name_of_input(record: dict[str, Any], name: str) -> str | None:
+    """The run folder's name; folders may have been moved since."""
+    inputs = record.get("inputs")
+    taken = inputs.get(name) if isinstance(inputs, dict) else None
+    return Path(str(taken)).name if taken else None
+
+
+def metrics_of(folder: Path) -> dict[str, float]:
+    """The final numbers of a run, by name. Raises InputError when they cannot be read."""
+    found = read_json(folder / "metrics.json")
+    if not isinstance(found, dict):
+        raise InputError(f"{folder / 'metrics.json'} does not hold names and numbers")
+    return {name: value for name, value in found.items() if isinstance(value, int | float)}
