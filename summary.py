@@ -25,6 +25,7 @@ from settings.config import Config
 if TYPE_CHECKING:  # imports torch, which --help does without
     from reporting.chain import Chain
 
+ADDRESS = "http://127.0.0.1:5000"
 BASELINE = "test_loss_at_50_most_frequent_code"
 #: stage, metric, what it is called, how it is shown
 MAIN_NUMBERS = (
@@ -77,7 +78,7 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
         print(f"  {one_line(trouble)}")
     if chain.missing:
         print(f"\nnot run yet: {', '.join(f'python {stage}.py' for stage in chain.missing)}")
-    print("\nMLflow: make ui   (or: python summary.py --ui), then open http://127.0.0.1:5000")
+    print("\nMLflow: make ui   (or: python summary.py --ui), then open what it prints")
     return float(len(chain.folders))
 
 
@@ -119,7 +120,8 @@ def set_side_by_side(cfg: Config, trial: Any = None, resume: bool = False, words
 
 def open_ui(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     """Run the MLflow UI until it is stopped with Ctrl-C. Returns its exit status."""
-    from pipeline.tracking import database_uri
+    from pipeline.tracking import database_uri, reach
+    from pipeline.views import links
 
     runs = Path(cfg.run.dir)
     if cfg.run.tracking_uri is not None and cfg.run.tracking_uri.startswith("http"):
@@ -127,8 +129,12 @@ def open_ui(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     if cfg.run.tracking_uri is None and not (runs / "mlflow.db").is_file():
         raise InputError(f"{runs / 'mlflow.db'} is missing; type: make demo")
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", database_uri(runs, cfg.run.tracking_uri)]
-    print("open http://127.0.0.1:5000 (Ctrl-C ends it)")
+    database = database_uri(runs, cfg.run.tracking_uri)
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", database]
+    print("runs sorted by the number that decides:")
+    for stage, link in links(reach(database), ADDRESS):
+        print(f"  {stage:<22}{link}")
+    print(f"open one of these, or {ADDRESS} (Ctrl-C ends it)", flush=True)
     return float(subprocess.call([*command, "--host", "127.0.0.1", "--port", "5000"], env={**os.environ, **quiet}))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.files import InputError, alone, sqlite_url
+from pipeline.views import tell_experiment
 
 
 class Ledger(Protocol):
@@ -164,11 +165,12 @@ def _experiment(client: Any, name: str, root: str | None) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
-            return str(client.create_experiment(name, artifact_location=root))
+            client.create_experiment(name, artifact_location=root)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         experiment = client.get_experiment_by_name(name)
+    tell_experiment(client, experiment)
     return str(experiment.experiment_id)
 
 

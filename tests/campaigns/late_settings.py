@@ -35,7 +35,7 @@ from toys import QUICK_TUNE, ROOT, TINY, TINY_PRIORS, changed, draw_classes, mer
 CAMPAIGN = "settings at their ends"
 GIGA = 10**9
 MEMORY = 6 * GIGA  # that a try may take
-SECONDS = 40.0
+SECONDS = 90.0
 
 #: So little that a stage takes a second or two.
 LITTLE = merged(merged(TINY, TINY_PRIORS), {
