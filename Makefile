@@ -16,7 +16,7 @@ RIVALS = "train_prior prior_pixelcnn" "train_prior prior_pixelcnn $(UNTOLD)" "tr
 AGAINST = --reconstruct_masked.pictures null --reconstruct_masked.strategies "[random, selective, adaptive]" \
   --reconstruct_masked.rival_distil best --reconstruct_masked.rival_mae best --reconstruct_masked.painter best
 
-.PHONY: demo study seeds app rivals bits test torture lint docs bench bench-gpu ui
+.PHONY: demo study seeds app rivals bits test test-lowest torture lint lock audit sbom docs bench bench-gpu ui
 
 demo: $(VENV)/installed
 	@for stage in $(STAGES); do echo "== $$stage"; $(RUN) $$stage $(ARGS) || exit $$?; done
@@ -66,6 +66,11 @@ bench-gpu: $(VENV)/installed
 test: $(VENV)/installed-tests
 	$(RUN) -m pytest
 
+# The same tests with the lowest versions that the requirements allow, in an environment of their own.
+LOWEST = $(VENV)-lowest
+test-lowest: $(LOWEST)/installed
+	$(LOWEST)/bin/python -m pytest
+
 # Many tries to make the program fail, about half an hour; a part of them is among the tests.
 torture: $(VENV)/installed-tests
 	$(RUN) tests/torture.py $(OPTIONS)
@@ -75,6 +80,24 @@ lint: $(VENV)/installed-tests
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(RUN) docs/tables.py --check
+	$(RUN) -m check_jsonschema --builtin-schema vendor.github-workflows .github/workflows/tests.yml
+
+# What is installed in VENV, which the tests ran with, and the hashes of these packages for every system.
+lock: $(VENV)/installed-tests
+	@mkdir -p build
+	@$(RUN) -m pip freeze --all | sed -n 's/^\([^ ]*==[^+]*\).*/\1/p' > build/tested.txt
+	$(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	  --custom-compile-command "make lock" --constraints build/tested.txt --output-file requirements-lock.txt requirements.txt
+
+# Known holes in the locked packages. Fails, too, where a package could not be looked up. OPTIONS="-s osv" asks OSV.
+audit: $(VENV)/installed-tests
+	$(RUN) -m uv tool run --python $(RUN) pip-audit --strict --disable-pip --require-hashes -r requirements-lock.txt $(OPTIONS)
+
+# The locked packages as a CycloneDX list.
+sbom: $(VENV)/installed-tests
+	@mkdir -p build
+	PYTHONWARNINGS=ignore $(RUN) -m uv tool run --python $(RUN) --from cyclonedx-bom cyclonedx-py requirements \
+	  --pyproject pyproject.toml --output-reproducible --output-file build/sbom.json requirements-lock.txt
 
 docs: $(VENV)/installed
 	$(RUN) docs/tables.py
@@ -91,3 +114,8 @@ $(VENV)/installed-tests: $(VENV)/installed requirements-dev.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
+# Versions of that age have no builds for the latest Python.
+$(LOWEST)/installed: requirements.txt requirements-dev.txt | $(VENV)/installed-tests
+	$(RUN) -m uv venv --quiet --clear --python 3.11 $(LOWEST)
+	$(RUN) -m uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct -r requirements-dev.txt
+	touch $@

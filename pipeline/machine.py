@@ -209,6 +209,8 @@ def versions() -> dict[str, str]:
 def commit() -> str:
     """The project's git commit, with +changes when the working tree differs, or 'unknown' outside a checkout."""
     root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():  # installed: git would find a project of someone else's around it
+        return "unknown"
     try:
         head = _git(root, "rev-parse", "HEAD")
         return head + ("+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")

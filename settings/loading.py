@@ -112,8 +112,11 @@ def _readable(bound: float) -> str:
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
+    shipped = BASE_FILE.parent / file
+    if file.parent == Path("presets") and not file.is_file() and shipped.is_file():
+        file = shipped  # so that presets/NAME.yaml is found from any folder, as the installed commands need
     if not file.is_file():
-        presets = sorted(str(p.relative_to(BASE_FILE.parent)) for p in BASE_FILE.parent.glob("presets/*.yaml"))
+        presets = sorted(p.relative_to(BASE_FILE.parent).as_posix() for p in BASE_FILE.parent.glob("presets/*.yaml"))
         raise ConfigError([f"config file {file} does not exist; presets are: {', '.join(presets)}"])
     try:
         values = read_plain(file.read_text(encoding="utf-8"))

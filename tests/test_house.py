@@ -18,7 +18,7 @@ from toys import ROOT
 SCRIPTS = (
     "data_split", "train_vqvae", "vqvae_reconstruction", "train_classifier", "train_distil", "reconstruct_masked",
     "train_painter", "train_prior", "train_mae", "sample", "compare_priors", "compare_seeds", "compare_bits", "app",
-    "summary", "tune",
+    "summary", "tune", "installed",
 )  # fmt: skip
 TOP = {*SCRIPTS, "vqvae", "masking"}
 #: From the ground up: a room knows those below it and its own.
@@ -43,7 +43,7 @@ class Import(NamedTuple):
 
 
 def source_files() -> list[Path]:
-    outside = ("tests", "runs", "data", "downloads")
+    outside = ("tests", "runs", "data", "downloads", "build", "dist")
     files = (path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
     return sorted(file for file in files if file.parts[0] not in outside and not file.parts[0].startswith("."))
 

@@ -65,6 +65,7 @@ def commands(target: str, environment: Path, *words: str) -> str:
                 "python -m ruff format --check .",
                 "python -m mypy",
                 "python docs/tables.py --check",
+                "python -m check_jsonschema --builtin-schema vendor.github-workflows .github/workflows/tests.yml",
             ],
         ),
         ("docs", ["python docs/tables.py"]),
@@ -72,6 +73,34 @@ def commands(target: str, environment: Path, *words: str) -> str:
 )
 def test_a_target_is_these_commands(target: str, expected: list[str], environment: Path) -> None:
     assert commands(target, environment).splitlines() == expected
+
+
+def test_the_lock_is_what_is_installed_where_the_tests_ran(environment: Path) -> None:
+    *_, frozen, compiled = commands("lock", environment).replace(" \\\n ", "").splitlines()
+    assert frozen.startswith("python -m pip freeze") and frozen.endswith("> build/tested.txt")
+    assert compiled.startswith("python -m uv pip compile") and compiled.endswith(
+        "requirements-lock.txt requirements.txt"
+    )
+    assert {"--universal", "--generate-hashes", "--constraints"} <= set(compiled.split())
+
+
+def test_an_audit_that_could_not_look_up_a_package_fails(environment: Path) -> None:
+    words = commands("audit", environment).split()
+    assert {"pip-audit", "--strict", "--require-hashes"} <= set(words)
+    assert words[words.index("-r") + 1] == "requirements-lock.txt"
+
+
+def test_the_list_of_locked_packages_is_written_to_the_build_folder(environment: Path) -> None:
+    text = commands("sbom", environment)
+    assert "--output-file build/sbom.json requirements-lock.txt" in text
+
+
+def test_the_lowest_versions_have_an_environment_of_their_own(environment: Path) -> None:
+    lines = commands("test-lowest", environment).splitlines()
+    lowest = f"{environment}-lowest"
+    assert lines[-1] == f"{lowest}/bin/python -m pytest"
+    (filled,) = [line for line in lines if "--resolution lowest-direct" in line]
+    assert f"--python {lowest}/bin/python" in filled and filled.endswith("-r requirements-dev.txt")
 
 
 def test_the_demo_is_all_stages_in_order_and_the_summary(environment: Path) -> None:

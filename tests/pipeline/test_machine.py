@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 import torch
 
-from pipeline.machine import Stream, epoch_stream, generator, prepare_machine
+from pipeline.machine import Stream, commit, epoch_stream, generator, prepare_machine
 from settings.common import RunSection
 from toys import ROOT
 
@@ -35,8 +36,9 @@ def test_no_stream_draws_what_another_stream_or_an_epoch_draws() -> None:
 
 def test_each_stream_is_drawn_from_somewhere_and_no_number_is_typed_where_it_is_drawn() -> None:
     """Of the modules outside of the one that names them."""
-    files = [file for file in ROOT.rglob("*.py") if not {"tests", "runs"} & set(file.relative_to(ROOT).parts)]
-    text = "\n".join(file.read_text(encoding="utf-8") for file in files if ".venv" not in file.parts)
+    outside = {"tests", "runs", "build", ".venv", ".venv-lowest"}
+    files = [file for file in ROOT.rglob("*.py") if not outside & set(file.relative_to(ROOT).parts)]
+    text = "\n".join(file.read_text(encoding="utf-8") for file in files)
     assert [stream.name for stream in Stream if f"Stream.{stream.name}" not in text] == []
     assert re.findall(r"(?<!def )\bgenerator\([^()]*seed, *\d+", text) == []
 
@@ -69,3 +71,16 @@ def test_tf32_is_what_the_setting_says(asked: bool) -> None:
     finally:
         torch.use_deterministic_algorithms(deterministic)
         torch.set_num_threads(threads)
+
+
+def test_the_commit_of_a_repository_around_an_installed_package_is_not_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a .venv within a project of someone's own."""
+    package = tmp_path / ".venv" / "reconstruct_masked_images" / "pipeline"
+    package.mkdir(parents=True)
+    monkeypatch.setattr("pipeline.machine.__file__", str(package / "machine.py"))
+    monkeypatch.setattr("pipeline.machine._git", lambda root, *arguments: "a commit of the project around it")
+    assert commit() == "unknown"
+    (tmp_path / ".venv" / "reconstruct_masked_images" / ".git").touch()
+    assert commit().startswith("a commit")

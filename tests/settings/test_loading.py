@@ -481,6 +481,17 @@ def test_a_missing_file_is_refused_by_name(base: Path, tmp_path: Path) -> None:
         loading.load([tmp_path / "absent.yaml"], {}, base=base)
 
 
+def test_a_preset_is_found_from_any_folder_and_one_that_lies_there_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    preset = Path("presets/imagenette.yaml")
+    assert loading.load([preset], {}) == loading.load([ROOT / preset], {})
+    (tmp_path / "presets").mkdir()
+    write(tmp_path / preset, "run: {seed: 17}\n")
+    assert loading.load([preset], {}) == loading.load([], {"run.seed": 17})
+
+
 def test_changed_keys_are_those_that_differ_from_the_file(base: Path) -> None:
     assert loading.changed_keys(loading.load([], {}, base=base), base=base) == {}
     changed = loading.load([], {"train_vqvae.epochs": 3, "run.seed": 8, "data.image_size": 32}, base=base)
