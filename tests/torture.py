@@ -46,7 +46,7 @@ def settings(folder: Path, tries: int, seed: int) -> list[Outcome]:
 #: name -> what does it, and how many tries are made
 CAMPAIGNS: dict[str, tuple[Callable[[Path, int, int], list[Outcome]], int]] = {
     "settings": (settings, 600),
-    "ends": (try_late, 400),
+    "ends": (try_late, 136),
     "files": (decode_strange_files, 10_000),
     "kills": (kill_stages, 20),
 }

@@ -191,7 +191,7 @@ def try_taken(taken: Taken, world: World, folder: Path, stages: Mapping[str, obj
         _become(stages[taken.stage], argv, said)
     status = _wait(child, began)
     text = said.read_text(encoding="utf-8", errors="replace") if said.is_file() else ""
-    ending, why = _judged(status, text, taken.lasting)
+    ending, why = judge_ended(status, text, taken.lasting)
     if ending == "refused" and run_folders(runs) != run_folders(world.runs):
         ending, why = "wrong", f"{why}; a run folder was left"
     return Outcome(CAMPAIGN, f"{taken.stage}.py {' '.join(taken.words)}", ending, why)
@@ -201,7 +201,8 @@ def run_folders(runs: Path) -> set[str]:
     return {str(file.relative_to(runs)) for file in runs.glob("*/*/run.json")}
 
 
-def _judged(status: int | None, text: str, lasting: bool) -> tuple[Ending, str]:
+def judge_ended(status: int | None, text: str, lasting: bool) -> tuple[Ending, str]:
+    """status: of the process, None when it had to be stopped; text: what it said."""
     last = [line for line in text.splitlines() if line.startswith(("error: ", "usage: "))]
     if "Traceback" in text:
         return "wrong", text[-400:]
@@ -209,6 +210,8 @@ def _judged(status: int | None, text: str, lasting: bool) -> tuple[Ending, str]:
         return ("survived", "still at work") if lasting else ("wrong", f"not done after {SECONDS:.0f} s")
     if status == 0:
         return "survived", ""
+    if status == 2 and last and "trials of study" in last[-1]:
+        return "survived", "a study of which no trial could be done, and said so"
     if status == 2 and last:
         return "refused", last[-1]
     if status == 1 and "not finite" in text:
@@ -225,6 +228,8 @@ def _become(main: object, argv: list[str], said: Path) -> None:
         with said.open("wb") as file:
             os.dup2(file.fileno(), 2)
             os.dup2(file.fileno(), 1)
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
         sys.argv = argv
         status = main()  # type: ignore[operator]
     except SystemExit as error:
