@@ -72,13 +72,25 @@ def from_pretrained_body(source: str, codebook_size: int, tokens: int, classes: 
     """The layers of a trained DistilBERT (a folder or a hub id) with new embeddings for codes and positions. It has no
     relative positions.
 
-    Raises OSError when the model is neither on disk nor to be fetched.
+    Weights are read from safetensors; what is a pickle or code of theirs is never run. Raises OSError when the model is
+    neither on disk nor to be fetched, ValueError when it is no DistilBERT or is damaged.
     """
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
     from transformers import DistilBertConfig, DistilBertForMaskedLM
 
-    config = DistilBertConfig.from_pretrained(source)
-    config.update(_vocabulary(codebook_size, tokens, classes))  # as options of the line above, new names would be lost
-    return DistilBertForMaskedLM.from_pretrained(source, config=config, ignore_mismatched_sizes=True)
+    try:
+        values, _ = DistilBertConfig.get_config_dict(source)
+        kind = values.get("model_type", "distilbert")
+        if kind != "distilbert":
+            raise ValueError(f"it is a {kind}, expected a distilbert")
+        config = DistilBertConfig.from_dict(values)
+        config.update(_vocabulary(codebook_size, tokens, classes))  # as options of from_dict, new names would be lost
+        return DistilBertForMaskedLM.from_pretrained(
+            source, config=config, ignore_mismatched_sizes=True, use_safetensors=True, trust_remote_code=False
+        )
+    except (SafetensorError, StrictDataclassError, TypeError, AttributeError) as error:
+        raise ValueError(f"it is damaged ({error})") from error
 
 
 @torch.no_grad()

@@ -1,0 +1,80 @@
+"""Models of others in `train_distil.init`: read as data, and no code in them runs."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+import train_distil
+from models.distilbert import DistilShape, build_distilbert
+from pipeline.files import InputError
+from settings.train_distil import TrainDistilSection
+from strangers import Trap
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    """A small DistilBERT as transformers keeps it."""
+    folder = tmp_path / "foreign"
+    build_distilbert(30, 16, DistilShape(16, 1, 2, relative_positions=False)).save_pretrained(folder)
+    return folder
+
+
+def build(folder: Path) -> object:
+    section = TrainDistilSection.model_validate({"init": str(folder), "tune": {"trials": 0}})
+    return train_distil.build_model(section, 8, 16, 0)
+
+
+def test_a_model_of_safetensors_is_taken(foreign: Path) -> None:
+    model = build(foreign)
+    assert model.config.dim == 16 and model.distilbert.embeddings.word_embeddings.num_embeddings >= 9
+
+
+def refused(folder: Path, trapped: Path) -> str:
+    with pytest.raises(InputError) as error:
+        build(folder)
+    assert not trapped.exists()
+    said = str(error.value)
+    assert said.startswith(f"train_distil.init {folder} cannot be had: ") and "\n" not in said
+    assert said.endswith("type --train_distil.init scratch")
+    return said
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
+def test_a_pickle_is_never_run(foreign: Path, tmp_path: Path, name: str) -> None:
+    (foreign / "model.safetensors").unlink()
+    (foreign / name).write_bytes(pickle.dumps(Trap(tmp_path / "trapped")))
+    refused(foreign, tmp_path / "trapped")
+
+
+def test_weights_that_only_a_pickle_holds_are_refused(foreign: Path, tmp_path: Path) -> None:
+    """Also such as hold nothing else: what is read is safetensors."""
+    (foreign / "model.safetensors").unlink()
+    torch.save({"weight": torch.zeros(3)}, foreign / "pytorch_model.bin")
+    refused(foreign, tmp_path / "trapped")
+
+
+@pytest.mark.parametrize("name", ["AutoConfig", "AutoModelForMaskedLM"])
+def test_code_beside_a_model_is_never_run(foreign: Path, tmp_path: Path, name: str) -> None:
+    trapped = tmp_path / "trapped"
+    (foreign / "theirs.py").write_text(
+        f"from pathlib import Path\nPath({str(trapped)!r}).mkdir()\nclass Theirs: pass\n"
+    )
+    config = json.loads((foreign / "config.json").read_text())
+    (foreign / "config.json").write_text(json.dumps(config | {"auto_map": {name: "theirs.Theirs"}}))
+    build(foreign)
+    assert not trapped.exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"model_type": "gpt2"}', '{"n_layers": "many"}'])
+def test_a_config_that_is_none_is_refused_in_a_line(foreign: Path, tmp_path: Path, content: str) -> None:
+    (foreign / "config.json").write_text(content)
+    refused(foreign, tmp_path / "trapped")
+
+
+def test_a_file_that_is_cut_off_is_refused_in_a_line(foreign: Path, tmp_path: Path) -> None:
+    weights = foreign / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:200])
+    refused(foreign, tmp_path / "trapped")
