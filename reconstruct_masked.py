@@ -60,7 +60,7 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     with open_stage("reconstruct_masked", cfg, handed.inputs | rivals.inputs, machine, resume) as stage:
         note_data(stage, cfg, split)
         plan = make_plan(section, cfg.run.seed)
-        positions = choose_pictures(split, section.part, section.pictures, cfg.run.seed)
+        positions = choose_pictures(split, section.part, section.pictures, cfg.data.seed)
         say(f"{len(positions)} pictures of {section.part}, {len(plan.strategies)} strategies")
         study = measure_recall(handed.memory, split, handed.indices, positions, plan, stage.last / "study")
         rows = summarise(study, section.bootstrap, cfg.run.seed, bits_of(handed.memory))
@@ -126,7 +126,8 @@ def make_plan(section: ReconstructMaskedSection, seed: int) -> StudyPlan:
 
 
 def choose_pictures(split: Split, part: str, count: int | None, seed: int) -> np.ndarray:
-    """Positions of the pictures to measure: all of the part, or `count` chosen by the seed."""
+    """Positions of the pictures to measure: all of the part, or `count` chosen by the seed of the split, so that several
+    training seeds measure the same."""
     positions = split.positions(*part.split("+"))
     if count is None or count >= len(positions):
         return positions
