@@ -65,7 +65,7 @@ class ReconstructMaskedSection(Section):
     ]
     """Mask percentages to measure."""
     pictures: PositiveInt | None = None
-    """How many test pictures to take, chosen by the seed; null takes all."""
+    """How many test pictures to take, chosen by data.seed; null takes all."""
     part: Literal["test", "val+test"] = "test"
     """Pictures to measure; val+test takes the validation pictures, too, on which the models were chosen."""
     batch_size: Annotated[Whole, Field(ge=1, le=100_000)] = 100

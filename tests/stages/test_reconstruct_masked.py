@@ -11,6 +11,7 @@ import reconstruct_masked
 from handoff.memory import take_memory
 from handoff.split import open_split
 from masking import mask_first, stored_bits
+from measuring.paired import PER_PICTURE, read_per_picture
 from measuring.tables import CURVES_HEADER
 from pipeline.files import read_csv, read_json
 from pipeline.metrics import to_unit
@@ -23,6 +24,7 @@ from toys import (
     STUDIED,
     UNTUNED,
     complete,
+    copied,
     curves_of,
     newest,
     painted_vectors,
@@ -43,6 +45,18 @@ def test_pictures_to_measure_are_chosen_by_the_seed(ran):
     chosen = [list(reconstruct_masked.choose_pictures(split, "val+test", 4, seed)) for seed in (0, 0, 1)]
     assert chosen[0] == chosen[1] != chosen[2]
     assert all(len(set(one)) == 4 and one == sorted(one) and set(one) <= set(both) for one in chosen)
+
+
+@pytest.mark.usefixtures("without_drawing")
+def test_several_training_seeds_measure_the_same_pictures(ran, tmp_path):
+    runs = copied(ran.runs, tmp_path / "runs", *list(STAGES)[:5])
+    little = {"strategies": ["random"], "percentages": [50], "pictures": 3, "rivals": False}
+    measured = []
+    for seed in (0, 1, 2):
+        reconstruct_masked.run(tiny(runs, ran.source, run__mlflow=False, run__seed=seed, reconstruct_masked=little))
+        _, positions, _ = read_per_picture(newest(runs, "reconstruct_masked") / PER_PICTURE)
+        measured.append(positions.tolist())
+    assert measured[0] == measured[1] == measured[2] and len(measured[0]) == 3
 
 
 # --- the study --------------------------------------------------------------------------------------------------------
