@@ -1,5 +1,6 @@
 """The short form of `make torture`, and that its judges would notice."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -154,6 +155,7 @@ def leaves_nothing_and_refuses() -> int:
     return 2
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked on this system")
 @pytest.mark.parametrize(
     ("main", "ending", "said"),
     [

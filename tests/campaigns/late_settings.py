@@ -7,7 +7,6 @@ is killed for memory, or hangs. Each try is a process of its own, forked, so tha
 import importlib
 import os
 import random
-import resource
 import shutil
 import signal
 import sys
@@ -221,6 +220,8 @@ def judge_ended(status: int | None, text: str, lasting: bool) -> tuple[Ending, s
 
 def _become(main: object, argv: list[str], said: Path) -> None:
     """The rest of this process is the stage."""
+    import resource  # not on Windows, where nothing can be forked either
+
     status = 70
     try:
         os.setsid()

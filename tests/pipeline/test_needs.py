@@ -1,6 +1,5 @@
 """What a fit takes in memory is counted before it begins, and too much is refused at once."""
 
-import resource
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -92,6 +91,7 @@ def test_counting_leaves_the_generators_of_a_fit_alone():
 
 def test_a_limit_of_the_process_counts():
     """`ulimit -d`, as clusters set it."""
+    pytest.importorskip("resource", reason="there are no such limits on Windows")
     program = (
         "import resource, torch, psutil; from pipeline.machine import Machine; from pipeline.needs import free_bytes\n"
         "taken = psutil.Process().memory_info().data\n"
@@ -103,6 +103,7 @@ def test_a_limit_of_the_process_counts():
 
 
 def test_without_limits_what_is_free_is_the_machines():
+    resource = pytest.importorskip("resource", reason="there are no such limits on Windows")
     assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
     assert 1e8 < free_bytes(MACHINE) < 1e14
 
