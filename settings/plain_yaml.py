@@ -85,6 +85,8 @@ def odd_text(value: Any) -> str:
         return next((found for each in value if (found := odd_text(each))), "")
     if isinstance(value, dict):
         return odd_text([*value.keys(), *value.values()])
+    if isinstance(value, bytes):
+        return "bytes; expected text"
     if not isinstance(value, str):
         return ""
     if len(value) > LONGEST_TEXT:

@@ -33,6 +33,8 @@ BAD = {
     "a set": ("run: !!set {seed}", "run is"),
     "code": ("run: !!python/object/apply:os.system [exit]", "is not YAML"),
     "a NUL": ('run: {dir: "a\\0b"}', "run.dir holds a NUL"),
+    "bytes": ("data: {source: !!binary AAAA}", "data.source holds bytes; expected text"),
+    "bytes in a list": ("data: {components: [!!binary AAAA]}", "data.components holds bytes; expected text"),
     "half a character": ('run: {dir: "\\ud800"}', "run.dir holds a NUL or half a character"),
     "a long path": (f"run: {{dir: {'a' * 5000}}}", "run.dir holds a text of 5,000 characters"),
     "a key that is no text": ("? [a]\n: 3", "is not YAML"),
