@@ -126,8 +126,8 @@ def make_plan(section: ReconstructMaskedSection, seed: int) -> StudyPlan:
 
 
 def choose_pictures(split: Split, part: str, count: int | None, seed: int) -> np.ndarray:
-    """Positions of the pictures to measure: all of the part, or `count` chosen by the seed of the split, so that several
-    training seeds measure the same."""
+    """Positions of the pictures to measure: all of the part, or `count` chosen by the seed of the split, so that
+    several training seeds measure the same."""
     positions = split.positions(*part.split("+"))
     if count is None or count >= len(positions):
         return positions

@@ -1,8 +1,8 @@
-"""Progress bars: lively on a terminal, one line a minute or so in a log file."""
+"""Progress bars: lively on a terminal, whole lines in a log file, one a minute or so."""
 
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -11,12 +11,39 @@ from pipeline.world import is_first
 SECONDS_IN_LOGS = 60.0
 
 
+class LogLines:
+    """What a bar writes, as lines of a log: it goes back to the start of its line, and blanks it, on terminals only."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.encoding = getattr(stream, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> int:
+        line = text.replace("\x1b[A", "").strip("\r\n ")
+        if line:
+            self.stream.write(f"{line}\n")
+        return len(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+    def isatty(self) -> bool:
+        return False
+
+
 def progress_bar(
     iterable: Iterable[Any] | None = None, desc: str = "", unit: str = "it", total: int | None = None, initial: int = 0
 ) -> tqdm:
     """A bar that goes away when it is full; of several processes the first shows it."""
-    pause = 0.1 if sys.stderr.isatty() else SECONDS_IN_LOGS
-    hidden = not is_first()
+    lively = sys.stderr.isatty()
     return tqdm(
-        iterable, desc=desc, unit=unit, total=total, initial=initial, leave=False, mininterval=pause, disable=hidden
+        iterable,
+        desc=desc,
+        unit=unit,
+        total=total,
+        initial=initial,
+        leave=False,
+        mininterval=0.1 if lively else SECONDS_IN_LOGS,
+        disable=not is_first(),
+        file=None if lively else LogLines(sys.stderr),
     )
