@@ -103,7 +103,7 @@ docs: $(VENV)/installed
 	$(RUN) docs/tables.py
 
 ui: $(VENV)/installed
-	$(RUN) summary.py --ui $(OPTIONS)
+	$(RUN) summary.py --ui $(ARGS)
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)

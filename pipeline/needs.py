@@ -21,7 +21,6 @@ from pipeline.world import draws_of
 
 WEIGHT_COPIES = 3  # weights, gradients, the optimizer's momentum; AdamW has a fourth
 PROBED = (2, 4)  # pictures of the steps that are counted; norms need two
-PROBED_SHARE = 1e-9  # of the pictures: as few as there can be
 GIGA = 1e9
 
 
@@ -43,15 +42,15 @@ class Kept(NamedTuple):
         return self.whatever + pictures * self.of_each
 
 
-def check_memory(build: Callable[..., Any], section: Any, machine: Machine) -> float:
-    """Bytes that a fit with these settings takes at least. build: as in `pipeline.training`.
+def check_memory(build: Callable[..., Any], section: Any, machine: Machine, share: float = 1.0) -> float:
+    """Bytes that a fit with these settings takes at least. build, share: as in `pipeline.training`.
 
     Raises TooMuchMemory, in all processes, when that is more than what is free.
     """
     free, refused, needed = free_bytes(machine), None, 0.0
     try:
         with _limited(free):
-            learner = build(section, False, PROBED_SHARE)
+            learner = build(section, False, share)
         model = WEIGHT_COPIES * sum(bytes_of(p) for p in learner.model.parameters() if p.requires_grad)
     except TooMuchMemory as error:
         refused = error

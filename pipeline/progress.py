@@ -44,6 +44,7 @@ def progress_bar(
         initial=initial,
         leave=False,
         mininterval=0.1 if lively else SECONDS_IN_LOGS,
+        maxinterval=10.0 if lively else SECONDS_IN_LOGS,
         disable=not is_first(),
         file=None if lively else LogLines(sys.stderr),
     )

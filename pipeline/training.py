@@ -99,7 +99,7 @@ def run_trial(
         if len(history) < tune.epochs and machine.world.same(trial.should_prune()):
             raise optuna.TrialPruned
 
-    check_memory(build, section, machine)
+    check_memory(build, section, machine, tune.share)
     seed_everything(seed)
     learner = build(section, False, tune.share)
     plan = plan_of(section, goal, seed, tune.epochs, tune.patience, share=tune.share)

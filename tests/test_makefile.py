@@ -56,7 +56,7 @@ def commands(target: str, environment: Path, *words: str) -> str:
             ],
         ),
         ("bench-gpu", ["python benchmarks/gpu.py"]),
-        ("ui", ["python summary.py --ui --run.seed 3"]),
+        ("ui", ["python summary.py --ui --config presets/imagenette.yaml --run.seed 3"]),
         ("test", ["python -m pytest"]),
         (
             "lint",

@@ -13,7 +13,6 @@ from pipeline import tuning
 from pipeline.engine import History, steps_of
 from pipeline.files import InputError, read_csv
 from pipeline.machine import Machine
-from pipeline.needs import PROBED_SHARE
 from pipeline.training import Goal, plan_of, run_trial, train
 from pipeline.world import Alone
 from settings.training import Training
@@ -81,14 +80,14 @@ def test_training_tunes_then_fits_with_the_best_values_then_retrains(machine: Ma
     built: list[tuple[float, bool]] = []
 
     def build(values: Training, both: bool, share: float = 1.0) -> Toy:
-        if share > PROBED_SHARE:  # others are built to count what they take in memory
-            built.append((values.learning_rate, both))
+        built.append((values.learning_rate, both))
         return Toy(24 if both else 16)
 
     space = {"learning_rate": {"low": 1e-4, "high": 0.5, "log": True}}
     asked = section(retrain=True, tune={"trials": 3, "epochs": 2, "space": space})
     stage = bare_stage(tmp_path, "train_toy", machine)
     trained = train(stage, asked, build, GOAL, 0, tmp_path)
+    built = [*built[1:6:2], *built[6:]]  # before each trial one is built to count what it takes in memory
     assert len(built) == 5 and built[0] == (0.05, False)
     best_rate = trained.section.learning_rate
     assert built[3:] == [(best_rate, False), (best_rate, True)]
@@ -171,6 +170,6 @@ def test_a_trial_is_built_for_a_share_of_the_pictures_and_of_the_steps(machine: 
         return Toy(16)
 
     run_trial(study.ask(), asked, build, GOAL, machine, 0)
-    assert shares == [PROBED_SHARE, 0.25]  # the first to count what it takes in memory
+    assert shares == [0.25, 0.25]  # the first to count what it takes in memory
     assert plan_of(asked, GOAL, 0, 2, 2, share=0.25).epoch_steps == 10
     assert plan_of(asked, GOAL, 0, 2, 2).epoch_steps == 40
