@@ -44,6 +44,7 @@ from sources.archives import find_in_tars, is_archive
 from sources.caching import GrowingCache, cache_parts
 from sources.embedded import EMBEDDED, check_embedded, make_embedded
 from sources.folders import NO_CLASS, Found, find_pictures
+from sources.imagenette import check_download, imagenette_folder
 from sources.metadata import is_notes, read_metadata
 from sources.patients import describe_patients, on_two_sides, patient_of, together
 from sources.pictures import IN_HAND, decode_all, last_in_hand
@@ -131,6 +132,7 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
         check_embedded(cfg.data)
         stacks = EMBEDDED[cfg.data.source].stacks
     else:
+        check_download(cfg.data, cfg.run.dry_run)
         found = [one for one in find_files(cfg.data) if not is_notes(one.place, cfg.data.metadata)]
         parts = kept_parts(found, cfg.data)
         found = choose(found, cfg.data)
@@ -160,8 +162,6 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
 def find_files(data: DataSection) -> list[Found]:
     """What should be pictures, in a folder or in tars; downloads imagenette when it is asked for and not there."""
     if data.source == "imagenette":
-        from sources.imagenette import imagenette_folder
-
         return find_pictures(imagenette_folder(Path(data.download_dir)))
     return find_in_tars(data.source, say) if is_archive(data.source) else find_pictures(Path(data.source))
 

@@ -131,10 +131,11 @@ def open_ui(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     database = database_uri(runs, cfg.run.tracking_uri)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", database]
-    print("runs sorted by the number that decides:")
-    for stage, link in links(reach(database), ADDRESS):
+    if found := list(links(reach(database), ADDRESS)):
+        print("runs sorted by the number that decides:")
+    for stage, link in found:
         print(f"  {stage:<22}{link}")
-    print(f"open one of these, or {ADDRESS} (Ctrl-C ends it)", flush=True)
+    print(f"open {'one of these, or ' if found else ''}{ADDRESS} (Ctrl-C ends it)", flush=True)
     return float(subprocess.call([*command, "--host", "127.0.0.1", "--port", "5000"], env={**os.environ, **quiet}))
 
 

@@ -16,6 +16,7 @@ import time
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 HERE = Path(__file__).resolve().parent
 PHOTOGRAPHED = ("train_vqvae", "train_distil")
@@ -23,14 +24,18 @@ WINDOW_WIDTH, WINDOW_HEIGHT = 1280, 560
 SECONDS = 180.0  # until the server answers
 
 
+def links_in(printed: str) -> dict[str, str]:
+    """Stage -> link, of what `make ui` prints."""
+    return dict(re.findall(r"^ +(\w+) +(http\S+)$", printed, flags=re.MULTILINE))
+
+
 def wait_for_links(log: Path) -> dict[str, str]:
     """Stage -> link, once the server answers. Raises TimeoutError when it does not."""
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
-        links = dict(re.findall(r"^ +(\w+) +(http\S+)$", log.read_text(encoding="utf-8"), flags=re.MULTILINE))
         try:
             with urllib.request.urlopen("http://127.0.0.1:5000/", timeout=5):
-                return links
+                return links_in(log.read_text(encoding="utf-8"))
         except OSError:
             time.sleep(1)
     raise TimeoutError(f"MLflow did not answer within {SECONDS:.0f} s: {log.read_text(encoding='utf-8')[-300:]}")
@@ -65,11 +70,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(argv)
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
-        print("error: there is no Chromium on this machine; install it", file=sys.stderr)
+        print("error: there is no Chromium on this machine; type: apt-get install chromium", file=sys.stderr)
         return 2
-    log = asked.runs / "mlflow-ui.log"
+    with TemporaryDirectory() as scratch:
+        return show_and_photograph(asked.runs, Path(scratch) / "log.txt", chromium)
+
+
+def show_and_photograph(runs: Path, log: Path, chromium: str) -> int:
+    """Starts MLflow over these runs, which writes to log, takes the pictures and stops it. Returns the exit status."""
     with log.open("w", encoding="utf-8") as written:
-        call = [sys.executable, str(HERE.parent / "summary.py"), "--ui", "--run.dir", str(asked.runs)]
+        call = [sys.executable, str(HERE.parent / "summary.py"), "--ui", "--run.dir", str(runs)]
         server = subprocess.Popen(call, stdout=written, stderr=written, start_new_session=True)
     try:
         for file in photograph(wait_for_links(log), chromium):

@@ -1,7 +1,8 @@
 """What a fit takes in memory, counted before it begins, so that one that cannot be done is refused at once.
 
 Counted are the model with its gradients and what the optimizer remembers, and what steps of two and of four pictures
-keep for the backward pass. Both are less than what is really taken, so nothing is refused that could be done.
+keep for the backward pass. Both are less than what is really taken, so nothing is refused that could be done. Of
+several processes all go by what is free for the first.
 """
 
 import os
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as registering
 
+from pipeline.engine import KnowsEpoch, ReadsAhead
 from pipeline.files import InputError
 from pipeline.machine import Machine, generator
 from pipeline.world import draws_of
@@ -45,30 +47,20 @@ class Kept(NamedTuple):
 def check_memory(build: Callable[..., Any], section: Any, machine: Machine, share: float = 1.0) -> float:
     """Bytes that a fit with these settings takes at least. build, share: as in `pipeline.training`.
 
-    Raises TooMuchMemory, in all processes, when that is more than what is free.
+    Raises TooMuchMemory when that is more than what is free.
     """
-    free, refused, needed = free_bytes(machine), None, 0.0
-    try:
-        with _limited(free):
-            learner = build(section, False, share)
-        model = WEIGHT_COPIES * sum(bytes_of(p) for p in learner.model.parameters() if p.requires_grad)
-    except TooMuchMemory as error:
-        refused = error
-    if (refused := machine.world.same(refused)) is None:
-        kept = kept_by_step(learner, machine)
-        needed = model + kept.of(section.batch_size)
-        refused = machine.world.same(_refusal(needed, model, kept, section.batch_size, free))
-    if refused is not None:
-        raise refused
+    free = machine.world.same(free_bytes(machine))
+    with _limited(free):
+        learner = build(section, False, share)
+    model = WEIGHT_COPIES * sum(bytes_of(p) for p in learner.model.parameters() if p.requires_grad)
+    kept = kept_by_step(learner, machine)
+    batch = section.batch_size if section.least_steps else min(section.batch_size, learner.count)
+    needed = model + kept.of(batch)
+    if needed > free:
+        fitting = int((free - model - kept.whatever) / max(kept.of_each, 1.0))
+        found = f"batch_size {batch} needs at least {needed / GIGA:.1f} GB of memory, {free / GIGA:.1f} are free"
+        raise TooMuchMemory(found, max(0, fitting))
     return needed
-
-
-def _refusal(needed: float, model: float, kept: Kept, batch: int, free: float) -> TooMuchMemory | None:
-    if needed <= free:
-        return None
-    fitting = int((free - model - kept.whatever) / max(kept.of_each, 1.0))
-    found = f"batch_size {batch} needs at least {needed / GIGA:.1f} GB of memory, {free / GIGA:.1f} are free"
-    return TooMuchMemory(found, max(0, fitting))
 
 
 @contextmanager
@@ -106,13 +98,13 @@ def kept_by_step(learner: Any, machine: Machine) -> Kept:
     """Of two steps of a learner that is thrown away afterwards."""
     found = []
     learner.model.train()
-    if hasattr(learner, "start_epoch"):
+    if isinstance(learner, KnowsEpoch):
         learner.start_epoch(0)
     for pictures in PROBED:
         rows = torch.arange(pictures) % learner.count
 
         def loss_of(rows: Tensor = rows) -> Tensor:
-            if hasattr(learner, "read_ahead"):
+            if isinstance(learner, ReadsAhead):
                 learner.read_ahead(rows)
             return learner.step(rows, draws_of(machine.world, generator(0)))["loss"]
 
@@ -152,20 +144,30 @@ def free_bytes(machine: Machine) -> float:
     if machine.device.type != "cpu":
         return float("inf")
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of torchrun on this machine
-    left = [psutil.virtual_memory().available / here, *_left_of_group(here)]
-    return min(left + _left_of_limits())
+    shared = min([psutil.virtual_memory().available, *left_of_groups()])
+    return min([shared / here, *_left_of_limits()])
 
 
-def _left_of_group(here: int) -> list[float]:
-    """Of the control group of this process, as containers and clusters set them (version 2)."""
+def left_of_groups(noted: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/fs/cgroup")) -> list[float]:
+    """What each control group around this process leaves, as containers and clusters set them (version 2). noted: where
+    the process finds its own group; groups: the folder of all."""
     try:
-        inner = Path("/proc/self/cgroup").read_text(encoding="utf-8").strip().splitlines()[-1].rpartition("::/")[2]
-        folder = Path("/sys/fs/cgroup") / inner
-        most, used = ((folder / f"memory.{name}").read_text(encoding="utf-8").strip() for name in ("max", "current"))
-        reclaimed = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines())
-    except (OSError, IndexError):
+        lines = noted.read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
         return []
-    return [] if most == "max" else [(int(most) - int(used) + int(reclaimed.get("inactive_file", 0))) / here]
+    own = groups.joinpath(*(line.removeprefix("0::/") for line in lines if line.startswith("0::/")))
+    inside = [folder for folder in (own, *own.parents) if folder == groups or groups in folder.parents]
+    return [left for folder in inside if (left := _left_of_group(folder)) is not None]
+
+
+def _left_of_group(folder: Path) -> float | None:
+    """None without a limit. What can be given back of files in memory counts as left."""
+    try:
+        most, used = ((folder / f"memory.{name}").read_text(encoding="utf-8").strip() for name in ("max", "current"))
+        parts = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines())
+    except OSError:
+        return None
+    return None if most == "max" else float(int(most) - int(used) + int(parts["inactive_file"]))
 
 
 def _left_of_limits() -> list[float]:

@@ -118,6 +118,16 @@ def _new_folder(parent: Path) -> Path:
             raise cannot_write(path, error) from error
 
 
+def duration(seconds: float) -> str:
+    """4.2 s, 3 min 20 s, 2 h 5 min."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
 def run_settings(folder: Path) -> dict[str, Any]:
     """The settings that a run was made with, section -> key -> value. Raises InputError when they are gone."""
     file = folder / "config.yaml"

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from pipeline import figures
 from pipeline.files import alone, digest, file_digests, read_json, write_json, write_safetensors
 from pipeline.machine import Machine, commit, versions
-from pipeline.runs import RunFolder, bury_gone, note_best
+from pipeline.runs import RunFolder, bury_gone, duration, note_best
 from pipeline.spool import PatientLedger, Spool
 from pipeline.tracking import Ledger, NullLedger, database_uri, open_ledger
 from pipeline.world import OnlyAsked, is_first
@@ -139,22 +139,14 @@ def say_what_would_be(runs: Path, name: str, key: str, inputs: Mapping[str, str]
         say(f"would make {runs / name}/TIME-ID")
         if unfinished:
             say(f"with --resume it would go on with {unfinished.path}")
-    for which, found in (
-        ("with these settings and inputs", RunFolder.find(runs, name, lambda record: record["digest"] == key)),
-        ("with others", RunFolder.find(runs, name, lambda record: record["status"] == "finished")),
-    ):
-        if found and (found.path / "metrics.json").is_file():
-            seconds = read_json(found.path / "metrics.json").get("seconds", 0.0)
-            say(f"took {in_time(seconds)} last time, {which}: {found.path}")
-            return
-    say("no earlier run tells how long it takes")
-
-
-def in_time(seconds: float) -> str:
-    """90 s, 12 minutes, 3.5 hours."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+    finished = RunFolder.find(runs, name, lambda record: record["status"] == "finished" and record["digest"] == key)
+    alike = finished is not None
+    finished = finished or RunFolder.find(runs, name, lambda record: record["status"] == "finished")
+    if finished is None:
+        say("no earlier run tells how long it takes")
+        return
+    seconds = read_json(finished.path / "metrics.json")["seconds"]
+    say(f"with {'these' if alike else 'other'} settings and inputs it last took {duration(seconds)}: {finished.path}")
 
 
 @contextmanager

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.files import InputError, read_json
+from pipeline.runs import duration
 from reporting.facts import COMMON, RunFacts, read_facts
 from reporting.report import value_shown
-from reporting.stages import better_way, duration, made_at, plain_number
+from reporting.stages import better_way, made_at, plain_number
 
 LINE_WIDTH = 100
 NAME, VALUE = 44, 15  # columns

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import InputError, write_text
+from pipeline.runs import duration
 from reporting.chain import Chain
 from reporting.facts import MOST_ROWS, Picture, RunFacts, ShownTable, read_facts
 from reporting.markup import definitions, figure_html, folded, megabytes, said, table_html, whole_page
 from reporting.numbers import CrossTable, crossed, in_front
-from reporting.stages import MainNumber, caption_of, duration, made_at, plain_number, title_of
+from reporting.stages import MainNumber, caption_of, made_at, plain_number, title_of
 from settings import loading
 from settings.kinds import flatten
 

@@ -134,16 +134,6 @@ def better_way(metric: str) -> int:
     return 0
 
 
-def duration(seconds: float) -> str:
-    """4.2 s, 3 min 20 s, 2 h 5 min."""
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
 def made_at(run: str) -> str:
     """When a run folder was made, by its name: 2026-11-28 23:14; nothing for other names."""
     found = re.match(r"(\d{4})(\d\d)(\d\d)-(\d\d)(\d\d)\d\d(-|$)", run)

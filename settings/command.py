@@ -1,5 +1,6 @@
 """The command line of all stages: `python STAGE.py [--config FILE ...] [--section.key VALUE ...] [--resume]`."""
 
+import difflib
 import signal
 import sys
 import threading
@@ -12,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from settings import loading
 from settings.config import Config
-from settings.helping import COMMON_SECTIONS, Shortcut, build_parser
+from settings.helping import COMMON_SECTIONS, Shortcut, build_parser, options_without_key
 from settings.plain_yaml import read_plain
 
 FEWER = "take fewer pictures at once (batch_size, run.memory), a smaller model or smaller pictures"
@@ -43,21 +44,29 @@ def stage_main(
     fields = dict(loading.options(Config))
     overrides = {key: _parse_given(given, fields[key]) for key, given in arguments.items() if given is not None}
     try:
-        settings = loading.load(overlays, overrides | dry_run | _unknown_settings(unknown, stage))
+        settings = loading.load(
+            overlays, overrides | dry_run | _unknown_settings(unknown, stage, options_without_key(parser))
+        )
     except loading.ConfigError as error:
         _complain("\n".join(f"error: {problem}" for problem in error.problems), is_first())
+        return 2
+    if settings.run.dry_run and not resumable:
+        _complain(
+            f"error: run.dry_run is true, but {stage} makes no run of a stage; type --run.dry_run false", is_first()
+        )
         return 2
     if processes() > 1 and not parallel:
         _complain(f"error: {stage} runs in one process; type: python {stage}.py", is_first())
         return 2
     for key, value in loading.changed_keys(settings).items() if is_first() else ():
-        if key.split(".")[0] in (stage, *COMMON_SECTIONS):
+        if key.split(".")[0] in (stage, *COMMON_SECTIONS) and key != "run.dry_run":
             print(f"{key} = {loading.as_typed(value)} (not config.yaml's)")
     return _guarded(run, settings, resume, resumable)
 
 
-def _unknown_settings(words: list[str], stage: str) -> dict[str, Any]:
-    """Options that no key has, as settings, so that the schema names the nearest key of each.
+def _unknown_settings(words: list[str], stage: str, plain: list[str]) -> dict[str, Any]:
+    """Options that no key has, as settings, so that the schema names the nearest key of each. plain: the options that
+    are no keys.
 
     Raises ConfigError for words that cannot be settings.
     """
@@ -73,7 +82,8 @@ def _unknown_settings(words: list[str], stage: str) -> dict[str, Any]:
             continue
         keys = [key for key, _ in loading.options(Config) if key.endswith(f".{name}")]
         keys.sort(key=lambda key: not key.startswith(f"{stage}."))
-        hint = f"did you mean --{keys[0]}?" if keys else "expected --section.key VALUE, see --help-all"
+        alike = difflib.get_close_matches(option, plain, n=1, cutoff=0.7) or [f"--{key}" for key in keys]
+        hint = f"did you mean {alike[0]}?" if alike else "expected --section.key VALUE, see --help-all"
         problems.append(f"{option} is not an option; {hint}")
     if problems:
         raise loading.ConfigError(problems)

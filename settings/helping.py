@@ -15,7 +15,7 @@ COLUMNS = 100
 #: What an option without a section stands for: a dotted key, or (dotted key, how many values it takes).
 Shortcut = str | tuple[str, int]
 
-#: stage -> the settings that are changed most; others read what stages made
+#: stage -> the settings that are changed most
 CHANGED_MOST: dict[str, tuple[str, ...]] = {
     "data_split": ("data.source", "data.image_size", "data.classes", "data.images_per_class", "data.seed"),
     "train_vqvae": ("epochs", "learning_rate", "codebook_size", "hidden", "tune.trials"),
@@ -91,6 +91,11 @@ def build_parser(
                 f"--{key}", dest=key, metavar="VALUE", default=None, help=text if shown else argparse.SUPPRESS
             )
     return parser
+
+
+def options_without_key(parser: argparse.ArgumentParser) -> list[str]:
+    """--config, --resume, shortcuts and others that stand for no dotted key of their own."""
+    return [option for action in parser._actions for option in action.option_strings if "." not in option]
 
 
 def _usage(stage: str, resumable: bool) -> str:

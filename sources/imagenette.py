@@ -4,6 +4,22 @@ from pathlib import Path
 from urllib.error import URLError
 
 from pipeline.files import InputError
+from pipeline.stage import say
+from pipeline.world import OnlyAsked
+from settings.common import DataSection
+
+
+def place_of(download_dir: Path) -> Path:
+    """Where it lies, or would lie."""
+    return download_dir / "imagenette2-160"
+
+
+def check_download(data: DataSection, dry_run: bool) -> None:
+    """Raises OnlyAsked in a dry run that would have to download it."""
+    place = place_of(Path(data.download_dir))
+    if dry_run and data.source == "imagenette" and not place.is_dir():
+        say(f"would download Imagenette to {place}, about 100 MB")
+        raise OnlyAsked
 
 
 def imagenette_folder(download_dir: Path) -> Path:
@@ -13,7 +29,7 @@ def imagenette_folder(download_dir: Path) -> Path:
     """
     from torchvision.datasets import Imagenette
 
-    folder = download_dir / "imagenette2-160"
+    folder = place_of(download_dir)
     if not folder.is_dir():
         try:
             Imagenette(str(download_dir), split="train", size="160px", download=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline import tuning
+from pipeline import training, tuning
 from pipeline.engine import History, steps_of
 from pipeline.files import InputError, read_csv
 from pipeline.machine import Machine
@@ -66,6 +66,20 @@ def test_a_trial_returns_the_objective_at_the_best_epoch(machine: Machine) -> No
     assert score == pytest.approx(10 * min(toy.scores))
     assert [len(history) for history in histories] == [1, 2, 3]
     assert list(study.trials[0].intermediate_values.values()) == pytest.approx([10 * s for s in toy.scores])
+
+
+def test_a_trial_is_the_same_whether_its_memory_was_counted_or_not(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counting builds a model and takes steps, all of which draw: the seed is set after it."""
+
+    def score() -> float:
+        tried = section(learning_rate=0.5, tune={"trials": 1, "epochs": 1})
+        return run_trial(optuna.create_study().ask(), tried, lambda s, both, share: Toy(16), GOAL, machine, 7)
+
+    counted = score()
+    monkeypatch.setattr(training, "check_memory", lambda build, section, machine, share: torch.randn(3).sum())
+    assert score() == counted
 
 
 def test_a_trial_that_does_not_keep_up_is_pruned(machine: Machine) -> None:

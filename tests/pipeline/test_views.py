@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+import train_mae
+import train_painter
 from pipeline.files import read_json
 from pipeline.tracking import database_uri, open_ledger, reach
 from pipeline.views import KEY, SHARED, VIEWS, links, tags_of
@@ -27,6 +29,11 @@ def test_columns_are_numbers_that_a_stage_writes(ran, stage):
 @pytest.mark.parametrize("stage", ["train_vqvae", "train_classifier", "train_distil"])
 def test_what_decides_is_what_the_stage_compares_runs_by(ran, stage):
     assert VIEWS[stage].decides == f"best_val_{read_json(ran.folders[stage] / 'run.json')['metric']}"
+
+
+@pytest.mark.parametrize("stage", [train_mae, train_painter], ids=lambda stage: stage.__name__)
+def test_the_views_of_rivals_are_sorted_by_their_goal(stage):
+    assert VIEWS[stage.__name__].decides == f"best_val_{stage.GOAL.objective}" and stage.GOAL.lower_is_better
 
 
 def test_settings_in_columns_are_logged():

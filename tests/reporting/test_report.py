@@ -11,12 +11,13 @@ import pytest
 import summary
 from fake_runs import HOSTILE, FakeChain, draw, fake_run, split_once
 from pipeline.files import InputError, read_json, write_json, write_text
+from pipeline.runs import duration
 from reporting.chain import find_chain
 from reporting.facts import read_head
 from reporting.markup import said, table_html
 from reporting.numbers import crossed, in_front
 from reporting.report import write_report
-from reporting.stages import better_way, caption_of, duration, made_at, plain_number
+from reporting.stages import better_way, caption_of, made_at, plain_number
 from toys import refused_in_one_line
 
 VOID = {"meta", "img", "br", "wbr"}

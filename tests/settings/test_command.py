@@ -63,6 +63,23 @@ def test_option_without_its_section_names_it(capsys):
     assert lines[1].startswith("error: --nonsense is not an option; expected --section.key VALUE")
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("--dryrun", "--dry-run"), ("--resum", "--resume"), ("--confg", "--config")]
+)
+def test_misspelt_options_that_are_no_settings_are_named_too(capsys, typed, meant):
+    assert stage([typed]) == 2
+    assert capsys.readouterr().err == f"error: {typed} is not an option; did you mean {meant}?\n"
+
+
+def test_a_dry_run_of_what_makes_no_run_is_refused(capsys):
+    """Or it would be done, by someone who asked for nothing to be done."""
+    ran = []
+    argv = ["--run.dry_run", "true"]
+    status = command.stage_main("summary", lambda cfg, resume: ran.append(1), "text", resumable=False, argv=argv)
+    assert status == 2 and not ran
+    assert "summary makes no run of a stage; type --run.dry_run false" in capsys.readouterr().err
+
+
 def test_one_entry_of_a_search_space_can_be_set(capsys):
     seen = []
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+import data_split
 from pipeline.files import read_json, write_json
-from pipeline.stage import in_time
+from pipeline.runs import duration
 from toys import STAGES, copied, newest
 
 
@@ -24,7 +25,8 @@ def test_it_names_what_is_used_and_made_and_makes_nothing(ran, typed, tmp_path, 
         assert f"would use {role}: {runs / role / Path(folder).name}" in out
     assert f"would make {runs / stage}/TIME-ID" in out
     seconds = read_json(newest(runs, stage) / "metrics.json")["seconds"]
-    assert f"took {in_time(seconds)} last time" in out
+    assert f"settings and inputs it last took {duration(seconds)}: {newest(runs, stage)}" in out
+    assert "run.dry_run" not in out  # it was typed, and changes no setting of a run
 
 
 def test_without_earlier_runs_it_says_so(ran, typed, tmp_path):
@@ -38,6 +40,10 @@ def test_a_run_to_go_on_with_is_named(ran, typed, tmp_path):
     status, _, err = typed("train_vqvae", runs, ran.source)
     assert status == 0, err
     record = newest(runs, "train_vqvae") / "run.json"
+    took = duration(read_json(record.parent / "metrics.json")["seconds"])
+    finished = typed("train_vqvae", runs, ran.source, "--dry-run")[1]
+    assert f"with these settings and inputs it last took {took}: {record.parent}" in finished
+    assert "--resume" not in finished
     write_json(record, read_json(record) | {"status": "killed"})
     before = files_of(runs)
     plain = typed("train_vqvae", runs, ran.source, "--dry-run")[1]
@@ -52,7 +58,21 @@ def test_what_is_missing_is_refused_as_without_it(ran, typed, tmp_path):
     assert status == 2 and "no finished run of data_split" in err
 
 
-def test_times_are_said_in_fitting_units():
-    assert [in_time(seconds) for seconds in (3.2, 119.4, 121, 7100, 7300)] == [
-        "3 s", "119 s", "2 minutes", "118 minutes", "2.0 hours",
-    ]  # fmt: skip
+def test_the_time_is_of_a_run_that_finished(ran, typed, tmp_path):
+    """Of other settings when none had these, and never of one that was killed."""
+    runs = copied(ran.runs, tmp_path / "runs", *list(STAGES)[:2])
+    folder = newest(runs, "train_vqvae")
+    took = duration(read_json(folder / "metrics.json")["seconds"])
+    out = typed("train_vqvae", runs, ran.source, "--dry-run", "--train_vqvae.learning_rate", "1.0e-4")[1]
+    assert f"with other settings and inputs it last took {took}: {folder}" in out
+    write_json(folder / "run.json", read_json(folder / "run.json") | {"status": "killed"})
+    assert "no earlier run tells how long it takes" in typed("train_vqvae", runs, ran.source, "--dry-run")[1]
+
+
+def test_pictures_that_would_be_downloaded_are_not(typed, tmp_path, monkeypatch):
+    monkeypatch.setattr(data_split, "imagenette_folder", lambda folder: pytest.fail("was asked for"))
+    asked = ("--data.source", "imagenette", "--data.download_dir", str(tmp_path / "there"), "--dry-run")
+    status, out, err = typed("data_split", tmp_path / "runs", "imagenette", *asked)
+    assert status == 0, err
+    assert f"would download Imagenette to {tmp_path / 'there' / 'imagenette2-160'}, about 100 MB" in out
+    assert not (tmp_path / "there").exists() and not (tmp_path / "runs").exists()
