@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 
 from handoff.memory import HandedMemory, take_memory
+from handoff.shipped import lend
 from handoff.split import open_split
 from own_picture.completing import request_of
 from page.building import TITLE, build_page, stay_offline
@@ -109,6 +110,7 @@ def serve(page: Any, port: int | None, gate: Gate) -> str:
 def run_page(cfg: Config, port: int | None, gate: Gate, open_browser: bool, wait: Callable[[], Any]) -> float:
     """Load, serve, and wait until interrupted."""
     stay_offline()
+    cfg = lend(cfg)
     handed = load_memory(cfg)
     memory, split = handed.memory, handed.split
     start = request_of(cfg.reconstruct_masked, memory.distil, split.classes, cfg.run.seed)

@@ -24,6 +24,7 @@ import torch
 from handoff.handed import check_unseen, lacks_label_drop
 from handoff.memory import HandedMemory, take_memory
 from handoff.rivals import take_rivals
+from handoff.shipped import lend
 from handoff.split import Split, note_data, open_split
 from measuring.report import report_study, study_files
 from measuring.study import Findings, StudyPlan, measure_recall
@@ -47,9 +48,11 @@ from settings.reconstruct_masked import OwnPicture, ReconstructMaskedSection
 def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     """The whole stage; returns the mean over all percentages of the MSE to the VQ-VAE's reconstruction, for the last
     strategy and decoding named in the settings (as shipped: adaptive, expected)."""
-    machine = prepare_machine(cfg.run, say)
-    section, split = cfg.reconstruct_masked, open_split(cfg)
+    machine, section = prepare_machine(cfg.run, say), cfg.reconstruct_masked
     check_own_options(section.own)
+    if section.own.image is not None:
+        cfg = lend(cfg)
+    split = open_split(cfg)
     handed = take_memory(cfg, split, machine, measured=section.own.image is None)
     check_telling(section, handed)
     if section.own.image is not None:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from handoff.asking import Asked, check_request, take_asked
 from handoff.memory import train_shares
+from handoff.shipped import lend
 from handoff.split import Split, mask_of, note_data, open_split
 from handoff.vqvae import HandedIndices, HandedVQVAE, take_indices, take_masked_vqvae, take_vqvae
 from masking import masks_of
@@ -57,7 +58,7 @@ SHORTCUTS: dict[str, Shortcut] = {
 
 def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     """The whole stage; returns seconds per picture for drawing the codes."""
-    machine = prepare_machine(cfg.run, say)
+    machine, cfg = prepare_machine(cfg.run, say), lend(cfg)
     section, split = cfg.sample, open_split(cfg)
     check_request(section, split)
     if section.components is not None:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from handoff.handed import lacks_label_drop
+from handoff.shipped import lend
 from handoff.split import Split, mask_of, note_data, open_split
 from handoff.vqvae import HandedVQVAE, take_vqvae
 from measuring.brain import draw_brain, mean_of, report_brain, slice_errors
@@ -42,10 +43,13 @@ from sources.splitting import SPLITS, spread
 
 def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     """The whole stage; returns the validation MSE in [0, 1] pixel units, or that of someone's own pictures."""
-    machine = prepare_machine(cfg.run, say)
-    section, split = cfg.vqvae_reconstruction, open_split(cfg)
+    machine, section = prepare_machine(cfg.run, say), cfg.vqvae_reconstruction
+    own = own_data(section)
+    if own is not None:
+        cfg = lend(cfg)
+    split = open_split(cfg)
     vqvae = take_vqvae(cfg, section.vqvae, split, machine.device, tells=section.tell_metadata)
-    own, config = own_data(section), vqvae.model.config
+    config = vqvae.model.config
     told = told_of(section, vqvae, split, own is not None)
     rival = None
     painters = [Painter(vqvae.folder.name, vqvae.model, told, section.guidance_scale)]

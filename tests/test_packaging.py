@@ -72,7 +72,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     for file in ROOT.iterdir():
         if file.is_file() and file.name != ".git":
             shutil.copy(file, tree)
-    for room in [*ROOMS, "presets"]:
+    for room in [*ROOMS, "presets", "shipped"]:
         shutil.copytree(ROOT / room, tree / room, ignore=shutil.ignore_patterns("__pycache__"))
     for outside in (*NOT_INSTALLED, "runs", "data"):
         (tree / outside).mkdir()
@@ -92,7 +92,7 @@ def test_the_wheel_holds_what_the_stages_need_and_nothing_else(built: Built) -> 
     with zipfile.ZipFile(built.wheel) as opened:
         names = {name for name in opened.namelist() if ".dist-info/" not in name}
     wanted = {file.name for file in ROOT.glob("*.py")} | {"config.yaml"}
-    for room in [*ROOMS, "presets"]:
+    for room in [*ROOMS, "presets", "shipped"]:
         files = (file for file in (ROOT / room).rglob("*") if file.is_file() and "__pycache__" not in file.parts)
         wanted |= {file.relative_to(ROOT).as_posix() for file in files}
     assert names == {f"{NAME}/{name}" for name in wanted}
