@@ -34,10 +34,12 @@ ENDINGS = (".html", ".htm")
 
 
 def write_report(file: Path, chain: Chain, main: Sequence[MainNumber]) -> int:
-    """Write the report. Returns its size in bytes. Raises InputError when the file cannot be written or is none for
-    HTML."""
+    """Write the report. Returns its size in bytes. Raises InputError when the file cannot be written, is none for
+    HTML, or lies in no folder."""
     if file.suffix.lower() not in ENDINGS or file.is_dir():
         raise InputError(f"--report would write {file}; expected the name of a file that ends in .html")
+    if not file.parent.is_dir():
+        raise InputError(f"--report would write {file}, but there is no folder {file.parent}")
     shipped = flatten(loading.load([], {}).model_dump(mode="json"))
     runs = _read_runs(chain, shipped)
     text = report_html(chain, runs, main)

@@ -1,6 +1,7 @@
 """The command line of all stages: `python STAGE.py [--config FILE ...] [--section.key VALUE ...] [--resume]`."""
 
 import difflib
+import os
 import signal
 import sys
 import threading
@@ -29,7 +30,8 @@ def stage_main(
     parallel: bool = False,
 ) -> int:
     """Parse, run, and turn mistakes into one line each. Returns the exit status: 0, 2 for bad settings or input, 1 for
-    a training that diverged, 130 when interrupted. parallel: several processes of torchrun may run it together.
+    a training that diverged, 130 when interrupted, 141 when what reads the output has gone. parallel: several processes
+    of torchrun may run it together.
 
     shortcuts: option without a section -> dotted key, such as {"--input": "vqvae_reconstruction.input"}, or that and
     how many values it takes, such as {"--box": ("reconstruct_masked.own.box", 4)}.
@@ -109,9 +111,14 @@ def _guarded(run: Callable[..., float], settings: Config, resume: bool, resumabl
     try:
         with _kills_as_interrupts():
             run(settings, resume=resume)
+            sys.stdout.flush()
     except (InputError, FileNotFoundError) as error:
         _complain(f"error: {one_line(str(error))}", is_first())
         return leave_world(2)
+    except BrokenPipeError:
+        _turn_off_output()
+        _complain(f"what read the output is gone{how}", is_first())
+        return leave_world(141)  # as a shell says of a program that ended by SIGPIPE
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
@@ -137,6 +144,13 @@ def _guarded(run: Callable[..., float], settings: Config, resume: bool, resumabl
         _complain(gone if stopped else f"interrupted{how}", says_the_end() if stopped else is_first())
         return leave_world(143 if isinstance(error, Killed) else 130)
     return leave_world(0)
+
+
+def _turn_off_output() -> None:
+    """Nothing is written at the end of the process either, where it could only fail."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 class Killed(KeyboardInterrupt):

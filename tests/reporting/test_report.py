@@ -192,6 +192,12 @@ def test_without_the_codebook_later_stages_are_left_out(chain: FakeChain) -> Non
     assert list(found.folders) == ["data_split", "train_vqvae"] and "codebook" in found.troubles[0]
 
 
+def test_no_folder_is_made_for_a_report(chain: FakeChain, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no folder"):
+        write_report(tmp_path / "absent" / "report.html", find_chain(chain.cfg), [])
+    assert not (tmp_path / "absent").exists()
+
+
 @pytest.mark.parametrize("name", ["config.yaml", "report", "folder.html"])
 def test_only_files_for_html_are_written(chain: FakeChain, tmp_path: Path, name: str) -> None:
     (tmp_path / "folder.html").mkdir()

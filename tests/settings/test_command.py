@@ -3,6 +3,8 @@
 import errno
 import importlib
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from settings import command, loading
 from settings.config import Config
 from settings.helping import CHANGED_MOST
 from settings.reconstruct_masked import OwnPicture
+from toys import ROOT
 
 
 def stage(argv, run=train_vqvae.run, name="train_vqvae"):
@@ -69,6 +72,22 @@ def test_option_without_its_section_names_it(capsys):
 def test_misspelt_options_that_are_no_settings_are_named_too(capsys, typed, meant):
     assert stage([typed]) == 2
     assert capsys.readouterr().err == f"error: {typed} is not an option; did you mean {meant}?\n"
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_reader_that_goes_away_ends_the_program_in_a_line(lines):
+    """Short outputs fail at the end of the process, long ones within the run. As in `python STAGE.py | head -1`."""
+    program = (
+        "import sys; from settings import command\n"
+        f"run = lambda cfg, resume: print('\\n'.join(['a line'] * {lines}))\n"
+        "sys.exit(command.stage_main('summary', run, 'text', argv=[], resumable=False))"
+    )
+    ended = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    ended.stdout.close()
+    assert ended.stderr.read() == "what read the output is gone\n"
+    assert ended.wait() == 141
 
 
 def test_a_dry_run_of_what_makes_no_run_is_refused(capsys):
