@@ -12,6 +12,7 @@ and where the reader cannot know which they are, their positions as well. JPEG, 
 """
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from models.codes import Filling
 from pipeline.configured import configured
 from pipeline.files import InputError
 from pipeline.machine import prepare_machine
+from pipeline.remembering import forget
 from pipeline.stage import Stage, inputs_of, open_stage, say
 from pipeline.tables import Rows, write_rows
 from recall.choosing import Choosing
@@ -50,7 +52,8 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     pixelcnn = take_untold_pixelcnn(cfg, section.pixelcnn, split, handed.vqvae)
     with open_stage("compare_bits", cfg, handed.inputs | inputs_of([], pixelcnn=pixelcnn), machine, resume) as stage:
         note_data(stage, cfg, split)
-        plan = plan_bits(cfg, handed)
+        notes = stage.last / "batches"
+        plan = replace(plan_bits(cfg, handed), notes=notes)
         say(f"{len(plan.positions)} pictures of test, {len(plan.study.strategies)} strategies")
         rows = measure_all(plan, pixelcnn)
         write_rows(stage.folder.path / "bits.csv", BITS_HEADER, rows)
@@ -58,6 +61,7 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
         write_rows(stage.folder.path / "envelope.csv", ENVELOPE_HEADER, envelope)
         stage.figure("bits", bits_figure(rows, len(plan.positions), plan.decoding))
         report(stage, rows, envelope)
+        forget(notes)
         stage.finish(handed.vqvae.key(split), extra_artifacts=FILES)
         return float(stage.metrics[f"{ALL_TOKENS} DistilBERT bits"])
 

@@ -42,6 +42,7 @@ from measuring.sweep_figure import sweep_figure
 from pipeline.figures import picture_grid
 from pipeline.machine import Stream, generator, prepare_machine
 from pipeline.metrics import to_unit
+from pipeline.remembering import forget, remembering
 from pipeline.stage import Stage, open_stage, say
 from pipeline.tables import Rows, write_rows
 from recall.fillers import Way
@@ -64,15 +65,15 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
         note_data(stage, cfg, split)
         memory = replace(handed.memory, bf16=False, painter=None)  # all in float32, all painted by the decoder
         ways = filling_ways(memory, priors, section)
-        rows = measure_inpainting(
-            memory, ways, spread_batches(handed, section.pictures, section.batch_size), section, seed
-        )
+        batches = spread_batches(handed, section.pictures, section.batch_size)
+        rows = measure_inpainting(memory, ways, batches, section, seed, stage.last / "parts" / "inpainting")
         write_rows(stage.folder.path / "inpainting.csv", INPAINTING_HEADER, rows)
         report_inpainting(stage, rows, section)
         some = next(spread_batches(handed, SHOWN, SHOWN)())
         stage.figure("inpainting", inpainting_figure(handed, ways, some, section, seed))
         compare_speed(stage, handed, priors, section, seed)
         compare_samples(stage, handed, priors, section, seed)
+        forget(stage.last / "parts")
         stage.finish(handed.vqvae.key(split), extra_artifacts=FILES)
         return float(np.mean([row["mean"] for row in rows if (row["method"], row["measure"]) == (MAIN_WAY, MAIN)]))
 
@@ -80,7 +81,11 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
 def compare_speed(stage: Stage, handed: HandedMemory, priors: Priors, section: ComparePriorsSection, seed: int) -> None:
     """speed.csv, and a table on the console."""
     batch = next(spread_batches(handed, section.timed_pictures, section.timed_pictures)())
-    rows = measure_speed(handed.memory, priors, batch, section, seed)
+
+    def timed(everything: str) -> Rows:
+        return measure_speed(handed.memory, priors, batch, section, seed)
+
+    rows = remembering(stage.last / "parts" / "speed", timed)("all")
     write_rows(stage.folder.path / "speed.csv", SPEED_HEADER, rows)
     say(f"ms per picture, {len(batch.tokens)} at once, {section.rounds} rounds   median   lowest   highest")
     for row in rows:
@@ -94,11 +99,12 @@ def compare_samples(
     """samples.csv and sweep.csv with their figures."""
     count = min(section.samples, len(handed.split.positions("test")) // 2, len(handed.split.positions("val")))
     makers = inventors(handed.memory, priors, section, handed.split.classes)
-    found, shown = measure_samples(handed, makers, count, section.batch_size, seed)
+    notes = stage.last / "parts"
+    found, shown = measure_samples(handed, makers, count, section.batch_size, seed, notes / "samples")
     write_rows(stage.folder.path / "samples.csv", SAMPLES_HEADER, found)
     report_compared(stage, found)
     stage.figure("samples", picture_grid(list(shown.items())))
-    swept = measure_sweep(handed, priors, section, count, seed)
+    swept = measure_sweep(handed, priors, section, count, seed, notes / "sweep")
     write_rows(stage.folder.path / "sweep.csv", SWEEP_HEADER, swept)
     if swept:
         stage.figure("sweep", sweep_figure(swept))

@@ -33,6 +33,7 @@ from pipeline.figures import component_rows, picture_grid
 from pipeline.files import write_array, write_csv
 from pipeline.machine import Machine, Stream, generator, prepare_machine
 from pipeline.metrics import picture_errors, to_unit
+from pipeline.remembering import forget, remembering
 from pipeline.stage import Stage, inputs_of, open_stage, say
 from recall.hole import Hole, check_kept, dig, nothing_known
 from recall.memory import average_code, paint
@@ -73,6 +74,7 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
             inpaint(stage, cfg, asked, split, indices, vqvae)
         else:
             invent(stage, cfg, asked, split, vqvae)
+        forget(stage.last / "batches")
         stage.finish(None, extra_artifacts=("pictures", "indices.npy", "samples.csv"))
         return stage.metrics["seconds_per_picture"]
 
@@ -81,16 +83,20 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
 
 
 def draw_all(stage: Stage, asked: Asked, hole: Hole, batch_size: int, seed: int) -> Tensor:
-    """The hole (B pictures, on the CPU) filled in batches: (B, N) on the CPU; notes the seconds per picture."""
-    device, count, parts = stage.machine.device, len(hole.tokens), []
-    started = time.perf_counter()
-    for start in range(0, count, batch_size):
-        rows = slice(start, start + batch_size)
+    """The hole (B pictures, on the CPU) filled in batches, of which finished ones are remembered: (B, N) on the CPU.
+    Notes the seconds per picture."""
+    device, count = stage.machine.device, len(hole.tokens)
+
+    def of_batch(start: int) -> tuple[Tensor, float]:
+        started, rows = time.perf_counter(), slice(start, start + batch_size)
         told = None if asked.told is None else asked.told[:count][rows]
         some = Hole(hole.tokens[rows].to(device), hole.mask[rows].to(device), told)
         filled = asked.filler.fill(some, "sample", generator(seed, Stream.SAMPLE_CODES, start))
-        parts.append(check_kept(some, filled).tokens.cpu())
-    stage.metrics["seconds_per_picture"] = (time.perf_counter() - started) / count
+        return check_kept(some, filled).tokens.cpu(), time.perf_counter() - started
+
+    work = remembering(stage.last / "batches", of_batch)
+    parts, taken = zip(*map(work, range(0, count, batch_size)), strict=True)
+    stage.metrics["seconds_per_picture"] = sum(taken) / count
     stage.metrics["batch_size"] = min(batch_size, count)
     say(f"{1000 * stage.metrics['seconds_per_picture']:.3g} ms per picture in batches of {batch_size}")
     return torch.cat(parts)

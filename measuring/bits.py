@@ -5,9 +5,10 @@ of real streams (`coding/`), each picture its own, decoded as a check.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,11 @@ from coding.coders import code_by_table, code_whole
 from coding.streams import Coded, Coder, Sender, there_and_back
 from handoff.memory import HandedMemory
 from measuring import fewer_codes, formats
-from measuring.study import Batch, StudyPlan, batches_of, judge_classes
+from measuring.study import Batch, StudyPlan, batch_at, judge_classes
 from pipeline.machine import Stream, generator
 from pipeline.metrics import Bootstrap, to_unit
 from pipeline.progress import progress_bar
+from pipeline.remembering import remembering
 from pipeline.stage import say
 from pipeline.tables import Rows
 from recall.memory import Memory, baseline_probabilities
@@ -50,6 +52,7 @@ class BitsPlan:
     positions: np.ndarray  # of the test pictures
     passes: int
     resamples: int
+    notes: Path | None = None  # where finished batches lie until the stage has ended
 
     @property
     def memory(self) -> Memory:
@@ -59,11 +62,15 @@ class BitsPlan:
     def decoding(self) -> str:
         return self.study.decodings[0]
 
-    def batches(self, doing: str) -> Iterator[Batch]:
-        """The pictures with all that they are compared with. doing: what the progress bar says."""
-        size = self.study.batch_size
-        found = batches_of(self.memory, self.handed.split, self.handed.indices, self.positions, size)
-        yield from progress_bar(found, total=-(-len(self.positions) // size), desc=doing, unit="batch")
+    def batch(self, start: int) -> Batch:
+        """The pictures from `start` on with all that they are compared with."""
+        return batch_at(
+            start, self.memory, self.handed.split, self.handed.indices, self.positions, self.study.batch_size
+        )
+
+
+#: What is measured of a batch: method, setting, name -> (B,).
+Entries = Iterable[tuple[str, str, dict[str, Tensor]]]
 
 
 class Gathered:
@@ -73,10 +80,10 @@ class Gathered:
         self.values: dict[tuple[str, str], dict[str, list[Tensor]]] = {}
 
     def add(self, method: str, setting: str, values: dict[str, Tensor]) -> None:
-        """values: name -> (B,)."""
+        """values: name -> (B,) double, on the CPU."""
         known = self.values.setdefault((method, setting), {})
         for name, value in values.items():
-            known.setdefault(name, []).append(value.double().cpu())
+            known.setdefault(name, []).append(value)
 
     def rows(self, plan: BitsPlan) -> Rows:
         """Means over pictures, 95 % bootstrap intervals of the errors, and how many pictures."""
@@ -91,6 +98,23 @@ class Gathered:
                     row[f"{name}_low"], row[f"{name}_high"] = bootstrap.interval(pictures[name])
             rows.append(row | {"pictures": len(pictures["bits"])})
         return rows
+
+
+def gathered_rows(plan: BitsPlan, doing: str, of_batch: Callable[[Batch], Entries]) -> Rows:
+    """The rows of what is measured batch by batch; batches that are done are remembered. doing: what the progress bar
+    says."""
+
+    def from_start(start: int) -> list[list[Any]]:
+        return [
+            [method, setting, {name: value.double().cpu() for name, value in values.items()}]
+            for method, setting, values in of_batch(plan.batch(start))
+        ]
+
+    found, work = Gathered(), remembering(plan.notes and plan.notes / doing, from_start)
+    for start in progress_bar(range(0, len(plan.positions), plan.study.batch_size), desc=doing, unit="batch"):
+        for method, setting, values in work(start):
+            found.add(method, setting, values)
+    return found.rows(plan)
 
 
 def judge_stored(memory: Memory, batch: Batch, pictures: Tensor, grids: Tensor | None = None) -> dict[str, Tensor]:
@@ -133,20 +157,21 @@ def frontier(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]
 def format_rows(plan: BitsPlan) -> Rows:
     """JPEG, WebP, AVIF and JPEG XL at all settings, whole files and data only; none for pictures that they cannot hold,
     which is said."""
-    memory, found = plan.memory, Gathered()
-    names = ", ".join(formats.NAMES.values())
+    memory, names = plan.memory, ", ".join(formats.NAMES.values())
     if memory.vqvae.config.channels not in ORDINARY:
         say(f"no {names} of pictures with {memory.vqvae.config.channels} components")
         return []
-    for batch in plan.batches(names):
+
+    def of_batch(batch: Batch) -> Entries:
         pixels = from_model(batch.truth.cpu() * 2 - 1)
         for kind, quality, reduce in formats.SETTINGS:
             back = formats.compress(pixels, kind, quality, reduce)
             judged = judge_stored(memory, batch, to_model(back.pictures).to(memory.device))
             described = f"quality {quality}, side / {reduce}"
             for method, bits in ((formats.NAMES[kind], back.bits), (data_only(kind), back.payload_bits)):
-                found.add(method, described, {"bits": torch.from_numpy(bits)} | judged)
-    return found.rows(plan)
+                yield method, described, {"bits": torch.from_numpy(bits)} | judged
+
+    return gathered_rows(plan, names, of_batch)
 
 
 def data_only(kind: formats.Format) -> str:
@@ -162,17 +187,18 @@ FEWER_CODES = "fewer codes"
 def reduced_rows(plan: BitsPlan) -> Rows:
     """The VQ-VAE with its codes merged to fewer, all tokens kept: coded by frequencies of the position, and by the
     DistilBERT in passes."""
-    memory, found = plan.memory, Gathered()
-    merged = list(_merged(plan))
-    for batch in plan.batches("fewer codes"):
+    memory, merged = plan.memory, list(_merged(plan))
+
+    def of_batch(batch: Batch) -> Entries:
         for merging, coders in merged:
             painted = fewer_codes.paint_reduced(memory, batch.tokens, merging.centres, merging.assignment)
             judged = judge_stored(memory, batch, painted)
             plain = masking.stored_bits(memory.tokens, memory.tokens, merging.size, fixed=True)
             for how, coder in coders.items():
                 coded = there_and_back(coder, Sender(merging.assignment[batch.tokens]))
-                found.add(FEWER_CODES, f"{merging.size} codes, {how}", costs(coded, plain) | judged)
-    return found.rows(plan)
+                yield FEWER_CODES, f"{merging.size} codes, {how}", costs(coded, plain) | judged
+
+    return gathered_rows(plan, "fewer codes", of_batch)
 
 
 def _merged(plan: BitsPlan) -> Iterator[tuple[fewer_codes.Merging, dict[str, Coder]]]:

@@ -12,10 +12,11 @@ from coding.coders import code_by_pixelcnn, code_by_table, code_in_groups, code_
 from coding.positions import choice_bits, keeping_odds
 from coding.streams import Coded, Coder, Sender, checked, there_and_back
 from masking import mask_first, masked_count, position_bits, stored_bits
-from measuring.bits import OF_THE_CODE, OF_THE_POSITION, BitsPlan, Gathered, costs, judge_stored
+from measuring.bits import OF_THE_CODE, OF_THE_POSITION, BitsPlan, Entries, costs, gathered_rows, judge_stored
 from measuring.study import ALL_FORGOTTEN, Batch, recall_batch
 from measuring.tables import bits_of, is_placed
 from pipeline.machine import Stream, generator
+from pipeline.remembering import remembering
 from pipeline.tables import Rows
 from priors.pixelcnn import PixelCNN
 from recall.choosing import PACES, choose_order
@@ -36,14 +37,15 @@ def percent_setting(percent: int) -> str:
 
 def whole_rows(plan: BitsPlan, pixelcnn: PixelCNN | None) -> Rows:
     """All tokens, by everyone who can say how probable codes are. pixelcnn: one that is told nothing; None: none."""
-    memory, found, coders = plan.memory, Gathered(), whole_coders(plan, pixelcnn)
-    for batch in plan.batches("coding whole grids"):
+    memory, coders = plan.memory, whole_coders(plan, pixelcnn)
+
+    def of_batch(batch: Batch) -> Entries:
         judged = judge_stored(memory, batch, memory.paint_tokens(batch.tokens), batch.tokens)
         plain = stored_bits(memory.tokens, memory.tokens, len(memory.codebook), fixed=True)
         for setting, coder in coders.items():
-            coded = there_and_back(coder, Sender(batch.tokens))
-            found.add(ALL_TOKENS, setting, costs(coded, plain) | judged)
-    return found.rows(plan)
+            yield ALL_TOKENS, setting, costs(there_and_back(coder, Sender(batch.tokens)), plain) | judged
+
+    return gathered_rows(plan, "coding whole grids", of_batch)
 
 
 def whole_coders(plan: BitsPlan, pixelcnn: PixelCNN | None) -> dict[str, Coder]:
@@ -87,14 +89,15 @@ class _Cost(NamedTuple):
 
 def kept_rows(plan: BitsPlan) -> Rows:
     """Every strategy at every percentage; nothing kept (100 %) is the same for all and costs nothing."""
-    memory, study, found = plan.memory, plan.study, Gathered()
+    memory, study = plan.memory, plan.study
     prepared, plain = prepare_coding(plan), bits_of(memory)
-    for batch in plan.batches("coding what is kept"):
+
+    def of_batch(batch: Batch) -> Entries:
         if 100 in study.percentages:
             nothing = torch.zeros_like(batch.tokens, dtype=torch.bool)
             free = torch.zeros(len(nothing), dtype=torch.float64)
             values = {**costs(Coded(free, free), 0.0), **_places(free, 0.0), **_judge_kept(plan, batch, nothing, 100)}
-            found.add(ALL_FORGOTTEN, percent_setting(100), values)
+            yield ALL_FORGOTTEN, percent_setting(100), values
         for strategy in study.strategies:
             counted = 0.0
             for cost in kept_costs(plan, prepared, batch, strategy):
@@ -102,8 +105,9 @@ def kept_rows(plan: BitsPlan) -> Rows:
                     counted = position_bits(memory.tokens, int(cost.kept[0].sum()))
                 values = costs(cost.coded, plain(strategy, cost.percent)) | _places(cost.position_bits, counted)
                 values |= _judge_kept(plan, batch, cost.kept, cost.percent)
-                found.add(strategy, percent_setting(cost.percent), values)
-    return found.rows(plan)
+                yield strategy, percent_setting(cost.percent), values
+
+    return gathered_rows(plan, "coding what is kept", of_batch)
 
 
 def _places(bits: Tensor, counted: float) -> dict[str, Tensor]:
@@ -123,14 +127,20 @@ def prepare_coding(plan: BitsPlan) -> Prepared:
     others = spread(handed.split.positions("val"), len(plan.positions))
     orders: dict[str, Tensor] = {}
     odds: dict[tuple[str, int], Tensor] = {}
+
+    def orders_of(strategy: str) -> list[Tensor]:
+        """Of the pictures, and of validation pictures where positions are sent."""
+        asked = [plan.positions] if is_placed(strategy) else [plan.positions, others]
+        return [_order(plan, strategy, handed.indices.tokens(positions)).cpu() for positions in asked]
+
+    work = remembering(plan.notes and plan.notes / "orders", orders_of)
     for strategy in study.strategies:
         if strategy in PACES:
             continue
-        orders[strategy] = _order(plan, strategy, handed.indices.tokens(plan.positions))
-        if not is_placed(strategy):
-            seen = _order(plan, strategy, handed.indices.tokens(others))
+        orders[strategy], *seen = (order.to(memory.device) for order in work(strategy))
+        if seen:
             for percent in study.percentages:
-                odds[strategy, percent] = keeping_odds(~mask_first(seen, masked_count(percent / 100, memory.tokens)))
+                odds[strategy, percent] = keeping_odds(~mask_first(seen[0], masked_count(percent / 100, memory.tokens)))
     return Prepared(orders, odds)
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from pipeline.configured import configured
 from pipeline.machine import Stream, generator
 from pipeline.metrics import Bootstrap, mse, to_unit
 from pipeline.progress import progress_bar
+from pipeline.remembering import remembering
 from pipeline.tables import Rows, mean_row
 from recall.fillers import GANFiller, MaskedVQVAEFiller, MeanOfDraws, PixelCNNFiller, Way, distil_filler
 from recall.hole import Filler, Hole, dig
@@ -95,12 +97,15 @@ def paint_way(memory: Memory, way: Way, hole: Hole, draws: torch.Generator) -> t
 @torch.no_grad()
 def measure_inpainting(
     memory: Memory, ways: Mapping[str, Way], batches: Callable[[], Iterator[Batch]], section: ComparePriorsSection,
-    seed: int,
+    seed: int, notes: Path | None = None,
 ) -> Rows:  # fmt: skip
     """Rows of inpainting.csv. The masks of a cell (mask, percent) are the same for all ways. Of what is drawn there is
-    also the diversity: how far two draws for the same hole are apart."""
-    values: dict[tuple[str, str, int, str], list[Tensor]] = {}
-    for name, way in progress_bar(list(ways.items()), desc="filling in", unit="way"):
+    also the diversity: how far two draws for the same hole are apart. notes: where finished ways are remembered."""
+
+    def of_way(name: str) -> list[list[Any]]:
+        """Mask, percent, measure, and its values of all pictures."""
+        way = ways[name]
+        values: dict[tuple[str, int, str], list[Tensor]] = {}
         for kind, percent in product(dict.fromkeys(section.masks), sorted(set(section.percentages))):
             for batch in batches():
                 mask = shared_mask(kind, percent, len(batch.tokens), memory, seed, batch.rows.start)
@@ -113,9 +118,16 @@ def measure_inpainting(
                     again, _ = paint_way(memory, way, hole, draws)
                     measures[DIVERSITY] = mse(to_unit(painted), to_unit(again))
                 for measure, value in measures.items():
-                    values.setdefault((name, kind, percent, measure), []).append(value.float().cpu())
+                    values.setdefault((kind, percent, measure), []).append(value.float().cpu())
+        return [[*cell, torch.cat(parts)] for cell, parts in values.items()]
+
+    work = remembering(notes, of_way)
     bootstrap = Bootstrap(section.bootstrap, lambda: generator(seed, Stream.BOOTSTRAP))
-    return [_inpainting_row(ways[key[0]], key, torch.cat(parts), bootstrap) for key, parts in values.items()]
+    return [
+        _inpainting_row(ways[name], (name, kind, percent, measure), values, bootstrap)
+        for name in progress_bar(list(ways), desc="filling in", unit="way")
+        for kind, percent, measure, values in work(name)
+    ]
 
 
 def _inpainting_row(way: Way, key: tuple[str, str, int, str], values: Tensor, bootstrap: Bootstrap) -> dict[str, Any]:

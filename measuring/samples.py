@@ -5,6 +5,7 @@ SWEEP_HEADER.
 """
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from pipeline.configured import configured
 from pipeline.machine import Stream, generator
 from pipeline.metrics import to_unit
 from pipeline.progress import progress_bar
+from pipeline.remembering import remembering
 from pipeline.tables import Rows
 from priors.grids import describe_grids, frechet_distance, neighbours, pairwise_distance, shuffled
 from recall.fillers import GANFiller, PixelCNNFiller, distil_filler
@@ -124,13 +126,14 @@ def halves(test: np.ndarray, count: int) -> Halves:
 
 @torch.no_grad()
 def measure_samples(
-    handed: HandedMemory, ways: dict[str, Inventor], count: int, batch_size: int, seed: int
+    handed: HandedMemory, ways: dict[str, Inventor], count: int, batch_size: int, seed: int, notes: Path | None = None
 ) -> tuple[Rows, dict[str, Tensor]]:
     """Rows of samples.csv, and some pictures of each way in [0, 1].
 
     The Frechet distance is that to one half of the test pictures. Of the other half it is the floor, and the class
     accuracy of these pictures is the ceiling; their codes painted, validation pictures and shuffled codes show what is
-    good and what is bad. It depends on how many pictures are compared, so all are as many.
+    good and what is bad. It depends on how many pictures are compared, so all are as many. notes: where finished
+    ways are remembered.
     """
     memory, split, indices = handed.memory, handed.split, handed.indices
     half, val = halves(split.positions("test"), count), spread(split.positions("val"), count)
@@ -138,37 +141,53 @@ def measure_samples(
     rows: Rows = []
     shown: dict[str, Tensor] = {}
 
-    def add(name: str, samples: Samples) -> None:
-        rows.append({"method": name, **scale.measure(samples)})
-        shown[name] = shown_samples(samples)
+    def measured(name: str, samples: Samples) -> tuple[dict[str, Any], Tensor]:
+        return {"method": name, **scale.measure(samples)}, shown_samples(samples)
 
-    for name, way in progress_bar(list(ways.items()), desc="sampling", unit="way"):
-        add(name, draw_samples(memory, way, labels, split.classes, batch_size, seed))
+    def of_way(name: str) -> tuple[dict[str, Any], Tensor]:
+        return measured(name, draw_samples(memory, ways[name], labels, split.classes, batch_size, seed))
+
+    def add(row: dict[str, Any], some: Tensor) -> None:
+        rows.append(row)
+        shown[row["method"]] = some
+
+    work = remembering(notes, of_way)
+    for name in progress_bar(list(ways), desc="sampling", unit="way"):
+        add(*work(name))
     tokens = indices.tokens(half.perfect)
     mixed, known = shuffled(tokens, generator(seed, Stream.SHUFFLED_CODES)), true_labels(handed, half.perfect)
-    add("other test pictures", Samples(tokens, split.pictures(half.perfect), known))
-    add("other test pictures, from their codes", Samples(tokens, _painted(memory, tokens, batch_size), known))
-    add("shuffled codes", Samples(mixed, _painted(memory, mixed, batch_size)))
-    add("validation pictures", Samples(indices.tokens(val), split.pictures(val), true_labels(handed, val)))
+    add(*measured("other test pictures", Samples(tokens, split.pictures(half.perfect), known)))
+    add(
+        *measured("other test pictures, from their codes", Samples(tokens, _painted(memory, tokens, batch_size), known))
+    )
+    add(*measured("shuffled codes", Samples(mixed, _painted(memory, mixed, batch_size))))
+    add(*measured("validation pictures", Samples(indices.tokens(val), split.pictures(val), true_labels(handed, val))))
     return rows, shown
 
 
 @torch.no_grad()
-def measure_sweep(handed: HandedMemory, priors: Priors, section: ComparePriorsSection, count: int, seed: int) -> Rows:
-    """Rows of sweep.csv: the DistilBERT's new pictures for each order of filling and number of passes."""
+def measure_sweep(
+    handed: HandedMemory, priors: Priors, section: ComparePriorsSection, count: int, seed: int,
+    notes: Path | None = None,
+) -> Rows:  # fmt: skip
+    """Rows of sweep.csv: the DistilBERT's new pictures for each order of filling and number of passes. notes: where
+    finished settings are remembered."""
     half = halves(handed.split.positions("test"), count)
     scale, labels = yardstick(handed, half.compared, section.batch_size), asked_labels(handed, count)
-    rows: Rows = []
-    jobs = [(name, passes) for name in SWEPT for passes in sorted(set(section.sweep_passes))]
-    for name, passes in progress_bar(jobs, desc="sweeping", unit="setting"):
+    jobs = {f"{name} {n}": (name, n) for name in SWEPT for n in sorted(set(section.sweep_passes))}
+
+    def of_setting(job: str) -> dict[str, Any]:
+        name, passes = jobs[job]
         order, noise = SWEPT[name]
         filling = replace(configured(Filling, section), passes=passes, fill_order=order)
         filling = replace(filling, choice_noise=section.choice_noise if noise else 0.0)
         way = _distil(handed.memory, priors, filling, handed.split.classes)
         samples = draw_samples(handed.memory, way, labels, handed.split.classes, section.batch_size, seed)
         apart = {"pairwise_distance": pairwise_distance(samples.tokens)}
-        rows.append({"order": name, "passes": passes, **scale.measure(samples), **apart})
-    return rows
+        return {"order": name, "passes": passes, **scale.measure(samples), **apart}
+
+    work = remembering(notes, of_setting)
+    return [work(job) for job in progress_bar(list(jobs), desc="sweeping", unit="setting")]
 
 
 def asked_labels(handed: HandedMemory, count: int) -> Tensor:

@@ -17,12 +17,15 @@ PartResult = TypeVar("PartResult")
 
 
 def remembering(
-    folder: Path | None, work: Callable[[StudyPart], PartResult], restored: Callable[[Any], PartResult]
+    folder: Path | None,
+    work: Callable[[StudyPart], PartResult],
+    restored: Callable[[Any], PartResult] = lambda found: found,
 ) -> Callable[[StudyPart], PartResult]:
     """`work`, of which the results lie in `folder` under the text of their item: a second call reads them. folder None:
     nothing is remembered. restored: makes a result of its parts, in which lists stand for tuples.
 
-    Results are dictionaries, lists and tuples of tensors on the CPU and arrays. Raises InputError for a damaged file.
+    Results are dictionaries, lists and tuples of tensors on the CPU, arrays, numbers, texts and None. Raises InputError
+    for a damaged file.
     """
     if folder is None:
         return work
@@ -52,6 +55,8 @@ def _emptied(value: Any, tensors: dict[str, Tensor]) -> Any:
         number = str(len(tensors))
         tensors[number] = torch.as_tensor(value)
         return {"array" if isinstance(value, np.ndarray) else "tensor": number}
+    if value is None or type(value) in (str, bool, int, float):
+        return {"plain": value}
     if isinstance(value, Mapping):
         return {"keys": list(value), "values": [_emptied(each, tensors) for each in value.values()]}
     if isinstance(value, list | tuple):
@@ -62,6 +67,8 @@ def _emptied(value: Any, tensors: dict[str, Tensor]) -> Any:
 def _filled(form: Any, tensors: Mapping[str, Tensor]) -> Any:
     if isinstance(form, list):
         return [_filled(each, tensors) for each in form]
+    if "plain" in form:
+        return form["plain"]
     if "tensor" in form:
         return tensors[form["tensor"]]
     if "array" in form:

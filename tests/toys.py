@@ -2,6 +2,7 @@
 
 import inspect
 import io
+import pkgutil
 import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -599,3 +600,24 @@ def notes_of(model: nn.Module) -> list[dict[str, Any]]:
 
     model.register_forward_pre_hook(note, with_kwargs=True)
     return calls
+
+
+class Counted:
+    """A function, in place of itself, that counts its calls and raises KeyboardInterrupt in call `ends_at`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+        owner, _, name = place.rpartition(".")
+        self.whole = getattr(pkgutil.resolve_name(owner), name)
+        self.calls = self.ends_at = 0
+        monkeypatch.setattr(place, lambda *given, **named: self(*given, **named))
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        self.calls += 1
+        if self.calls == self.ends_at:
+            raise KeyboardInterrupt
+        return self.whole(*given, **named)
+
+    def start_again(self, ends_at: int = 0) -> int:
+        """Counts from 0 on; returns how many calls there were."""
+        before, self.calls, self.ends_at = self.calls, 0, ends_at
+        return before

@@ -19,7 +19,9 @@ def same(one: Any, other: Any) -> bool:
         return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
     if isinstance(one, np.ndarray):
         return isinstance(other, np.ndarray) and one.dtype == other.dtype and np.array_equal(one, other)
-    return isinstance(one, Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+    if not isinstance(one, Tensor):
+        return type(one) is type(other) and (one == other or one != one)
+    return isinstance(other, Tensor) and one.dtype == other.dtype and torch.equal(one, other)
 
 
 def test_each_part_is_done_once_and_comes_back_the_same(tmp_path: Path) -> None:
@@ -28,7 +30,8 @@ def test_each_part_is_done_once_and_comes_back_the_same(tmp_path: Path) -> None:
     def work(item: int) -> tuple[dict[str, Any], list[Tensor]]:
         asked.append(item)
         values = {"b": torch.full((3,), float(item)), "a": np.arange(item + 1, dtype=np.uint16)}
-        return {"x": values, "empty": {}}, [torch.tensor(item > 1), torch.zeros(0, dtype=torch.int64)]
+        row = {"name": "a, b", "n": 3, "value": 0.1 + item / 3, "nothing": None, "yes": True, "unknown": float("nan")}
+        return {"x": values, "row": row, "empty": {}}, [torch.tensor(item > 1), torch.zeros(0, dtype=torch.int64)]
 
     first = [remembering(tmp_path / "notes", work, tuple)(item) for item in range(3)]
     again = [remembering(tmp_path / "notes", work, tuple)(item) for item in range(4)]
@@ -65,6 +68,6 @@ def test_a_damaged_note_is_named(tmp_path: Path) -> None:
         work(0)
 
 
-def test_what_is_no_tensor_is_refused_rather_than_lost(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="holds float"):
-        remembering(tmp_path, lambda item: [1.0], list)(0)
+def test_what_cannot_be_noted_is_refused_rather_than_lost(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="holds complex"):
+        remembering(tmp_path, lambda item: [1j], list)(0)

@@ -15,7 +15,7 @@ from measuring.formats import NAMES
 from pipeline.files import InputError, read_csv, read_json
 from settings.compare_bits import CompareBitsSection
 from settings.config import Config
-from toys import QUICK_TUNE, Made, Reads, copied, newest, prior_settings, run_folders, undrawn
+from toys import QUICK_TUNE, Counted, Made, Reads, copied, newest, prior_settings, run_folders, undrawn
 
 QUICK_BITS: dict[str, Any] = {
     "strategies": ["random", "selective", "adaptive"], "percentages": [50, 100], "coding_passes": 2, "batch_size": 4,
@@ -168,3 +168,21 @@ def test_what_does_not_fit_is_one_line_and_leaves_no_run_folder(
     with pytest.raises(InputError, match=message) as caught:
         compare_bits.run(prior_settings(runs, source, **changes))
     assert "\n" not in str(caught.value) and run_folders(runs, "compare_bits") == before
+
+
+def test_batches_that_were_measured_before_it_ended_are_not_measured_again(
+    weighed: Weighed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Counted(monkeypatch, "measuring.bits.BitsPlan.batch")
+    with undrawn():
+        compare_bits.run(weighed.cfg)
+        every = asked.start_again(ends_at=6)
+        with pytest.raises(KeyboardInterrupt):
+            compare_bits.run(weighed.cfg)
+        asked.start_again()
+        compare_bits.run(weighed.cfg, resume=True)
+    assert every == 8 and asked.calls == 3, "two batches of four kinds, of which five were done"
+    folder = newest(weighed.made.runs, "compare_bits")
+    for table in ("bits.csv", "envelope.csv"):
+        assert (folder / table).read_bytes() == (weighed.folder / table).read_bytes(), table
+    assert not (folder / "last" / "batches").exists()

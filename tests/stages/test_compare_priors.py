@@ -22,7 +22,7 @@ from priors.grids import frechet_distance
 from settings.compare_priors import ComparePriorsSection
 from settings.config import Config
 from sources.splitting import spread
-from toys import QUICK_TUNE, Made, Reads, copied, newest, prior_settings, run_folders
+from toys import QUICK_TUNE, Counted, Made, Reads, copied, newest, prior_settings, run_folders, undrawn
 
 QUICK_COMPARISON = {
     "masks": ["block", "random"], "percentages": [25, 50], "samples": 6, "pool": 5, "passes": 2, "batch_size": 4,
@@ -238,3 +238,23 @@ def test_priors_that_are_told_nothing_are_compared_without_class_accuracy(own_ma
     samples = read_csv(newest(runs, "compare_priors") / "samples.csv")
     real = {row["method"] for row in samples if row["class_accuracy"] != ""}
     assert real == {"other test pictures", "other test pictures, from their codes", "validation pictures"}
+
+
+def test_ways_that_were_measured_before_it_ended_are_not_measured_again(compared, monkeypatch):
+    filled = Counted(monkeypatch, "measuring.priors.paint_way")
+    drawn = Counted(monkeypatch, "measuring.samples.draw_samples")
+    with undrawn():
+        drawn.start_again(ends_at=6)  # the second setting of the sweep
+        with pytest.raises(KeyboardInterrupt):
+            compare_priors.run(compared.cfg)
+        assert filled.start_again() > 50 and drawn.start_again() == 6
+        compare_priors.run(compared.cfg, resume=True)
+    settings = len(read_csv(compared.folder / "sweep.csv"))
+    assert filled.calls == 0 and drawn.calls == settings - 1
+    folder = newest(compared.made.runs, "compare_priors")
+    assert folder != compared.folder and not (folder / "last" / "parts").exists()
+    for table in ("inpainting.csv", "samples.csv", "sweep.csv"):
+        rows, whole = read_csv(folder / table), read_csv(compared.folder / table)
+        for row in (*rows, *whole):
+            row.pop("seconds_per_picture", None)
+        assert rows == whole, table

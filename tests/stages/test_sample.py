@@ -16,7 +16,7 @@ from masking import masks_of
 from pipeline.files import InputError, read_csv, read_json, write_csv, write_json
 from pipeline.machine import Stream, generator
 from sources import pixels
-from toys import CPU, newest, pictures_in, prior_settings
+from toys import CPU, Counted, newest, pictures_in, prior_settings
 
 
 @pytest.mark.parametrize(
@@ -153,3 +153,19 @@ def test_more_samples_than_test_pictures_are_as_many_as_there_are(made):
     sample.run(prior_settings(*made[:2], sample=asked))
     split = open_split(prior_settings(*made[:2]))
     assert len(read_csv(newest(made[0], "sample") / "samples.csv")) == len(split.positions("test"))
+
+
+def test_batches_that_were_drawn_before_it_ended_are_not_drawn_again(made, monkeypatch):
+    cfg = prior_settings(*made[:2], sample={"prior": "distil", "num_samples": 7, "batch_size": 2})
+    drawn = Counted(monkeypatch, "sample.check_kept")
+    sample.run(cfg)
+    whole = newest(made[0], "sample")
+    assert drawn.start_again(ends_at=3) == 4
+    with pytest.raises(KeyboardInterrupt):
+        sample.run(cfg)
+    drawn.start_again()
+    assert sample.run(cfg, resume=True) > 0 and drawn.calls == 2
+    folder = newest(made[0], "sample")
+    assert folder != whole and not (folder / "last" / "batches").exists()
+    for file in ("indices.npy", "samples.csv", "pictures/00006.png"):
+        assert (folder / file).read_bytes() == (whole / file).read_bytes(), file
