@@ -28,7 +28,7 @@ study: $(VENV)/installed
 app: $(VENV)/installed
 	$(RUN) app.py $(ARGS)
 
-# The trained models that come with the project, made anew: those of the demo and a PixelCNN; a quarter of an hour.
+# The trained models that come with the project, made anew: those of the demo and a PixelCNN.
 TO_SHIP = --run.dir runs/to_ship
 shipped: $(VENV)/installed
 	@for stage in $(STAGES) train_prior.py; do echo "== $$stage"; $(RUN) $$stage $(TO_SHIP) || exit $$?; done

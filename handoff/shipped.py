@@ -83,7 +83,7 @@ def lay_out(shipped: Path, place: Path) -> None:
             if not target.is_dir():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with TemporaryDirectory(dir=target.parent, prefix=".") as scratch:
-                    (Path(shutil.copytree(best.parent / entry["run"], Path(scratch) / "run"))).rename(target)
+                    Path(shutil.copytree(best.parent / entry["run"], Path(scratch) / "run")).rename(target)
         write_json(place / stage / "best.json", read_best(place, stage) | read_best(shipped, stage))
 
 
@@ -103,7 +103,7 @@ def pack_models(cfg: Config, trial: Any = None, resume: bool = False, shipped: P
         "reconstruct_masked": vqvae.key(split),
     }
     folders = {
-        stage: resolve_run(runs, stage, "best", key, f"split {split.hash}", f"make shipped, as {stage} is missing")
+        stage: resolve_run(runs, stage, "best", key, f"split {split.hash}", "make shipped")
         for stage, key in keys.items()
     }
     shutil.rmtree(shipped, ignore_errors=True)

@@ -2,13 +2,14 @@
 
 import difflib
 import os
+import select
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pydantic.fields import FieldInfo
 
@@ -116,7 +117,10 @@ def _guarded(run: Callable[..., float], settings: Config, resume: bool, resumabl
         _complain(f"error: {one_line(str(error))}", is_first())
         return leave_world(2)
     except BrokenPipeError:
-        _turn_off_output()
+        gone_streams = [stream for stream in (sys.stdout, sys.stderr) if _has_no_reader(stream)]
+        if not gone_streams:  # another pipe of the program
+            raise
+        _turn_off(gone_streams)
         _complain(f"what read the output is gone{how}", is_first())
         return leave_world(141)  # as a shell says of a program that ended by SIGPIPE
     except OSError as error:
@@ -146,10 +150,20 @@ def _guarded(run: Callable[..., float], settings: Config, resume: bool, resumabl
     return leave_world(0)
 
 
-def _turn_off_output() -> None:
+def _has_no_reader(stream: TextIO) -> bool:
+    """Whether what read it has gone. Where that cannot be asked, on Windows, it counts as gone."""
+    if not hasattr(select, "poll"):
+        return True
+    asked = select.poll()
+    asked.register(stream.fileno(), select.POLLOUT)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in asked.poll(0))
+
+
+def _turn_off(streams: list[TextIO]) -> None:
     """Nothing is written at the end of the process either, where it could only fail."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
+    for stream in streams:
+        os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
 

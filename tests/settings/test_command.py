@@ -90,6 +90,31 @@ def test_a_reader_that_goes_away_ends_the_program_in_a_line(lines):
     assert ended.wait() == 141
 
 
+def test_both_streams_may_lose_their_reader(tmp_path):
+    """As in `python STAGE.py 2>&1 | head -1`."""
+    program = (
+        "import sys; from settings import command\n"
+        "run = lambda cfg, resume: print('\\n'.join(['a line'] * 100_000))\n"
+        "status = command.stage_main('summary', run, 'text', argv=[], resumable=False)\n"
+        f"open({str(tmp_path / 'status')!r}, 'w').write(str(status))"
+    )
+    ended = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    ended.stdout.close()
+    assert ended.wait() == 0 and (tmp_path / "status").read_text() == "141"
+
+
+def test_another_broken_pipe_is_not_taken_for_the_output():
+    program = (
+        "import sys; from settings import command\n"
+        "def run(cfg, resume): raise BrokenPipeError('of a worker')\n"
+        "sys.exit(command.stage_main('summary', run, 'text', argv=[], resumable=False))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "of a worker" in done.stderr
+
+
 def test_a_dry_run_of_what_makes_no_run_is_refused(capsys):
     """Or it would be done, by someone who asked for nothing to be done."""
     ran = []
