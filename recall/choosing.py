@@ -8,6 +8,7 @@ The memory knows its picture while it stores it: it may compare what the model e
 `additive` and `direct` do not look and go by the model's confidence alone (Fayyaz and colleagues, ICANN 2024).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from recall.memory import Memory
 from settings.strategies import STRATEGIES
 
 GROUPS = 8  # passes of the strategies that rank once
+ASKED_IN_FULL = 256  # tokens
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,10 @@ class Choosing:
     """How hard to think. choosing_passes: of the greedy strategies, each keeps N / choosing_passes tokens more, and
     "selective" N / selective_passes; look_ahead: share of the tokens that "adaptive" tries out, look_ahead_tokens at
     most, `candidates` for the first; code_share: weight of code vectors beside pixels there; blocks: rectangles of
-    "block"."""
+    "block".
+
+    On grids of more than ASKED_IN_FULL tokens the three counts are less, in proportion to the side, since a pass over
+    them takes more than in proportion to their tokens."""
 
     choosing_passes: int = 24
     selective_passes: int = 64
@@ -41,11 +46,19 @@ class Choosing:
 
     def step(self, tokens: int) -> int:
         """Tokens that the greedy strategies keep in a pass over a grid of so many."""
-        return max(1, round(tokens / self.choosing_passes))
+        return max(1, round(tokens / _fewer(self.choosing_passes, tokens)))
+
+    def selective_step(self, tokens: int) -> int:
+        """The same of "selective"."""
+        return max(1, round(tokens / _fewer(self.selective_passes, tokens)))
 
     def tried(self, tokens: int) -> int:
         """How many tokens of so many "adaptive" tries out."""
-        return min(round(self.look_ahead * tokens), self.look_ahead_tokens)
+        return min(round(self.look_ahead * tokens), round(_fewer(self.look_ahead_tokens, tokens)))
+
+
+def _fewer(count: int, tokens: int) -> float:
+    return count * min(1.0, math.sqrt(ASKED_IN_FULL / tokens))
 
 
 #: (memory, grids (B, N), draws, how hard to think) -> ranks (B, N)
@@ -148,8 +161,7 @@ class Pace(NamedTuple):
 
 
 def from_the_centre(memory: Memory, choosing: Choosing) -> Pace:
-    step = max(1, round(memory.tokens / choosing.selective_passes))
-    return Pace(step, memory.side // 2 * memory.side + memory.side // 2)
+    return Pace(choosing.selective_step(memory.tokens), memory.side // 2 * memory.side + memory.side // 2)
 
 
 def few_at_a_time(memory: Memory, choosing: Choosing) -> Pace:

@@ -73,13 +73,14 @@ class ReconstructMaskedSection(Section):
     seeds: Annotated[Whole, Field(ge=1, le=20)] = 3
     """How often the strategies random and block are repeated, in the last of the decodings."""
     choosing_passes: Annotated[Whole, Field(ge=1, le=100_000)] = 24
-    """Passes over the grid of the greedy strategies; each keeps tokens / passes more."""
+    """Passes over the grid of the greedy strategies; each keeps tokens / passes more. Fewer on grids beyond 16x16, in
+    proportion to the side."""
     selective_passes: Annotated[Whole, Field(ge=1, le=100_000)] = 64
     """The same of selective; one token in each pass on grids of up to so many."""
     look_ahead: Annotated[Real, Field(ge=0, le=1)] = 0.5
     """Share of the tokens for which adaptive tries candidates out before it keeps one."""
     look_ahead_tokens: Annotated[Whole, Field(ge=0, le=100_000)] = 32
-    """No more of them than so many, however large the grid is."""
+    """No more of them than so many; fewer on grids beyond 16x16, in proportion to the side."""
     candidates: Annotated[Whole, Field(ge=1, le=10_000)] = 8
     """Candidates for the first of them; evenly fewer for the next, one for the last."""
     code_share: Annotated[Real, Field(ge=0, le=1)] = 0.5

@@ -299,3 +299,10 @@ def test_adaptive_without_look_ahead_and_codes_is_painted() -> None:
     assert torch.equal(order_by("adaptive", some_tokens(), choosing=plain), order_by("painted", some_tokens()))
     codes = Choosing(choosing_passes=8, look_ahead=0.0, code_share=1.0)
     assert torch.equal(order_by("adaptive", some_tokens(), choosing=codes), order_by("distortion", some_tokens()))
+
+
+def test_beyond_256_tokens_strategies_ask_less_often_in_proportion_to_the_side() -> None:
+    choosing = Choosing(choosing_passes=24, selective_passes=64, look_ahead=0.5, look_ahead_tokens=32)
+    assert [choosing.step(tokens) for tokens in (64, 256, 1024)] == [3, 11, 85]
+    assert [choosing.selective_step(tokens) for tokens in (64, 256, 1024)] == [1, 4, 32]
+    assert [choosing.tried(tokens) for tokens in (16, 64, 256, 1024)] == [8, 32, 32, 16]
