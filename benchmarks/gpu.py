@@ -16,7 +16,6 @@ forward and backward. Convolutions may be computed with fewer.
 
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,9 +25,15 @@ if __name__ == "__main__":  # started as a file: the project is one folder up
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measured import benchmark_parser, save_table, show_columns
+from benchmarks.measured import (
+    benchmark_parser,
+    counted_operations,
+    matrix_peak,
+    save_table,
+    seconds_of,
+    show_columns,
+)  # fmt: skip
 from masking import training_mask
 from models.distilbert import DistilShape, build_distilbert, masked_cross_entropy, prepare_for
 from pipeline.files import InputError
@@ -91,9 +96,7 @@ def make_step(task: Task, recipe: str, machine: Machine, compiled: bool) -> Time
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step(1e-4)
 
-    with FlopCounterMode(display=False) as counted:
-        loss_of().backward()
-    return TimedStep(task, recipe, step, counted.get_total_flops())
+    return TimedStep(task, recipe, step, counted_operations(lambda: loss_of().backward()))
 
 
 #: The model, its parts that are compiled, and the loss of a step.
@@ -126,36 +129,17 @@ def _distilbert(task: Task, shipped: bool, machine: Machine) -> GPUTask:
     return model, [model.distilbert], loss
 
 
-def seconds_of_steps(step: Callable[[], object], count: int, device: torch.device) -> float:
-    """Of each, in the mean, until the device is done."""
-    began = time.perf_counter()
-    for _ in range(count):
-        step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return (time.perf_counter() - began) / count
-
-
-def matrix_peak(bf16: bool, device: torch.device, side: int) -> float:
-    """Operations a second of the product of two square matrices."""
-    kind = torch.bfloat16 if bf16 else torch.float32
-    a = torch.randn(side, side, device=device, dtype=kind)
-    for _ in range(3):
-        a @ a
-    return 2 * side**3 / min(seconds_of_steps(lambda: a @ a, 5, device) for _ in range(3))
-
-
 def measure_task(task: Task, machine: Machine, rounds: int, steps: int, compiled: bool, side: int) -> list[list[str]]:
     """A row for each recipe; recipes take turns."""
     recipes = RECIPES if task.model == "VQ-VAE" else RECIPES[:2]
     ways = [make_step(task, recipe, machine, compiled) for recipe in recipes]
     peaks = {bf16: matrix_peak(bf16, machine.device, side) for bf16 in {False, machine.bf16}}
     for way in ways:
-        seconds_of_steps(way.step, WARM_STEPS, machine.device)
+        seconds_of(way.step, WARM_STEPS, machine.device)
     turns: list[list[float]] = [[] for _ in ways]
     for _ in range(rounds):
         for way, seconds in zip(ways, turns, strict=True):
-            seconds.append(seconds_of_steps(way.step, steps, machine.device))
+            seconds.append(seconds_of(way.step, steps, machine.device))
     eager, rows = statistics.median(turns[0]), []
     for way, seconds in zip(ways, turns, strict=True):
         median = statistics.median(seconds)

@@ -4,10 +4,13 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from docs.shelf import write_table
 from pipeline.machine import Machine, commit
@@ -34,6 +37,35 @@ def resident_megabytes() -> float:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def seconds_of(work: Callable[[], object], times: int, device: torch.device) -> float:
+    """Seconds of each of `times` calls, in the mean, until the device is done."""
+    began = time.perf_counter()
+    for _ in range(times):
+        work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (time.perf_counter() - began) / times
+
+
+def matrix_peak(bf16: bool, device: torch.device, side: int) -> float:
+    """Operations a second of the product of two square matrices, as a product or as a convolution of 1x1, whichever is
+    faster: other libraries compute them."""
+    kind = torch.bfloat16 if bf16 else torch.float32
+    a = torch.randn(side, side, device=device, dtype=kind)
+    picture = a.view(1, side, side, 1).to(memory_format=torch.channels_last)
+    ways = (lambda: a @ a), (lambda: F.conv2d(picture, a[:, :, None, None]))
+    for way in ways:
+        seconds_of(way, 3, device)
+    return 2 * side**3 / min(seconds_of(way, 5, device) for way in ways for _ in range(3))
+
+
+def counted_operations(work: Callable[[], object]) -> int:
+    """Of convolutions, linear layers and attention, two for a multiplication with its addition, as torch counts."""
+    with FlopCounterMode(display=False) as counted:
+        work()
+    return counted.get_total_flops()
 
 
 def in_own_process(file: str, arguments: Sequence[str]) -> list[str]:

@@ -6,7 +6,8 @@ of `train_vqvae.py` takes at most half of the time of the textbook's in float32,
 The textbook recipe is written anew from van den Oord et al. 2017: strided 4x4 convolutions, residual blocks without
 normalisation, a codebook that moves by its gradient, Adam. Ours is that of config.yaml: Muon and AdamW, an EMA codebook
 with restarts. A step is forward, backward, clipping and optimizer; pictures are noise that lies ready. Ways take turns,
-and each is warmed up.
+and each is warmed up. The share of the peak is that of a product of two large square matrices in the same arithmetic,
+measured here; counted are convolutions and linear layers, forward and backward.
 
     python benchmarks/training_step.py
     python benchmarks/training_step.py --rounds 3 --batch 8 --size 32 --hidden 32 --codes 64 --save step.csv
@@ -14,7 +15,6 @@ and each is warmed up.
 
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,15 @@ if __name__ == "__main__":  # started as a file: the project is one folder up
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measured import add_numbers, benchmark_parser, save_table, show_columns
+from benchmarks.measured import (
+    add_numbers,
+    benchmark_parser,
+    counted_operations,
+    matrix_peak,
+    save_table,
+    seconds_of,
+    show_columns,
+)  # fmt: skip
 from pipeline.machine import generator, prepare_machine, versions
 from pipeline.optimizer import FitOptimizer, OptimizerKind
 from settings.common import RunSection
@@ -39,9 +47,12 @@ STEP_HEADER = (
     "lowest",
     "highest",
     "times_textbook",
+    "gigaoperations_of_a_picture",
+    "share_of_peak",
 )
 WARM_UP = 3
 STEPS = 4  # of a turn
+PEAK_SIDE = 2048
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,7 @@ class TimedRecipe:
     bf16: bool
     model: VQVAE
     step: Callable[[], Tensor]
+    operations: int  # of a step
 
     @property
     def arithmetic(self) -> str:
@@ -75,17 +87,8 @@ def make_way(recipe: str, bf16: bool, config: VQVAEConfig, pictures: Tensor) -> 
         optimizer.step(1e-3)
         return loss.detach()
 
-    return TimedRecipe(recipe, bf16, model, step)
-
-
-def seconds_of(work: Callable[[], object], times: int, device: torch.device) -> float:
-    """Seconds of each of `times` calls, in the mean, until the device is done."""
-    started = time.perf_counter()
-    for _ in range(times):
-        work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return (time.perf_counter() - started) / times
+    operations = counted_operations(lambda: model(pictures, draws).losses["loss"].backward())
+    return TimedRecipe(recipe, bf16, model, step, operations)
 
 
 def measure(ways: Sequence[TimedRecipe], batch: int, rounds: int, device: torch.device) -> list[list[object]]:
@@ -96,6 +99,7 @@ def measure(ways: Sequence[TimedRecipe], batch: int, rounds: int, device: torch.
     for _ in range(rounds):
         for way, seconds in zip(ways, turns, strict=True):
             seconds.append(seconds_of(way.step, STEPS, device))
+    peaks = {bf16: matrix_peak(bf16, device, PEAK_SIDE) for bf16 in {way.bf16 for way in ways}}
     medians = [statistics.median(seconds) for seconds in turns]
     return [
         [
@@ -106,6 +110,8 @@ def measure(ways: Sequence[TimedRecipe], batch: int, rounds: int, device: torch.
             f"{batch / max(seconds):.1f}",
             f"{batch / min(seconds):.1f}",
             f"{medians[0] / median:.2f}",
+            f"{way.operations / batch / 1e9:.3g}",
+            f"{way.operations / median / peaks[way.bf16]:.3g}",
         ]
         for way, seconds, median in zip(ways, turns, medians, strict=True)
     ]

@@ -1,7 +1,7 @@
 """Kinds of values that settings have, and what all sections share."""
 
 import difflib
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -41,7 +41,7 @@ class Section(BaseModel):
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False, validate_default=True
     )
 
-    def replace(self, values: dict[str, Any]) -> "Section":
+    def replace(self, values: dict[str, Any]) -> Self:
         """A checked copy with some values changed. Raises ValidationError when one is out of range."""
         return type(self).model_validate({**self.model_dump(), **values})
 
