@@ -101,17 +101,25 @@ def alone(path: Path) -> Iterator[None]:
     except OSError as error:
         raise cannot_write(path, error) from error
     try:
-        with lock:
-            yield
+        lock.acquire()
     except Timeout:
         raise InputError(
             f"{path} has been locked for {LOCK_SECONDS} s by another process; end that one first"
         ) from None
+    except OSError as error:
+        raise cannot_write(Path(lock.lock_file), error) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def sqlite_url(file: Path) -> str:
-    """The address of a database in a file. Raises InputError for a path that would be read as another one."""
+    """The address of a database in a file. Raises InputError for a path that would be read as another one, and for what
+    is no file: MLflow would try again for ever."""
     path = file.resolve().as_posix()
+    if file.exists() and not file.is_file():
+        raise InputError(f"{path} is no ordinary file, so no database; move it away")
     if odd := [sign for sign in "?%" if sign in path]:
         raise InputError(f"{path} has a {odd[0]} in it, which databases misread; name another --run.dir")
     return f"sqlite:///{path}"
@@ -127,13 +135,18 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Raises InputError when the file is missing or is not JSON."""
+    """Raises InputError when the file is missing, cannot be read or is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing") from None
-    except json.JSONDecodeError as error:
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not JSON: {error}") from None
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    absent = isinstance(error, FileNotFoundError)
+    return InputError(f"{path} is missing" if absent else f"{path} cannot be read: {error.strerror}")
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -144,12 +157,14 @@ def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) 
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Raises InputError when the file is missing."""
+    """Raises InputError when the file is missing, cannot be read or is not CSV."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing") from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not a CSV file in UTF-8: {error}") from None
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

@@ -1,6 +1,5 @@
 """Metadata of pictures: a CSV file with a line per picture, its path and columns of numbers or classes."""
 
-import csv
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,10 +24,10 @@ def read_metadata(file: Path, paths: Sequence[str]) -> list[dict[str, str]]:
     try:
         check_ordinary(file)
         rows = read_csv(file)
+    except InputError as error:
+        raise InputError(f"data.metadata {error}") from None
     except FileNotFoundError:
         raise InputError(f"data.metadata {file} is missing") from None
-    except (UnicodeDecodeError, csv.Error):
-        raise InputError(f"data.metadata {file} is not a CSV file in UTF-8") from None
     except OSError as error:
         raise InputError(f"data.metadata {file} is not a CSV file in UTF-8: {error.strerror}") from error
     rows = [{(name or "").removeprefix("\ufeff"): value for name, value in row.items()} for row in rows]

@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 
 from campaigns import bad_settings as campaign
+from campaigns import faults as fault_tries
 from campaigns import late_settings
 from campaigns.bad_settings import FILES, WORDS, Typed, bad_settings, refused_values, try_settings
-from campaigns.late_settings import Taken, World, ends_of, judge_ended, taken_settings, try_taken
+from campaigns.faults import Fault, digests, disk_with, faults, longest_file, mounts, try_fault, try_two_at_once
+from campaigns.forked import Ended, World, make_little_world
+from campaigns.late_settings import Taken, ends_of, judge_late, taken_settings, try_taken
 from campaigns.outcomes import Outcome, table_of, wrong_of
 from campaigns.strange_files import judge_decoded
+from campaigns.torn_files import HARMS, Harm, cut, emptied, flipped, try_torn, whole_run
 from sources.pictures import Decoded
 from strangers import File
 
@@ -118,7 +122,7 @@ def test_ends_are_those_that_the_help_names(takes: str, ends: list[str]) -> None
     ],
 )
 def test_how_a_try_ended_is_judged(status: int | None, text: str, lasting: bool, ending: str) -> None:
-    assert judge_ended(status, text, lasting)[0] == ending
+    assert judge_late(Ended(status, text, 1.0), lasting)[0] == ending
 
 
 def test_all_numbers_of_all_stages_are_tried_at_their_ends() -> None:
@@ -173,6 +177,140 @@ def test_a_forked_try_is_seen_as_it_ended(
     monkeypatch.setattr(late_settings, "SECONDS", 1.0)
     outcome = forked(tmp_path, main)
     assert outcome.ending == ending and said in outcome.said
+
+
+# --- disks, databases and torn files ----------------------------------------------------------------------------------
+
+FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked on this system")
+
+
+@pytest.fixture(scope="module")
+def little(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_little_world(tmp_path_factory.mktemp("little"), tracked=True)
+
+
+@FORKS
+@pytest.mark.parametrize(
+    "what",
+    [
+        "train_vqvae: a disk with 20,000 bytes left", "vqvae_reconstruction: a disk that takes no writing",
+        "data_split: files of at most 1,000 bytes", "vqvae_reconstruction: mlflow.db garbage",
+        "vqvae_reconstruction: mlflow.db locked", "train_vqvae: optuna.db holed", "sample: clock set back",
+    ],
+)  # fmt: skip
+def test_a_fault_is_survived_or_said_in_a_line(what: str, little: World, tmp_path: Path) -> None:
+    found = [fault for fault in faults() if f"{fault.stage}: {fault.what}" == what]
+    if not found and "disk" in what and not mounts():
+        pytest.skip("only root may mount file systems")
+    (fault,) = found
+    outcome = try_fault(fault, little, tmp_path)
+    assert outcome.ending in fault.may, outcome
+
+
+@FORKS
+@pytest.mark.parametrize(
+    ("stage", "pattern", "harm", "ending"),
+    [
+        ("train_vqvae", "data_split/*/images.npy", flipped, "refused"),
+        ("sample", "train_prior/*/model/model.safetensors", cut, "refused"),
+        ("vqvae_reconstruction", "train_vqvae/best.json", emptied, "refused"),
+        ("vqvae_reconstruction", "train_distil/*/metrics.jsonl", emptied, "survived"),
+    ],
+)
+def test_a_torn_file_is_refused_or_makes_no_difference(
+    stage: str, pattern: str, harm: Callable[..., None], ending: str, little: World, tmp_path: Path
+) -> None:
+    for name in ("whole", "torn"):
+        (tmp_path / name).mkdir()
+    name = next(little.runs.glob(pattern)).relative_to(little.runs)
+    whole = whole_run(stage, little, tmp_path / "whole")
+    outcome = try_torn(stage, name, Harm(harm, 1), little, whole, tmp_path / "torn")
+    assert outcome.ending == ending, outcome
+
+
+def bare_world(folder: Path) -> World:
+    (folder / "world").mkdir(parents=True)
+    (folder / "world" / "old.txt").write_text("old")
+    return World(folder / "world", folder, folder / "little.yaml")
+
+
+def overwrites() -> int:
+    import sys
+
+    (Path(sys.argv[4]) / "old.txt").write_text("new")
+    return 0
+
+
+@FORKS
+@pytest.mark.parametrize(
+    ("main", "may", "ending"),
+    [
+        (lambda: 0, ("survived",), "survived"),
+        (lambda: 0, ("refused",), "wrong"),
+        (leaves_nothing_and_refuses, ("survived",), "wrong"),
+        (leaves_nothing_and_refuses, ("survived", "refused"), "refused"),
+        (overwrites, ("survived",), "wrong"),
+        (fails, ("survived", "refused"), "wrong"),
+    ],
+)
+def test_what_a_fault_may_lead_to_is_judged(
+    main: Callable[[], int], may: tuple[str, ...], ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fault_tries.importlib, "import_module", lambda name: SimpleNamespace(main=main))
+    outcome = try_fault(Fault("x", "train_vqvae", may=may), bare_world(tmp_path), tmp_path)
+    assert outcome.ending == ending, outcome
+
+
+def says_one_folder() -> int:
+    print("runs/train_vqvae/x")
+    return 0
+
+
+@FORKS
+def test_two_at_once_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fault_tries.importlib, "import_module", lambda name: SimpleNamespace(main=says_one_folder))
+    outcome = try_two_at_once("train_vqvae", bare_world(tmp_path), tmp_path)
+    assert outcome.ending == "wrong" and "one run folder" in outcome.said
+
+
+def writes_much() -> int:
+    import sys
+
+    (Path(sys.argv[4]) / "new.txt").write_bytes(bytes(5000))
+    return 0
+
+
+@FORKS
+def test_limits_of_files_and_disks_are_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A try that could write would prove nothing."""
+    monkeypatch.setattr(fault_tries.importlib, "import_module", lambda name: SimpleNamespace(main=writes_much))
+    tries = [(Fault("x", "s", limit=longest_file(4000)), "File too large")]
+    tries += [(Fault("x", "s", limit=longest_file(9000)), "")]
+    if mounts():
+        tries += [(Fault("x", "s", lambda runs: disk_with(0, runs)), "No space left")]
+        tries += [(Fault("x", "s", lambda runs: disk_with(None, runs)), "Read-only")]
+        tries += [(Fault("x", "s", lambda runs: disk_with(20_000, runs)), "")]
+    for number, (fault, said) in enumerate(tries):
+        own = tmp_path / str(number)
+        outcome = try_fault(fault, bare_world(own), own)
+        assert outcome.ending == ("wrong" if said else "survived") and said in outcome.said, outcome
+
+
+@pytest.mark.parametrize("harm", HARMS, ids=lambda harm: harm.__name__)
+def test_a_harm_changes_a_file_and_the_same_seed_the_same_way(harm: Callable[..., None], tmp_path: Path) -> None:
+    left = []
+    for number in range(2):
+        file = tmp_path / str(number)
+        file.write_bytes(bytes(range(200)))
+        Harm(harm, 3)(file)
+        left.append(file.read_bytes() if file.is_file() else file.is_dir())
+    assert left[0] == left[1] != bytes(range(200))
+
+
+def test_databases_and_lists_that_grow_do_not_count_as_changed(tmp_path: Path) -> None:
+    for name in ("mlflow.db", "mlflow.db-wal", "best.json", "run.json"):
+        (tmp_path / name).write_text("x")
+    assert list(digests(tmp_path)) == ["run.json"]
 
 
 def test_the_table_counts_each_campaign_and_all() -> None:

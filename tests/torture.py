@@ -6,6 +6,9 @@
 settings   settings that cannot be used, over all stages: refused in a line, with nothing left behind
 ends       settings at both ends of what they take: the stage does its work, or refuses at once
 files      pictures and stacks as strangers have them: decoded right, or refused with the reason
+folders    folders and tars as strangers have them: read whole, or refused with the reason
+faults     disks that are full or take no writing, databases that are locked or damaged, a clock set back, two at once
+torn       files of earlier runs, a byte flipped, cut, emptied or gone: refused, or the numbers of whole ones
 kills      stages killed at random moments and resumed: the numbers of one that was never killed
 
 The exit status is 1 when anything went wrong; what did is listed.
@@ -28,10 +31,13 @@ if __name__ == "__main__":  # started as a file: the project is one folder up
 
 from benchmarks.measured import show_columns
 from campaigns.bad_settings import bad_settings, try_settings
+from campaigns.faults import meet_faults
 from campaigns.kills import kill_stages
 from campaigns.late_settings import try_late
+from campaigns.odd_folders import read_strange_folders
 from campaigns.outcomes import TABLE_HEADER, Outcome, table_of, wrong_of
 from campaigns.strange_files import decode_strange_files
+from campaigns.torn_files import tear_files
 
 
 def settings(folder: Path, tries: int, seed: int) -> list[Outcome]:
@@ -48,6 +54,9 @@ CAMPAIGNS: dict[str, tuple[Callable[[Path, int, int], list[Outcome]], int]] = {
     "settings": (settings, 600),
     "ends": (try_late, 136),
     "files": (decode_strange_files, 10_000),
+    "folders": (read_strange_folders, 10_000),
+    "faults": (meet_faults, 10_000),
+    "torn": (tear_files, 120),
     "kills": (kill_stages, 20),
 }
 

@@ -1,59 +1,24 @@
 """Settings that are taken: each number of each stage at both ends of what its help says, and some that are odd.
 
 A stage with such a setting does its work, or refuses it in a line before anything heavy. It never ends in a traceback,
-is killed for memory, or hangs. Each try is a process of its own, forked, so that nothing has to be imported again.
+is killed for memory, or hangs.
 """
 
 import importlib
 import os
 import random
-import shutil
-import signal
-import sys
-import time
-import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
-
-import data_split
-import train_classifier
-import train_distil
-import train_prior
-import train_vqvae
-import vqvae_reconstruction
 from campaigns.bad_settings import STAGES
+from campaigns.forked import Ended, World, copy_of, judge_ended, make_little_world, run_forked, words_for
 from campaigns.outcomes import Ending, Outcome
-from pipeline.files import write_json
 from settings import loading
 from settings.config import Config
-from toys import QUICK_TUNE, ROOT, TINY, TINY_PRIORS, changed, draw_classes, merged
 
 CAMPAIGN = "settings at their ends"
-GIGA = 10**9
-MEMORY = 6 * GIGA  # that a try may take
 SECONDS = 90.0
-
-#: So little that a stage takes a second or two.
-LITTLE = merged(merged(TINY, TINY_PRIORS), {
-    "run": {"mlflow": False},
-    "train_vqvae": {"epochs": 1, "retrain": False, "tune": QUICK_TUNE},
-    "train_classifier": {"epochs": 1, "least_steps": 0, "tune": QUICK_TUNE},
-    "train_distil": {"epochs": 1, "percentages": [50], "tune": QUICK_TUNE},
-    "train_painter": {"epochs": 1, "percentages": [50], "tune": QUICK_TUNE},
-    "train_mae": {"epochs": 1, "percentages": [50], "tune": QUICK_TUNE},
-    "train_prior": {"epochs": 1},
-    "reconstruct_masked": {"strategies": ["random", "adaptive"], "percentages": [50], "seeds": 1, "pictures": 4},
-    "compare_priors": {
-        "pictures": 4, "masks": ["block"], "percentages": [50], "samples": 4, "pool": 4, "passes": 2, "bootstrap": 100,
-        "draws": 2, "sweep_passes": [1, 2], "timed_pictures": 2, "told": False,
-    },
-    "compare_bits": {
-        "pictures": 3, "strategies": ["random"], "percentages": [50], "coding_passes": 2, "bootstrap": 100,
-    },
-})  # fmt: skip
 
 #: Keys that say how long something is worked on: with the largest value a stage works on until it is stopped.
 LASTING = (
@@ -107,14 +72,6 @@ ODD: tuple[tuple[str, tuple[str, ...]], ...] = (
 )  # fmt: skip
 
 
-class World(NamedTuple):
-    """Finished runs, their pictures, and the settings that make all stages quick."""
-
-    runs: Path
-    source: Path
-    overlay: Path
-
-
 class Taken(NamedTuple):
     """A stage, what is typed behind it, and whether it may work on without an end in sight."""
 
@@ -160,37 +117,11 @@ def ends_of(takes: str) -> list[str]:
     return found
 
 
-def make_little_world(folder: Path) -> World:
-    """Pictures, and runs of all stages whose results others read."""
-    world = World(folder / "runs", draw_classes(folder / "pictures"), folder / "little.yaml")
-    write_json(world.overlay, LITTLE)  # JSON is YAML
-    here = {"run__dir": str(world.runs), "data__source": str(world.source)}
-    for stage, changes in (
-        (data_split, {}),
-        (train_vqvae, {}),
-        (vqvae_reconstruction, {}),
-        (train_classifier, {}),
-        (train_distil, {}),
-        (train_prior, {}),
-        (train_prior, {"train_prior__kind": "gan"}),
-    ):
-        stage.run(loading.check(changed(LITTLE, here | changes)))
-    return world
-
-
 def try_taken(taken: Taken, world: World, folder: Path, stages: Mapping[str, object]) -> Outcome:
     """In a process of its own, in a copy of the finished runs."""
-    runs, said = folder / "runs", folder / "said.txt"
-    shutil.copytree(world.runs, runs)
-    places = ["--run.dir", str(runs), "--data.source", str(world.source)]
-    argv = [str(ROOT / f"{taken.stage}.py"), "--config", str(world.overlay), *places, *taken.words]
-    began = time.monotonic()
-    child = os.fork()
-    if child == 0:
-        _become(stages[taken.stage], argv, said)
-    status = _wait(child, began)
-    text = said.read_text(encoding="utf-8", errors="replace") if said.is_file() else ""
-    ending, why = judge_ended(status, text, taken.lasting)
+    runs = copy_of(world, folder)
+    ended = run_forked(stages[taken.stage], words_for(taken.stage, world, runs, *taken.words), SECONDS)
+    ending, why = judge_late(ended, taken.lasting)
     if ending == "refused" and run_folders(runs) != run_folders(world.runs):
         ending, why = "wrong", f"{why}; a run folder was left"
     return Outcome(CAMPAIGN, f"{taken.stage}.py {' '.join(taken.words)}", ending, why)
@@ -200,59 +131,15 @@ def run_folders(runs: Path) -> set[str]:
     return {str(file.relative_to(runs)) for file in runs.glob("*/*/run.json")}
 
 
-def judge_ended(status: int | None, text: str, lasting: bool) -> tuple[Ending, str]:
-    """status: of the process, None when it had to be stopped; text: what it said."""
-    last = [line for line in text.splitlines() if line.startswith(("error: ", "usage: "))]
-    if "Traceback" in text:
-        return "wrong", text[-400:]
-    if status is None:
-        return ("survived", "still at work") if lasting else ("wrong", f"not done after {SECONDS:.0f} s")
-    if status == 0:
-        return "survived", ""
-    if status == 2 and last and "trials of study" in last[-1]:
+def judge_late(ended: Ended, lasting: bool) -> tuple[Ending, str]:
+    """What else may become of a setting that is taken: work without an end in sight, and a loss that diverges."""
+    if ended.status is None and lasting and "Traceback" not in ended.said:
+        return "survived", "still at work"
+    if ended.status == 2 and "trials of study" in ended.said and "Traceback" not in ended.said:
         return "survived", "a study of which no trial could be done, and said so"
-    if status == 2 and last:
-        return "refused", last[-1]
-    if status == 1 and "not finite" in text:
+    if ended.status == 1 and "not finite" in ended.said and "Traceback" not in ended.said:
         return "survived", "diverged, and said so"
-    return "wrong", f"status {status}: {text[-300:]}"
-
-
-def _become(main: object, argv: list[str], said: Path) -> None:
-    """The rest of this process is the stage."""
-    import resource  # not on Windows, where nothing can be forked either
-
-    status = 70
-    try:
-        os.setsid()
-        resource.setrlimit(resource.RLIMIT_DATA, (psutil.Process().memory_info().data + MEMORY,) * 2)
-        with said.open("wb") as file:
-            os.dup2(file.fileno(), 2)
-            os.dup2(file.fileno(), 1)
-        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
-        sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
-        sys.argv = argv
-        status = main()  # type: ignore[operator]
-    except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(status)
-
-
-def _wait(child: int, began: float) -> int | None:
-    """The exit status, negative for a signal; None when it had to be stopped, with all that it started."""
-    while time.monotonic() - began < SECONDS:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.02)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return None
+    return judge_ended(ended)
 
 
 def try_late(folder: Path, tries: int, seed: int) -> list[Outcome]:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from pipeline import figures, files
 from pipeline.files import (
     InputError,
+    alone,
     check_digests,
     clear_leftovers,
     digest,
@@ -26,6 +27,7 @@ from pipeline.files import (
     read_json,
     read_safetensors,
     replacing,
+    sqlite_url,
     write_array,
     write_csv,
     write_json,
@@ -269,6 +271,36 @@ def test_half_written_files_of_a_killed_process_are_cleared_and_others_stay(tmp_
 def test_a_missing_file_is_named(read: Callable[[Path], object], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"absent\.file is missing"):
         read(tmp_path / "absent.file")
+
+
+@pytest.mark.parametrize("read", [read_json, read_csv])
+def test_what_cannot_be_read_as_text_is_refused_by_name(read: Callable[[Path], object], tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "bytes").write_bytes(b'{"a": "\xff"}\n\xfe,1\n')
+    for name, why in (
+        ("folder", "folder cannot be read: "),
+        ("bytes", "bytes is not "),
+        ("absent", "absent is missing"),
+    ):
+        with pytest.raises(InputError, match=why):
+            read(tmp_path / name)
+
+
+def test_a_lock_that_is_a_folder_is_refused_and_what_fails_inside_is_not_taken_for_it(tmp_path: Path) -> None:
+    (tmp_path / ".a.lock").mkdir()
+    with pytest.raises(InputError, match="cannot write"), alone(tmp_path / "a"):
+        raise AssertionError("it was entered")
+    with pytest.raises(OSError, match="of the block"), alone(tmp_path / "b"):
+        raise OSError("of the block")
+    with alone(tmp_path / "b"):
+        pass
+
+
+def test_a_database_is_an_ordinary_file_or_not_there_yet(tmp_path: Path) -> None:
+    assert sqlite_url(tmp_path / "new.db").endswith("/new.db")
+    (tmp_path / "folder.db").mkdir()
+    with pytest.raises(InputError, match="no ordinary file"):
+        sqlite_url(tmp_path / "folder.db")
 
 
 def test_a_torn_json_file_is_named(tmp_path: Path) -> None:

@@ -6,11 +6,9 @@ Nothing hangs, nothing is written beside, and no file runs code.
 
 import io
 import os
-import shutil
 import subprocess
 import tarfile
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,13 +19,13 @@ from PIL import EpsImagePlugin
 import data_split
 import strange_folders
 import strangers
+from campaigns.odd_folders import NotHere, judge_folder, judge_tar, make_folder, remove_folder
 from campaigns.strange_files import TWO_COMPONENTS as TWO
 from campaigns.strange_files import judge_decoded
 from pipeline.files import InputError, one_line, read_csv
 from settings import loading
 from sources import pictures, places
 from sources.archives import find_in_tars
-from sources.folders import find_pictures
 from sources.metadata import is_notes, read_metadata
 from sources.pictures import Decoded, decode, decode_all, last_in_hand
 from sources.places import Member, read_place
@@ -140,51 +138,23 @@ def test_what_a_file_and_a_member_may_weigh(tmp_path, monkeypatch):
 
 def made(root: Path, kind: str) -> Path:
     """The folder of a kind; skips the test, with the reason, where it cannot be made."""
-    needs = FOLDERS[kind].needs
-    if needs == "user" and os.geteuid() == 0:
-        pytest.skip("root may read every file")
-    if needs == "fifo" and not hasattr(os, "mkfifo"):
-        pytest.skip("no fifos on this system")
-    if needs == "device" and not Path("/dev/zero").exists():
-        pytest.skip("no /dev/zero on this system")
-    source = root / "in" / "set"
-    source.mkdir(parents=True)
     try:
-        FOLDERS[kind].make(source)
-    except (OSError, UnicodeError) as error:
-        pytest.skip(f"this disk does not take such names: {error}")
-    return source
+        return make_folder(root, FOLDERS[kind])
+    except NotHere as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
-    """Removed by `rm`, as neither Python nor pytest can remove very deep folders."""
+    """pytest cannot remove very deep folders."""
     yield tmp_path
-    if shutil.which("rm"):
-        subprocess.run(["rm", "-rf", tmp_path / "in"], check=True)
+    remove_folder(tmp_path)
 
 
 @pytest.mark.parametrize("kind", FOLDERS)
 def test_a_folder_is_read_whole_or_refused(place, kind):
-    folder, source = FOLDERS[kind], made(place, kind)
-    try:
-        found = find_pictures(source)
-        if len({one.class_name for one in found}) == 1:
-            make_split(place, source)
-        survey([one.place for one in found], 3, None, 1)
-    except InputError as error:
-        assert folder.refused is not None and folder.refused in str(error)
-        assert str(source)[:100] in str(error)
-        return
-    assert folder.refused is None
-    decoded = list(decode_all([one.place for one in found], SIDE, 3, 1))
-    problems = [one for one in decoded if one.problem]
-    if folder.broken is not None:
-        (problem,) = problems
-        assert folder.broken in problem.problem and Path(problem.path).name.startswith("z")
-    else:
-        assert not problems
-        assert Counter(one.class_name for one in found) == folder.classes
+    outcome = judge_folder(kind, FOLDERS[kind], made(place, kind), place)
+    assert outcome.ending != "wrong", outcome
 
 
 @pytest.mark.parametrize("kind", ["class names of mathematics", "class names of lines", "class names of other letters"])
@@ -259,34 +229,11 @@ def test_parquet_files_are_looked_for_without_following_links(tmp_path):
 # --- tars -------------------------------------------------------------------------------------------------------------
 
 
-def beside(folder: Path) -> set[Path]:
-    return set(folder.rglob("*"))
-
-
 @pytest.mark.parametrize("kind", TARS)
 @pytest.mark.parametrize("streamed", [False, True], ids=["read", "streamed"])
 def test_a_tar_gives_its_pictures_and_writes_nothing(tmp_path, kind, streamed):
-    tar = TARS[kind]
-    (tmp_path / "in").mkdir()
-    file = strange_folders.write_tar(tmp_path / "in" / "x.tar", tar.entries)
-    there = beside(tmp_path)
-    try:
-        if streamed:
-            samples = [sample for part in open_parts(f"file://{file}") for sample in part.samples()]
-            decoded = [decode(sample, SIDE, 3) for sample in samples]
-        else:
-            decoded = list(decode_all([one.place for one in find_in_tars(str(file), str)], SIDE, 3, 1))
-    except InputError as error:
-        assert tar.refused is not None and tar.refused in str(error) and "\n" not in str(error)
-        return
-    finally:
-        assert beside(tmp_path) == there
-    good = [one.path.removeprefix(f"{file}/") for one in decoded if not one.problem]
-    problems = [one.problem for one in decoded if one.problem]
-    if not streamed:
-        assert len(good) - 12 == len(tar.found or []) and set(good) >= set(tar.found or [])
-        assert [tar.broken in problem for problem in problems] == [True] * (tar.broken is not None)
-    assert not any(".." in path.split("/") for path in good)
+    outcome = judge_tar(kind, TARS[kind], tmp_path, streamed)
+    assert outcome.ending != "wrong", outcome
 
 
 @pytest.mark.parametrize("seed", range(30))
