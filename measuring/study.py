@@ -198,9 +198,16 @@ def _recall_all(
             bar.update()
         return found
 
+    work = remembering(notes and notes / "batches", of_batch, lambda found: [as_measured(*each) for each in found])
+
+    def shown(start: int) -> list[Measured]:
+        """A batch that is remembered moves the bar, too."""
+        before, found = bar.n, work(start)
+        bar.update(before + len(jobs) - bar.n)
+        return found
+
     with bar:
-        work = remembering(notes and notes / "batches", of_batch, lambda found: [as_measured(*each) for each in found])
-        for start, found in zip(starts, memory.world.map(work, starts), strict=True):
+        for start, found in zip(starts, memory.world.map(shown, starts), strict=True):
             rows = slice(start, start + plan.batch_size)
             for (name, percent, seed), measured in zip(jobs, found, strict=True):
                 seeds = 1 if name == ALL_FORGOTTEN else len(orders[name])

@@ -26,6 +26,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MOST_UPLOADED = 20 * 2**20  # of a body: a picture, or a mask
 MOST_OPEN = 128  # requests at once, those that wait for news among them
+METHODS = ("GET", "HEAD", "POST")
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 STARTED = "/gradio_api/startup-events"  # what the server asks itself when it starts, before there is anyone to ask
 BUSY = "busy: too many requests wait already; try again in a few seconds"
@@ -113,6 +114,8 @@ class Guard:
 
 def refusal(scope: Scope, gate: Gate) -> tuple[int, str] | None:
     """Status and sentence for a request that is not let in; None for one that is."""
+    if scope["method"] not in METHODS:
+        return 405, f"a page is read and asked by {', '.join(METHODS)}; {scope['method'][:20]!r} means nothing to it"
     headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
     host, origin = headers.get(b"host", ""), headers.get(b"origin")
     known = LOCAL_NAMES | {gate.host, (scope.get("server") or ("",))[0]}

@@ -20,7 +20,7 @@ from pipeline.draws import Draws
 from pipeline.files import read_safetensors, write_safetensors
 from pipeline.machine import Machine, epoch_stream, generator
 from pipeline.optimizer import FitOptimizer, OptimizerKind
-from pipeline.progress import progress_bar
+from pipeline.progress import Estimate, progress_bar
 from pipeline.world import World, averages, draws_of
 
 History = list[dict[str, float]]
@@ -163,10 +163,12 @@ def fit(
     label: str,
     checkpoint: Path | None = None,
     on_epoch: Callable[[History], None] = lambda history: None,
+    on_estimate: Callable[[float], None] = lambda seconds: None,
 ) -> Progress:
     """Train `learner.model`; it ends with the weights of the best epoch. `on_epoch` may raise to stop (pruning).
 
-    checkpoint: a file written after each epoch; when it exists, the fit goes on from it.
+    checkpoint: a file written after each epoch; when it exists, the fit goes on from it. on_estimate: gets the seconds
+    that the steps of a long fit will take, validation left out, soon after its first one.
     Raises TrainingDiverged when a loss is not finite.
     """
     model = learner.model
@@ -179,10 +181,12 @@ def fit(
         if isinstance(learner, HasExtraState):
             learner.load_extra_state(extra)
     steps = steps_of(learner, plan, machine.world)
+    estimate = Estimate((plan.epochs - progress.epoch) * steps, on_estimate)
     with progress_bar(total=plan.epochs * steps, initial=progress.epoch * steps, desc=label, unit="step") as bar:
         while progress.epoch < plan.epochs and not progress.stopped:
             started = time.monotonic()
-            trained = _train_epoch(learner, computed, optimizer, plan, machine, progress.epoch, _Shown(label, bar))
+            shown = _Shown(label, bar, estimate)
+            trained = _train_epoch(learner, computed, optimizer, plan, machine, progress.epoch, shown)
             validated = validate(learner, machine, validated_pictures(learner)) if plan.patience is not None else {}
             _check_finite(model, validated, plan, label, progress.epoch + 1)
             progress.epoch += 1
@@ -197,8 +201,8 @@ def fit(
                 extra = learner.extra_state() if isinstance(learner, HasExtraState) else {}
                 _save(checkpoint, model, optimizer, progress, best, extra)
             on_epoch(progress.history)
-            shown = f", validation {plan.monitor} {validated[plan.monitor]:.4g}" if validated else ""
-            bar.set_postfix_str(f"epoch {progress.epoch}{shown}")
+            score = f", validation {plan.monitor} {validated[plan.monitor]:.4g}" if validated else ""
+            bar.set_postfix_str(f"epoch {progress.epoch}{score}")
     model.load_state_dict(best)
     model.eval()
     return progress
@@ -211,10 +215,11 @@ def build_optimizer(learner: Learner, plan: FitPlan) -> FitOptimizer:
 
 
 class _Shown(NamedTuple):
-    """What a fit is called in messages, and its progress bar."""
+    """What a fit is called in messages, its progress bar, and how long it takes."""
 
     label: str
     bar: Any
+    estimate: Estimate
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,6 +282,7 @@ def _train_epoch(
         nn.utils.clip_grad_norm_(learner.model.parameters(), plan.clip_norm)
         optimizer.step(rate)
         shown.bar.update()
+        shown.estimate.step()
     means = {name: value / steps for name, value in averages(world, sums.totals).items()}
     return means | learner.epoch_metrics() | {"learning_rate": rate}
 

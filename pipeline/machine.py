@@ -168,10 +168,7 @@ def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        try:
-            return "avx512_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        except OSError:
-            return False  # not Linux: fp32 is the safe choice
+        return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
     return False
 
 

@@ -1,7 +1,8 @@
 """Progress bars: lively on a terminal, whole lines in a log file, one a minute or so."""
 
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -9,6 +10,8 @@ from tqdm import tqdm
 from pipeline.world import is_first
 
 SECONDS_IN_LOGS = 60.0
+TIMED_SECONDS = 5.0  # of steps that tell how long the others take
+WORTH_SAYING = 60.0  # seconds
 
 
 class LogLines:
@@ -48,3 +51,24 @@ def progress_bar(
         disable=not is_first(),
         file=None if lively else LogLines(sys.stderr),
     )
+
+
+class Estimate:
+    """Says once, some seconds after the first step, how long the others take; nothing where that is under a minute."""
+
+    def __init__(self, left: int, say: Callable[[float], None]) -> None:
+        """left: steps that there are at most; say: gets the seconds from the first step to the last."""
+        self.left, self.say = left, say
+        self.done, self.began, self.told = 0, 0.0, False
+
+    def step(self) -> None:
+        """After each step."""
+        self.done += 1
+        now = time.monotonic()
+        if self.done == 1:
+            self.began = now
+        elif not self.told and now - self.began >= TIMED_SECONDS:
+            self.told = True
+            whole = (now - self.began) / (self.done - 1) * self.left
+            if whole >= WORTH_SAYING:
+                self.say(whole)

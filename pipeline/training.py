@@ -18,6 +18,7 @@ from pipeline.figures import history_figure
 from pipeline.files import InputError, write_csv
 from pipeline.machine import Machine, seed_everything
 from pipeline.needs import GIGA, TooMuchMemory, check_memory
+from pipeline.runs import duration
 from pipeline.stage import Stage, say
 from pipeline.world import EndedElsewhere
 
@@ -135,7 +136,12 @@ def train(
     started = time.monotonic()
     steps = plan.epochs * steps_of(learner, plan, stage.machine.world)
     compile_parts(learner, stage.machine.compile, steps, stage.machine, say)
-    progress = fit(learner, plan, stage.machine, f"{stage.name} fit", stage.last / "fit.safetensors", on_epoch)
+
+    def on_estimate(seconds: float) -> None:
+        say(f"the fit takes about {duration(seconds)}, {plan.epochs} epochs at most; validation comes on top")
+
+    label = f"{stage.name} fit"
+    progress = fit(learner, plan, stage.machine, label, stage.last / "fit.safetensors", on_epoch, on_estimate)
     stage.metrics["fit_seconds"] = time.monotonic() - started
     stage.folder.write_history(progress.history)
     epoch_seconds = progress.seconds[-1] / len(progress.seconds)

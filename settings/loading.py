@@ -117,7 +117,8 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         file = shipped  # so that presets/NAME.yaml is found from any folder, as the installed commands need
     if not file.is_file():
         presets = sorted(p.relative_to(BASE_FILE.parent).as_posix() for p in BASE_FILE.parent.glob("presets/*.yaml"))
-        raise ConfigError([f"config file {file} does not exist; presets are: {', '.join(presets)}"])
+        found = "is a folder" if file.is_dir() else "does not exist"
+        raise ConfigError([f"config file {file} {found}; presets are: {', '.join(presets)}"])
     try:
         values = read_plain(file.read_text(encoding="utf-8"))
     except UnicodeDecodeError:

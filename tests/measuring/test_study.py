@@ -2,6 +2,8 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +14,12 @@ from torch import Tensor
 from handoff.split import Split
 from handoff.vqvae import HandedIndices
 from masking import mask_first, touched_pixels
-from measuring.study import ALL_FORGOTTEN, Study, batches_of, recall_batch
+from measuring.study import ALL_FORGOTTEN, Study, batches_of, measure_recall, recall_batch
 from measuring.tables import bits_of, curve, summarise
 from models.codes import Filling
 from models.distilbert import masked_logits
 from pipeline.metrics import calibration_error, mse, to_unit
+from pipeline.progress import progress_bar
 from recall.choosing import Choosing
 from recall.memory import Memory
 from settings.strategies import STRATEGIES
@@ -320,3 +323,20 @@ def test_at_100_percent_all_strategies_are_one(split: Split, indices: HandedIndi
     }
     table = study.cells[ALL_FORGOTTEN, 100, "argmax"]
     torch.testing.assert_close(table["masked_mse_to_reconstruction"], table["mse_to_reconstruction"])
+
+
+def test_a_bar_is_full_at_the_end_of_a_study_that_is_gone_on_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bars = []
+
+    def watched(*args: Any, **options: Any) -> Any:
+        bars.append(progress_bar(*args, **options))
+        return bars[-1]
+
+    monkeypatch.setattr("measuring.study.progress_bar", watched)
+    split, plan = fake_split(["test"] * 5), study_plan(batch_size=2)
+    for _ in range(2):
+        measure_recall(tiny_memory(), split, fake_indices(5), np.arange(5), plan, tmp_path)
+        assert [(bar.desc, bar.n) for bar in bars[-2:]] == [(bar.desc, bar.total) for bar in bars[-2:]]
+    assert len(bars) == 4

@@ -133,6 +133,17 @@ def test_what_the_page_does_not_need_is_not_there(path: str) -> None:
     assert answer.status_code == 404 and is_a_sentence(answer)
 
 
+@pytest.mark.parametrize("method", ["OPTIONS", "PUT", "DELETE", "PATCH", "TRACE", "CONNECT", "BREW"])
+@pytest.mark.parametrize("gate", [OURS, Gate("127.0.0.1", PASSWORD)], ids=["open", "with a password"])
+def test_other_methods_are_not_answered(method: str, gate: Gate) -> None:
+    """A preflight asks by OPTIONS whether a foreign page may ask: it gets no leave to."""
+    preflight = {"origin": "https://evil.example", "access-control-request-method": "POST"}
+    for headers in ({}, preflight):
+        answer = asked("/gradio_api/queue/join", gate, method, headers=headers)
+        assert answer.status_code == 405 and is_a_sentence(answer)
+        assert not any(name.startswith("access-control") for name in answer.headers)
+
+
 def test_a_body_that_says_it_is_too_large_is_not_read() -> None:
     answer = asked(
         "/gradio_api/upload", method="POST", content=b"x", headers={"content-length": str(MOST_UPLOADED + 1)}

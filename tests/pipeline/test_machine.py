@@ -49,6 +49,17 @@ def test_epochs_below_a_hundred_draw_by_their_own_number() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_what_the_processor_has_is_asked_on_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    """/proc is there on Linux only."""
+    for found, bf16 in (
+        ({"avx512_bf16": True}, True),
+        ({"avx512_bf16": False}, False),
+        ({"architecture": "arm"}, False),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
+        assert prepare_machine(RunSection(device="cpu"), lambda text: None).bf16 is bf16
+
+
 def test_a_gpu_that_is_not_there_is_refused_with_what_is_there() -> None:
     from pipeline.files import InputError
 

@@ -8,7 +8,7 @@ import pytest
 from tqdm import tqdm
 
 from pipeline import progress
-from pipeline.progress import LogLines, progress_bar
+from pipeline.progress import Estimate, LogLines, progress_bar
 from toys import ROOT
 
 
@@ -70,3 +70,19 @@ def test_both_streams_in_one_file_end_with_the_run_folder(tmp_path) -> None:
     (folder,) = (tmp_path / "runs" / "data_split").glob("*/split.json")
     assert done.stdout.splitlines()[-1] == str(folder.parent)
     assert "\r" not in done.stdout and progress.SECONDS_IN_LOGS > 1
+
+
+@pytest.mark.parametrize(
+    ("step_seconds", "steps", "said"), [(0.1, 10_000, [1000.0]), (0.1, 500, []), (20.0, 30, [600.0]), (1.0, 5, [])]
+)
+def test_how_long_a_fit_takes_is_said_once_where_it_is_worth_it(
+    step_seconds: float, steps: int, said: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first step, in which models are compiled and codebooks start, does not count."""
+    clock, heard = [0.0], []
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    estimate = Estimate(steps, heard.append)
+    for number in range(steps):
+        clock[0] += step_seconds if number else 300.0
+        estimate.step()
+    assert heard == pytest.approx(said)

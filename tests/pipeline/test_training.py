@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline import training, tuning
+from pipeline import progress, training, tuning
 from pipeline.engine import History, steps_of
 from pipeline.files import InputError, read_csv
 from pipeline.machine import Machine
@@ -136,6 +136,17 @@ def test_training_without_trials_takes_the_settings_as_they_are(machine: Machine
     assert built == [0.05] and trained.section == asked
     assert not (tmp_path / "optuna.db").exists()
     assert len(trained.learner.scores) == 4 + 1, "after each epoch, and over all at the end"
+
+
+def test_a_long_fit_says_how_long_it_takes(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "TIMED_SECONDS", 0.0)
+    for worth, count in ((0.0, 1), (1e9, 0)):
+        monkeypatch.setattr(progress, "WORTH_SAYING", worth)
+        stage = bare_stage(tmp_path / str(worth), "toy", machine)
+        train(stage, section(tune={"trials": 0}), lambda *_: Toy(16), GOAL, 0, tmp_path)
+        assert capsys.readouterr().out.count("the fit takes about") == count
 
 
 def test_a_named_study_whose_choices_have_changed_is_refused_in_one_line(machine: Machine, tmp_path: Path) -> None:

@@ -481,6 +481,11 @@ def test_a_missing_file_is_refused_by_name(base: Path, tmp_path: Path) -> None:
         loading.load([tmp_path / "absent.yaml"], {}, base=base)
 
 
+def test_a_folder_is_no_file_of_settings(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"{tmp_path.name} is a folder; presets are:"):
+        loading.load([tmp_path], {}, base=base)
+
+
 def test_a_preset_is_found_from_any_folder_and_one_that_lies_there_comes_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
