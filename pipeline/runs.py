@@ -168,7 +168,7 @@ def note_best(folder: RunFolder, key: str, score: float | None, metric: str, low
 def resolve_run(
     runs: Path, stage: str, asked: str, key: str, wanted: str, mend: str, tracking: str | None = None
 ) -> Path:
-    """The run folder a later stage reads: the best for `key`, or the one that is named.
+    """The run folder a later stage reads: the best for `key`, or the one named by its path or by its own name.
 
     tracking: `run.tracking_uri`, for models:/ names. `wanted` says in words what `key` stands for and `mend` what
     command makes such a run; both go into the error.
@@ -179,12 +179,12 @@ def resolve_run(
 
         return registered_run(runs, asked, tracking)
     if asked != "best":
-        path = Path(asked)
-        if not (path / "run.json").is_file():
-            raise InputError(
-                f"{path} is not a run folder (no run.json in it); expected best or a folder under {runs / stage}"
-            )
-        return path
+        for path in (Path(asked), runs / stage / asked):
+            if (path / "run.json").is_file():
+                return path
+        raise InputError(
+            f"{asked} is not a run folder (no run.json in it); expected best or a folder under {runs / stage}"
+        )
     best = read_best(runs, stage)
     if key not in best:
         others = f" ({len(best)} for others)" if best else ""

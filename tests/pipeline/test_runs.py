@@ -179,6 +179,14 @@ def test_a_named_run_folder_is_taken_even_from_elsewhere(tmp_path: Path) -> None
     assert resolve(tmp_path, str(folder.path)) == folder.path
 
 
+def test_the_name_of_a_run_is_enough(tmp_path: Path) -> None:
+    folder = made(tmp_path)
+    assert resolve(tmp_path, folder.name) == folder.path
+    for asked in (folder.name[:-1], "", "."):
+        with pytest.raises(InputError, match="is not a run folder"):
+            resolve(tmp_path, asked)
+
+
 def test_a_missing_run_says_for_what_and_what_to_type(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         resolve(tmp_path)
