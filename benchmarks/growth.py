@@ -28,6 +28,7 @@ if __name__ == "__main__":  # started as a file: the project is one folder up
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -273,8 +274,9 @@ def curves_of(rows: Sequence[Sequence[object]], column: int) -> dict[str, list[t
 
 
 def growth_figure(axis: Axis, rows: Sequence[Sequence[object]]) -> Figure:
-    """Time and memory, with exponents of time in the legend; bars where there is one size."""
-    figure, axes = new_figure(9.0, 3.6, 1, 2)
+    """Time and memory, with exponents of time in the legend beside them, the slowest first; bars where there is one
+    size."""
+    figure, axes = new_figure(10.0, 3.6, 1, 2)
     for panel, column, unit in ((axes[0, 0], 3, axis.unit), (axes[0, 1], 6, "peak memory, MB")):
         curves = curves_of(rows, column)
         if all(len(points) == 1 for points in curves.values()):
@@ -283,18 +285,28 @@ def growth_figure(axis: Axis, rows: Sequence[Sequence[object]]) -> Figure:
             panel.set_xlabel(unit, fontsize=8)
             continue
         for (what, points), (colour, style) in zip(curves.items(), GROWTH_LOOKS, strict=False):
-            label = f"{what} ({exponent(points):.2f})" if column == 3 else what
-            panel.plot(*zip(*points, strict=True), style, color=colour, marker="o", markersize=3, label=label)
+            panel.plot(*zip(*points, strict=True), style, color=colour, marker="o", markersize=3, label=what)
         panel.set_xscale("log", base=2)
         panel.set_xticks([point[0] for point in points], [f"{point[0]:,.0f}" for point in points])
         if column == 3:
             panel.set_yscale("log")
-            panel.legend(fontsize=7, frameon=False, title="exponent of time", title_fontsize=7)
+            _name_lines(figure, panel, curves)
         else:
             panel.set_ylim(bottom=0)
         panel.set_xlabel(axis.label, fontsize=8)
         panel.set_ylabel(unit, fontsize=8)
     return figure
+
+
+def _name_lines(figure: Figure, panel: Axes, curves: dict[str, list[tuple[float, float]]]) -> None:
+    """Right of the panels, in the order in which the lines of this one end."""
+    lines = {str(line.get_label()): line for line in panel.get_lines()}
+    names = sorted(curves, key=lambda what: -curves[what][-1][1])
+    figure.legend(
+        [lines[name] for name in names], [f"{name} ({exponent(curves[name]):.2f})" for name in names],
+        loc="outside right upper", title="exponent of time", alignment="left", handlelength=3, fontsize=8,
+        title_fontsize=8, frameon=False,
+    )  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

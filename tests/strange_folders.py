@@ -95,23 +95,35 @@ def _given(root: Path, link: Callable[[Path], object]) -> None:
     link(root)
 
 
+BOTH = {"a": 6, "b": 6}
+ONE_MORE = {"a": 7, "b": 6}
+
+
 def folders() -> dict[str, Folder]:
-    both = {"a": 6, "b": 6}
-    one_more = {"a": 7, "b": 6}
-    kinds = {
+    return _ordinary() | _linked() | _no_ordinary_files() | _classes_and_names() | _class_names()
+
+
+def _ordinary() -> dict[str, Folder]:
+    """What lies about, and what is missing."""
+    return {
         "nothing": Folder(lambda root: None, refused="has no pictures"),
         "empty classes": Folder(lambda root: [(root / name).mkdir() for name in "ab"], refused="has no pictures"),
-        "an empty class beside": Folder(lambda root: (fill(root), (root / "c").mkdir()), both),
-        "hidden files": Folder(_beside(".DS_Store", lambda path: path.write_bytes(b"\0\0\0\1Bud1")), both),
-        "thumbnails": Folder(_beside("Thumbs.db", lambda path: path.write_bytes(b"x")), both),
-        "a list beside": Folder(lambda root: (fill(root), (root / "labels.csv").write_text("a,b")), both),
+        "an empty class beside": Folder(lambda root: (fill(root), (root / "c").mkdir()), BOTH),
+        "hidden files": Folder(_beside(".DS_Store", lambda path: path.write_bytes(b"\0\0\0\1Bud1")), BOTH),
+        "thumbnails": Folder(_beside("Thumbs.db", lambda path: path.write_bytes(b"x")), BOTH),
+        "a list beside": Folder(lambda root: (fill(root), (root / "labels.csv").write_text("a,b")), BOTH),
         "an empty file": Folder(_beside("z.png", Path.touch), broken="is empty"),
         "a text": Folder(_beside("z.txt", lambda path: path.write_text("text")), broken=NOT_A_PICTURE),
         "a folder named like a picture": Folder(
-            _beside("z.png", lambda path: (path.mkdir(), _small(path / "in.png"))), one_more
+            _beside("z.png", lambda path: (path.mkdir(), _small(path / "in.png"))), ONE_MORE
         ),
-        "an empty folder named like a picture": Folder(_beside("z.png", Path.mkdir), both),
-        "a link to a picture": Folder(_beside("z.png", lambda path: path.symlink_to(path.parent / "0.png")), one_more),
+        "an empty folder named like a picture": Folder(_beside("z.png", Path.mkdir), BOTH),
+    }
+
+
+def _linked() -> dict[str, Folder]:
+    return {
+        "a link to a picture": Folder(_beside("z.png", lambda path: path.symlink_to(path.parent / "0.png")), ONE_MORE),
         "a link to nothing": Folder(_beside("z.png", lambda path: path.symlink_to("nowhere")), broken="cannot be read"),
         "a link to itself": Folder(_beside("z.png", lambda path: path.symlink_to(path)), broken="cannot be read"),
         "a link to its folder": Folder(_beside("z", lambda path: path.symlink_to(path.parent)), refused="leads back"),
@@ -135,6 +147,12 @@ def folders() -> dict[str, Folder]:
             {"a": 6, "b": 6, "c": 6},
         ),
         "links to links, 2**30 ways": Folder(_wide_links, refused="over and over"),
+    }
+
+
+def _no_ordinary_files() -> dict[str, Folder]:
+    """What never ends, or holds what asks for it."""
+    return {
         "a fifo": Folder(_beside("z.png", os.mkfifo), broken="is no ordinary file", needs="fifo"),
         "a link to a fifo": Folder(
             _beside("z.png", lambda path: (os.mkfifo(path.parent.parent.parent / "f"), path.symlink_to("../../f"))),
@@ -158,6 +176,12 @@ def folders() -> dict[str, Folder]:
         "a file of a terabyte named .npy": Folder(
             _beside("z.npy", lambda path: (path.touch(), os.truncate(path, 10**12))), broken="GB"
         ),
+    }
+
+
+def _classes_and_names() -> dict[str, Folder]:
+    """What may not be read, odd names and depths, and pictures in the wrong place."""
+    return {
         "a file that may not be read": Folder(
             _beside("z.png", lambda path: (_small(path), path.chmod(0))), broken="cannot be read", needs="user"
         ),
@@ -169,14 +193,14 @@ def folders() -> dict[str, Folder]:
             lambda root: (fill(root), (root / "b").rename(root / os.fsdecode(b"caf\xe9"))),
             refused="is not in UTF-8",
         ),
-        "a file with a line break in its name": Folder(_beside("z\n1.png", _small), one_more),
+        "a file with a line break in its name": Folder(_beside("z\n1.png", _small), ONE_MORE),
         "a broken file with a line break in its name": Folder(_beside("z\n1.png", Path.touch), broken="is empty"),
-        "1,200 folders deep": Folder(lambda root: _deep(root, 1200), one_more),
+        "1,200 folders deep": Folder(lambda root: _deep(root, 1200), ONE_MORE),
         "a path of 5,000 bytes": Folder(lambda root: _deep(root, 20, 250 * "d"), refused="cannot read folder"),
         "class names that differ in case": _classes_named("cat", "Cat", "CAT"),
-        "file names that differ in case": Folder(_beside("0.PNG", _small), one_more),
+        "file names that differ in case": Folder(_beside("0.PNG", _small), ONE_MORE),
         "a picture in two classes": Folder(
-            lambda root: (fill(root), (root / "a" / "0.png").write_bytes((root / "b" / "0.png").read_bytes())), both
+            lambda root: (fill(root), (root / "a" / "0.png").write_bytes((root / "b" / "0.png").read_bytes())), BOTH
         ),
         "a class that is a copy": Folder(
             lambda root: _given(
@@ -185,11 +209,14 @@ def folders() -> dict[str, Folder]:
                     (top / "b" / f"{n}.png").write_bytes((top / "a" / f"{n}.png").read_bytes()) for n in range(6)
                 ],
             ),
-            both,
+            BOTH,
         ),
         "one class": Folder(lambda root: fill(root, {"a": 9}), refused="one class only"),
         "a picture beside classes": Folder(lambda root: (fill(root), _small(root / "z.png")), refused="folders and 1"),
     }
+
+
+def _class_names() -> dict[str, Folder]:
     odd = {
         "mathematics": (r"$\frac", r"$\undefined$"),
         "a dollar": ("5$", "$5$"),
@@ -206,7 +233,7 @@ def folders() -> dict[str, Folder]:
         "places of paths": ("CON", "nul", "a:b", "a..", "~root"),
         "long": ("x" * 255, "y" * 255),
     }
-    return kinds | {f"class names of {kind}": _classes_named(*names) for kind, names in odd.items()}
+    return {f"class names of {kind}": _classes_named(*names) for kind, names in odd.items()}
 
 
 # --- tars -------------------------------------------------------------------------------------------------------------

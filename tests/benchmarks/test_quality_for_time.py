@@ -27,7 +27,9 @@ def test_it_prints_and_saves_a_row_for_each_fit(world: tuple[Path, Path], tmp_pa
     words = words_of("train_vqvae", *world)[1:]
     options = ["--seconds", "0.2", "--seeds", "2", "--save", str(tmp_path / "quality.csv")]
     assert quality_for_time.main([*options, *words]) == 0
-    rows = take_table("quality", tmp_path).rows
+    table = take_table("quality", tmp_path)
+    rows, runs = table.rows, str(world[0])
+    assert "--data.source PATH" in table.facts["command"] and runs not in table.facts["command"].split()
     assert [row["recipe"] for row in rows] == ["ours"] * 2 + ["textbook"] * 2
     assert [row["seed"] for row in rows] == [0, 1, 0, 1]
     assert {row["learning_rate"] for row in rows[2:]} <= set(TEXTBOOK_RATES)
