@@ -15,7 +15,7 @@ from torch import Tensor
 
 from handoff.manifest import Manifest, column_of
 from masking import all_but
-from pipeline.files import InputError, check_digests, digest, read_json
+from pipeline.files import InputError, check_digests, digest, read_json, read_rows
 from pipeline.runs import resolve_run
 from pipeline.stage import Stage
 from pipeline.world import is_first
@@ -100,7 +100,8 @@ class Split:
 
     def pixels(self, positions: np.ndarray | Tensor) -> np.ndarray:
         """(B, H, W, C) uint8, as they lie in the file."""
-        return self.images[self.rows[np.asarray(positions)]]
+        rows = self.rows[np.asarray(positions)]
+        return read_rows(self.images, rows) if isinstance(self.images, np.memmap) else self.images[rows]
 
 
 class PictureReader:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from transformers import DistilBertForMaskedLM
 
 
+ROWS_AT_A_TIME = 64  # the output layer is given multiples of it: for each other number code is made anew, and kept
+
+
 @dataclass(frozen=True)
 class DistilShape:
     """How large a fresh model is. relative_positions: attention has a learnt bias for where two tokens lie to each
@@ -172,11 +175,14 @@ def masked_logits(
         told = torch.where(labels < 0, codes + 1 + classes, codes + 1 + labels)
         ids = torch.cat([told.unsqueeze(1), ids], dim=1)
     hidden = model.distilbert(input_ids=ids, attention_mask=attention_bias(model)).last_hidden_state
-    hidden = (hidden[:, 1:] if classes else hidden).flatten(0, 1)[masked_places(mask, indices.device)]  # (M, dim)
+    places = masked_places(mask, indices.device)
+    some_more = F.pad(places, (0, -len(places) % ROWS_AT_A_TIME))
+    hidden = (hidden[:, 1:] if classes else hidden).flatten(0, 1)[some_more]  # (M and a few more, dim)
     hidden = model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
     projector = model.vocab_projector
     with torch.autocast(hidden.device.type, enabled=False):  # in bfloat16 one in thirty of the two likeliest are equal
-        return F.linear(hidden.float(), projector.weight[:codes].float(), projector.bias[:codes].float())  # (M, K)
+        logits = F.linear(hidden.float(), projector.weight[:codes].float(), projector.bias[:codes].float())
+    return logits[: len(places)]  # (M, K)
 
 
 def masked_places(mask: Tensor, device: torch.device) -> Tensor:

@@ -167,6 +167,19 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         raise InputError(f"{path} is not a CSV file in UTF-8: {error}") from None
 
 
+def read_rows(mapped: np.memmap, rows: np.ndarray) -> np.ndarray:
+    """Copies of rows of a mapped array, read from its file: pages that are read through the map count as memory of the
+    process, in the end all of them. Raises InputError when the file is shorter than it was."""
+    found = np.empty((len(rows), *mapped.shape[1:]), mapped.dtype)
+    size = found[:1].nbytes
+    with Path(str(mapped.filename)).open("rb", buffering=0) as file:
+        for place, row in zip(found.view(np.uint8).reshape(len(rows), size), rows, strict=True):
+            file.seek(mapped.offset + int(row) * size)
+            if file.readinto(memoryview(place)) != size:
+                raise InputError(f"{mapped.filename} ends before row {row}; it was cut")
+    return found
+
+
 def write_array(path: Path, array: np.ndarray) -> None:
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.save(file, array, allow_pickle=False)

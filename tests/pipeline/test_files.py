@@ -25,6 +25,7 @@ from pipeline.files import (
     file_digests,
     read_csv,
     read_json,
+    read_rows,
     read_safetensors,
     replacing,
     sqlite_url,
@@ -307,6 +308,21 @@ def test_a_torn_json_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "best.json").write_text('{"a": ', encoding="utf-8")
     with pytest.raises(InputError, match=r"best\.json is not JSON"):
         read_json(tmp_path / "best.json")
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_rows_of_a_mapped_array_are_those_of_the_array(kind: type, tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 200, (9, 4, 5, 3)).astype(kind)
+    write_array(tmp_path / "a.npy", array)
+    mapped = np.load(tmp_path / "a.npy", mmap_mode="r")
+    for rows in ([3, 0, 8, 3], [5], []):
+        found = read_rows(mapped, np.array(rows, dtype=int))
+        assert found.dtype == kind and np.array_equal(found, array[rows]) and found.flags.writeable
+    with (tmp_path / "a.npy").open("r+b") as file:
+        file.truncate(mapped.offset + 7 * mapped[0].nbytes - 1)
+    assert np.array_equal(read_rows(mapped, np.array([5])), array[[5]])
+    with pytest.raises(InputError, match=r"a\.npy ends before row 6"):
+        read_rows(mapped, np.array([5, 6]))
 
 
 # Digests
