@@ -175,7 +175,7 @@ def read_rows(mapped: np.memmap, rows: np.ndarray) -> np.ndarray:
     with Path(str(mapped.filename)).open("rb", buffering=0) as file:
         for place, row in zip(found.view(np.uint8).reshape(len(rows), size), rows, strict=True):
             file.seek(mapped.offset + int(row) * size)
-            if file.readinto(memoryview(place)) != size:
+            if file.readinto(place.data) != size:
                 raise InputError(f"{mapped.filename} ends before row {row}; it was cut")
     return found
 
