@@ -50,7 +50,7 @@ TEXTBOOK = {
     "restart_share": 0, "code_dim": 64, "commitment_weight": 0.25, "normalize_codes": False, "rotation_trick": False,
     "optimizer": "adamw", "weight_decay": 0,
 }  # fmt: skip
-TEXTBOOK_RATES = (3e-4, 1e-3, 3e-3)
+TEXTBOOK_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 MOMENTS = 10_000  # into which the schedule divides the time
 
 
