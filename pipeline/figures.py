@@ -38,7 +38,7 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> 
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=8)
+        axis.tick_params(labelsize=8, which="both")
     return figure, axes
 
 
