@@ -72,7 +72,7 @@ FILES: dict[str, bytes] = {
 
 #: words behind a stage's name, of which none can be used
 WORDS: tuple[tuple[str, ...], ...] = (
-    ("--seed", "1"),
+    ("--number", "1"),
     ("--run.seed",),
     ("--run.sead", "1"),
     ("--run", "{seed: 1}"),
