@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from benchmarks.measured import save_table, show_columns
 from handoff.split import open_split
-from pipeline.engine import FitPlan, build_optimizer, learning_rate_at, order_of
+from pipeline.engine import FitPlan, build_optimizer, learning_rate_at
 from pipeline.machine import Machine, generator, prepare_machine, seed_everything
 from pipeline.stage import say
 from settings.command import stage_main
@@ -66,7 +66,7 @@ class Timed(NamedTuple):
 def batches_for(count: int, batch: int, draws: torch.Generator) -> Iterator[Tensor]:
     """Rows of one batch after another, without an end."""
     for _ in itertools.count():
-        yield from order_of(count, batch, draws).split(batch)[: max(1, count // batch)]
+        yield from torch.randperm(count, generator=draws).split(batch)[: max(1, count // batch)]
 
 
 def plan_of(section: TrainVQVAESection, seed: int) -> FitPlan:

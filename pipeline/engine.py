@@ -5,10 +5,11 @@ from its last whole epoch ends with the same weights as one that was never kille
 generator.
 """
 
+import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -142,10 +143,31 @@ def steps_of(learner: Learner, plan: FitPlan, world: World) -> int:
     return max(1, learner.count // (plan.batch_size * world.size), plan.epoch_steps)
 
 
-def order_of(count: int, wanted: int, draws: torch.Generator) -> Tensor:
-    """At least `wanted` numbers below `count`: as many passes as that takes, each in an order of its own."""
-    passes = max(1, -(-wanted // count))
-    return torch.cat([torch.randperm(count, generator=draws) for _ in range(passes)])
+def batches_of(orders: Iterator[Tensor], steps: int, size: int) -> Iterator[Tensor]:
+    """`steps` batches of `size` rows, from one order after another as far as they are needed; a batch may begin in one
+    and end in the next. Where there are too few, what there is."""
+    rows = next(orders)
+    for _ in range(steps):
+        while len(rows) < size and (more := next(orders, None)) is not None:
+            rows = torch.cat([rows, more])
+        yield rows[:size]
+        rows = rows[size:]
+
+
+def _orders(first: Tensor, plan: FitPlan, epoch: int) -> Iterator[Tensor]:
+    """The examples in an order of their own for each pass of an epoch, which has one where its steps are not given."""
+    yield first
+    for number in itertools.count(1) if plan.epoch_steps else ():
+        yield torch.randperm(len(first), generator=generator(plan.seed, epoch_stream(epoch), number))
+
+
+def _and_next(batches: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Each with the one that comes after it, None after the last."""
+    rows = next(batches)
+    for coming in batches:
+        yield rows, coming
+        rows = coming
+    yield rows, None
 
 
 def learning_rate_at(step: int, total: int, plan: FitPlan) -> float:
@@ -256,20 +278,18 @@ def _train_epoch(
     steps, taken = steps_of(learner, plan, world), plan.batch_size * world.size
     seed = int(torch.randint(2**31, (1,), generator=numbers))
     torch.manual_seed(seed + world.rank)  # dropout has no generator of its own
-    order = order_of(learner.count, steps * taken if plan.epoch_steps else 0, numbers)
+    first = torch.randperm(learner.count, generator=numbers)
     learner.model.train()
     if isinstance(learner, KnowsEpoch):
         learner.start_epoch(epoch)
     sums, watch, draws = Sums(), FiniteWatch(), draws_of(world, numbers)
-    batches = [_own(rows, world) for rows in order[: steps * taken].split(taken)]
     ahead = learner.read_ahead if isinstance(learner, ReadsAhead) else None
-    if ahead:
-        ahead(batches[0])
-    for number, rows in enumerate(batches):
+    batches = (_own(rows, world) for rows in batches_of(_orders(first, plan, epoch), steps, taken))
+    for number, (rows, coming) in enumerate(_and_next(batches)):
         step = epoch * steps + number
         rate = learning_rate_at(step, plan.horizon * steps, plan)
-        if ahead and number + 1 < steps:
-            ahead(batches[number + 1])
+        if ahead and coming is not None:
+            ahead(coming)
         with torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.bf16):
             scalars = computed(_Batch(rows, draws))
         values = {name: value.detach() for name, value in scalars.items()}
