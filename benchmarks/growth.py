@@ -313,12 +313,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = benchmark_parser("growth", __doc__)
     parser.add_argument("against", choices=AXES)
     parser.add_argument("--sizes", type=int, nargs="+", metavar="N", help="other sizes")
-    parser.add_argument("--only", nargs="+", metavar="WHAT", help="only these lines")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="calls of a point [5]")
+    parser.add_argument("--only", nargs="+", metavar="WHAT", help="only these lines of the table, by name")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="how often each is measured [5]")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads, 0: all cores [0]")
     parser.add_argument("--save", type=Path, metavar="FILE", help="write the table there, as CSV")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="write the figure there, as PNG")
-    parser.add_argument("--point", action="store_true", help="one size of one line, in this process")
+    parser.add_argument("--point", action="store_true", help="measure one of them at one size, in this process")
     given = parser.parse_args(argv)
     axis = AXES[given.against]
     sizes, whats = given.sizes or axis.sizes, given.only or axis.whats
@@ -329,6 +329,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(*measure_point(given.against, whats[0], sizes[0], given.rounds, machine), sep=",")
         return 0
     rows: list[list[str]] = []
+    print(*GROWTH_HEADER, flush=True)
     for what in whats:
         for size in sizes:
             options = ["--only", what, "--sizes", str(size), "--rounds", str(given.rounds)]

@@ -6,13 +6,14 @@ use on Imagenette at 64x64 with 512 codes.
 Ours is what `train_vqvae.py` would fit, with the settings given. The textbook recipe is written anew from van den Oord
 et al. 2017: strided 4x4 convolutions, residual blocks without normalisation, a codebook that starts uniform and moves
 by its gradient, Adam; it has the same width, codes, batches, precision and schedule, and of several learning rates the
-one of least validation error with the first seed. The learning rate falls to zero over the time that is given. Test
-pictures are looked at once, after that.
+one of least validation error with the first seed, so that it is fitted a few times more. The learning rate falls to
+zero over the time that is given. Test pictures are looked at once, after that.
 
 Reads the split of the run folder, writes nothing unless --save is given. SSIM is that of `pipeline/metrics.py`.
 
     python data_split.py --config presets/imagenette.yaml --data.source PATH
-    python benchmarks/quality_for_time.py --config presets/imagenette.yaml --data.source PATH --seconds 120
+    python benchmarks/quality_for_time.py --config presets/imagenette.yaml --data.source PATH \\
+        --train_vqvae.hidden 128 --train_vqvae.learning_rate 8e-3 --train_vqvae.commitment_weight 1.0
 
 All options of train_vqvae.py work, too: --config, --run.dir, --train_vqvae.hidden, ...
 """
@@ -35,7 +36,7 @@ from torch import Tensor, nn
 from benchmarks.measured import save_table, show_columns
 from handoff.split import open_split
 from pipeline.engine import FitPlan, build_optimizer, learning_rate_at
-from pipeline.machine import Machine, generator, prepare_machine, seed_everything
+from pipeline.machine import Machine, generator, prepare_machine, seed_everything, versions
 from pipeline.stage import say
 from settings.command import stage_main
 from settings.config import Config
@@ -69,7 +70,7 @@ def batches_for(count: int, batch: int, draws: torch.Generator) -> Iterator[Tens
         yield from torch.randperm(count, generator=draws).split(batch)[: max(1, count // batch)]
 
 
-def plan_of(section: TrainVQVAESection, seed: int) -> FitPlan:
+def timed_plan(section: TrainVQVAESection, seed: int) -> FitPlan:
     return FitPlan(
         epochs=1, horizon=1, batch_size=section.batch_size, learning_rate=section.learning_rate,
         weight_decay=section.weight_decay, warmup=section.warmup, clip_norm=section.clip_norm, patience=None,
@@ -108,7 +109,7 @@ def run(cfg: Config, resume: bool, seconds: float, seeds: int, save: Path | None
     def fitted(section: TrainVQVAESection, seed: int) -> Timed:
         seed_everything(seed)
         learner = VQVAELearner(section, split, machine, with_val=False)
-        return Timed(section, seed, learner, train_for(seconds, learner, plan_of(section, seed), machine))
+        return Timed(section, seed, learner, train_for(seconds, learner, timed_plan(section, seed), machine))
 
     def row(recipe: str, timed: Timed) -> list[object]:
         found, section = evaluate(timed.learner, test), timed.section
@@ -119,6 +120,8 @@ def run(cfg: Config, resume: bool, seconds: float, seeds: int, save: Path | None
         print(*made, flush=True)
         return made
 
+    say(f"{machine.describe()}, torch {versions()['torch']}; {seconds:g} s for each fit")
+    print(*QUALITY_HEADER, flush=True)
     rows = [row("ours", fitted(cfg.train_vqvae, seed)) for seed in range(seeds)]
     ways = [cfg.train_vqvae.replace(TEXTBOOK | {"learning_rate": rate}) for rate in TEXTBOOK_RATES]
     best = min((fitted(way, 0) for way in ways), key=lambda one: evaluate(one.learner, split.positions("val"))["mse"])

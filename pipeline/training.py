@@ -138,10 +138,13 @@ def train(
     compile_parts(learner, stage.machine.compile, steps, stage.machine, say)
 
     def on_estimate(seconds: float) -> None:
-        say(f"the fit takes about {duration(seconds)}, {plan.epochs} epochs at most; validation comes on top")
+        epochs = "one epoch" if plan.epochs == 1 else f"{plan.epochs} epochs at most"
+        say(f"the fit takes about {duration(seconds)}, {epochs}; validation comes on top")
 
-    label = f"{stage.name} fit"
-    progress = fit(learner, plan, stage.machine, label, stage.last / "fit.safetensors", on_epoch, on_estimate)
+    label, checkpoint = f"{stage.name} fit", stage.last / "fit.safetensors"
+    if stage.resumed and not checkpoint.is_file():
+        say("no epoch of the fit was finished before: it starts over")
+    progress = fit(learner, plan, stage.machine, label, checkpoint, on_epoch, on_estimate)
     stage.metrics["fit_seconds"] = time.monotonic() - started
     stage.folder.write_history(progress.history)
     epoch_seconds = progress.seconds[-1] / len(progress.seconds)

@@ -7,7 +7,7 @@ import torch
 
 import data_split
 from benchmarks import quality_for_time
-from benchmarks.quality_for_time import TEXTBOOK_RATES, batches_for, plan_of, train_for
+from benchmarks.quality_for_time import TEXTBOOK_RATES, batches_for, timed_plan, train_for
 from docs.shelf import take_table
 from handoff.split import open_split
 from pipeline.machine import Machine
@@ -43,7 +43,7 @@ def test_more_time_is_used_and_helps(world: tuple[Path, Path]) -> None:
     for seconds in (0.0, 2.0):
         torch.manual_seed(0)
         learner = VQVAELearner(cfg.train_vqvae, split, machine, with_val=False)
-        steps = train_for(seconds, learner, plan_of(cfg.train_vqvae, 0), machine)
+        steps = train_for(seconds, learner, timed_plan(cfg.train_vqvae, 0), machine)
         found.append((steps, evaluate(learner, split.positions("test"))["mse"]))
     assert found[0][0] == 1 < found[1][0] and found[1][1] < found[0][1]
 

@@ -149,6 +149,19 @@ def test_a_long_fit_says_how_long_it_takes(
         assert capsys.readouterr().out.count("the fit takes about") == count
 
 
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_resumed_fit_without_a_whole_epoch_says_that_it_starts_over(
+    machine: Machine, tmp_path: Path, finished: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = bare_stage(tmp_path, "toy", machine)
+    if finished:
+        train(stage, section(tune={"trials": 0}), lambda *_: Toy(16), GOAL, 0, tmp_path)
+    capsys.readouterr()
+    stage.resumed = True
+    train(stage, section(tune={"trials": 0}), lambda *_: Toy(16), GOAL, 0, tmp_path)
+    assert ("it starts over" in capsys.readouterr().out) is not finished
+
+
 def test_a_named_study_whose_choices_have_changed_is_refused_in_one_line(machine: Machine, tmp_path: Path) -> None:
     """Optuna cannot mix them; the user hears which study, not a traceback."""
 
