@@ -5,11 +5,10 @@ from its last whole epoch ends with the same weights as one that was never kille
 generator.
 """
 
-import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from pipeline.batches import and_next, orders_of_passes, split_orders
 from pipeline.draws import Draws
 from pipeline.files import read_safetensors, write_safetensors
 from pipeline.machine import Machine, epoch_stream, generator
@@ -143,33 +143,6 @@ def steps_of(learner: Learner, plan: FitPlan, world: World) -> int:
     return max(1, learner.count // (plan.batch_size * world.size), plan.epoch_steps)
 
 
-def batches_of(orders: Iterator[Tensor], steps: int, size: int) -> Iterator[Tensor]:
-    """`steps` batches of `size` rows, from one order after another as far as they are needed; a batch may begin in one
-    and end in the next. Where there are too few, what there is."""
-    rows = next(orders)
-    for _ in range(steps):
-        while len(rows) < size and (more := next(orders, None)) is not None:
-            rows = torch.cat([rows, more])
-        yield rows[:size]
-        rows = rows[size:]
-
-
-def _orders(first: Tensor, plan: FitPlan, epoch: int) -> Iterator[Tensor]:
-    """The examples in an order of their own for each pass of an epoch, which has one where its steps are not given."""
-    yield first
-    for number in itertools.count(1) if plan.epoch_steps else ():
-        yield torch.randperm(len(first), generator=generator(plan.seed, epoch_stream(epoch), number))
-
-
-def _and_next(batches: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Each with the one that comes after it, None after the last."""
-    rows = next(batches)
-    for coming in batches:
-        yield rows, coming
-        rows = coming
-    yield rows, None
-
-
 def learning_rate_at(step: int, total: int, plan: FitPlan) -> float:
     """Linear warm-up over `plan.warmup` of the steps, then cosine to zero."""
     warm = max(1, round(plan.warmup * total))
@@ -284,8 +257,9 @@ def _train_epoch(
         learner.start_epoch(epoch)
     sums, watch, draws = Sums(), FiniteWatch(), draws_of(world, numbers)
     ahead = learner.read_ahead if isinstance(learner, ReadsAhead) else None
-    batches = (_own(rows, world) for rows in batches_of(_orders(first, plan, epoch), steps, taken))
-    for number, (rows, coming) in enumerate(_and_next(batches)):
+    orders = orders_of_passes(first, (plan.seed, epoch_stream(epoch)) if plan.epoch_steps else None)
+    batches = (_own(rows, world) for rows in split_orders(orders, steps, taken))
+    for number, (rows, coming) in enumerate(and_next(batches)):
         step = epoch * steps + number
         rate = learning_rate_at(step, plan.horizon * steps, plan)
         if ahead and coming is not None:

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import chain, count, islice, pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,6 @@ from pipeline.engine import (
     History,
     Progress,
     TrainingDiverged,
-    batches_of,
     build_optimizer,
     fit,
     learning_rate_at,
@@ -419,25 +418,6 @@ def test_fewer_examples_than_a_batch_fill_it_by_several_passes(machine: Machine)
     learner = Regression(count=3)
     fit(learner, fit_plan(epochs=1, epoch_steps=4), machine, "few")
     assert [len(rows) for rows in learner.seen] == [8, 8, 8, 8]
-
-
-def test_batches_go_through_one_order_after_another() -> None:
-    orders = [torch.arange(10 * number, 10 * number + 7) for number in range(3)]
-    found = list(batches_of(iter(orders), 5, 4))
-    assert torch.equal(torch.cat(found), torch.cat(orders)[:20]) and {len(each) for each in found} == {4}
-
-
-def test_a_single_order_with_too_few_rows_is_one_batch() -> None:
-    (found,) = batches_of(iter([torch.arange(3)]), 1, 8)
-    assert torch.equal(found, torch.arange(3))
-
-
-def test_orders_are_drawn_when_they_are_needed() -> None:
-    """An epoch may have so many steps that the order of all of them would not fit into memory."""
-    drawn = []
-    orders = (drawn.append(number) or torch.arange(5) for number in count())
-    assert len(list(islice(batches_of(orders, 10**12, 2), 6))) == 6
-    assert drawn == [0, 1, 2]
 
 
 def test_each_pass_of_an_epoch_has_an_order_of_its_own_and_the_same_each_time(machine: Machine) -> None:

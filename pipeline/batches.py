@@ -1,0 +1,40 @@
+"""In which order examples are trained on: one pass after another, drawn as they are needed. An epoch may have so many
+steps that the order of all of them would not fit into memory."""
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from pipeline.machine import generator
+
+
+def orders_of_passes(first: Tensor, numbers: tuple[int, int] | None) -> Iterator[Tensor]:
+    """The examples in the order `first`, and then in one of its own for each further pass, drawn from the numbers and
+    that of the pass; numbers None: no further passes."""
+    yield first
+    if numbers is None:
+        return
+    for passed in itertools.count(1):
+        yield torch.randperm(len(first), generator=generator(*numbers, passed))
+
+
+def split_orders(orders: Iterator[Tensor], steps: int, size: int) -> Iterator[Tensor]:
+    """`steps` batches of `size` rows, from one order after another as far as they are needed; a batch may begin in one
+    and end in the next. Where there are too few, what there is."""
+    rows = next(orders)
+    for _ in range(steps):
+        while len(rows) < size and (more := next(orders, None)) is not None:
+            rows = torch.cat([rows, more])
+        yield rows[:size]
+        rows = rows[size:]
+
+
+def and_next(batches: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Each with the one that comes after it, None after the last."""
+    rows = next(batches)
+    for coming in batches:
+        yield rows, coming
+        rows = coming
+    yield rows, None
