@@ -7,11 +7,12 @@ artifacts in `<runs>/artifacts`. `NullLedger` takes its place with `run.mlflow: 
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.files import InputError, alone, sqlite_url
+from pipeline.files import TEMPORARY, InputError, alone, replacing, sqlite_url
 from pipeline.views import tell_experiment
 
 
@@ -147,8 +148,10 @@ def open_ledger(
     uri = database_uri(runs, asked)
     runs.mkdir(parents=True, exist_ok=True)
     with alone(runs / "mlflow.db"):  # two that start at once would both make the tables, and the experiment
-        client = reach(uri)
         root = None if uri.startswith("http") else (runs / "artifacts").resolve().as_uri()
+        if root is not None and uri == sqlite_url(runs / "mlflow.db"):
+            _make_whole(runs / "mlflow.db", root)
+        client = reach(uri)
         experiment_id = _experiment(client, stage, root)
     if run_id and _reopened(client, run_id):
         return MlflowLedger(client, experiment_id, run_id)
@@ -208,18 +211,46 @@ def registered_run(runs: Path, uri: str, asked: str | None = None) -> Path:
     return path
 
 
+def _make_whole(file: Path, artifacts: str) -> None:
+    """Make the database, if it is not there. MLflow makes its tables one after another, and refuses a database with a
+    part of them; so they are made in a file that takes its place when it has all, also when this process is killed."""
+    if file.exists():
+        return
+    for left in file.parent.glob(f".{file.name}.*"):
+        if TEMPORARY.fullmatch(left.name):
+            left.unlink(missing_ok=True)
+    _hush()
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    with replacing(file) as temporary, _answering(sqlite_url(temporary)):
+        SqlAlchemyStore(sqlite_url(temporary), artifacts).engine.dispose()
+
+
 def reach(uri: str) -> Any:
     """A client of the server or database. Raises InputError when it does not answer."""
+    _hush()
+    from mlflow import MlflowClient
+
+    with _answering(uri):
+        client = MlflowClient(uri, uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+def _hush() -> None:
+    """Before MLflow is imported."""
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
     brief = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}  # MLflow itself waits minutes
     for name, value in (quiet | brief).items():
         os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
-
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # its tracebacks; what matters is said here
+
+
+@contextmanager
+def _answering(uri: str) -> Iterator[None]:
+    """Raises InputError where MLflow does not answer."""
     try:
-        client = MlflowClient(uri, uri)
-        client.search_experiments(max_results=1)
+        yield
     except Exception as error:
         if not does_not_answer(error):
             raise
@@ -227,7 +258,6 @@ def reach(uri: str) -> Any:
         raise InputError(
             f"MLflow at {uri} does not answer ({why}); check run.tracking_uri, or type --run.mlflow false"
         ) from None
-    return client
 
 
 def does_not_answer(error: Exception) -> bool:

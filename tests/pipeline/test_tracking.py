@@ -148,3 +148,22 @@ def test_a_database_that_is_none_is_said_in_one_line(
     assert "--run.mlflow false" in said(error)
     assert (tmp_path / "mlflow.db").read_bytes() == content
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_process_that_ends_while_tables_are_made_leaves_no_half_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow would refuse a database with a part of its tables."""
+
+    def ended(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mlflow.store.tracking.sqlalchemy_store.SqlAlchemyStore.__init__", ended)
+        with pytest.raises(KeyboardInterrupt):
+            open_ledger(tmp_path, "train_vqvae", "x", {}, None)
+    assert not (tmp_path / "mlflow.db").exists()
+    for name in (".mlflow.db.0123abcd.db", ".mlflow.db.0123abcd.db-journal"):  # as a kill leaves them
+        (tmp_path / name).write_bytes(b"half")
+    open_ledger(tmp_path, "train_vqvae", "x", {}, None).end("FINISHED")
+    assert (tmp_path / "mlflow.db").is_file() and not list(tmp_path.glob(".mlflow.db.0*"))
