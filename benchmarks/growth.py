@@ -342,7 +342,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if len(points) > 1:
             print(f"{what}: time grows with exponent {exponent(points):.2f}")
     if given.save:
-        save_table(given.save, GROWTH_HEADER, rows, machine, f"python benchmarks/growth.py {given.against}")
+        typed = f"python benchmarks/growth.py {given.against} --rounds {given.rounds}"
+        save_table(given.save, GROWTH_HEADER, rows, machine, typed)
     if given.figure:
         save_png(growth_figure(axis, rows), given.figure)
     return 0

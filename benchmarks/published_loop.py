@@ -35,6 +35,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.measured import benchmark_parser
 from handoff.memory import take_distil, train_shares
 from handoff.split import Split, open_split
 from handoff.vqvae import HandedIndices, take_indices, take_vqvae
@@ -181,12 +182,7 @@ def _in_words(percentages: Sequence[int]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python benchmarks/published_loop.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = benchmark_parser("published_loop", __doc__)
     parser.add_argument("--pictures", type=int, default=3, metavar="N", help="pictures for the published loop [3]")
     parser.add_argument("--batched", type=int, default=250, metavar="N", help="pictures for ours [250]")
     parser.add_argument(

@@ -18,7 +18,6 @@ Reads the split of the run folder, writes nothing unless --save is given. SSIM i
 All options of train_vqvae.py work, too: --config, --run.dir, --train_vqvae.hidden, ...
 """
 
-import argparse
 import itertools
 import sys
 import time
@@ -33,7 +32,7 @@ if __name__ == "__main__":  # started as a file: the project is one folder up
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measured import save_table, show_columns
+from benchmarks.measured import benchmark_parser, save_table, show_columns
 from handoff.split import open_split
 from pipeline.engine import FitPlan, build_optimizer, learning_rate_at
 from pipeline.machine import Machine, generator, prepare_machine, seed_everything, versions
@@ -145,12 +144,7 @@ def without_places(words: Sequence[str]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python benchmarks/quality_for_time.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = benchmark_parser("quality_for_time", __doc__)
     parser.add_argument("--seconds", type=float, default=120.0, metavar="S", help="of training [120]")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="fits of each recipe [3]")
     parser.add_argument("--save", type=Path, metavar="FILE", help="also write the table there, as CSV")

@@ -142,7 +142,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{machine.describe().split(',')[0]}, torch {versions()['torch']}; {asked.rounds} turns of {STEPS} steps")
     show_columns(STEP_HEADER, rows)
     if asked.save:
-        save_table(asked.save, STEP_HEADER, rows, machine, "python benchmarks/training_step.py")
+        call = f"python benchmarks/training_step.py --rounds {asked.rounds}"
+        save_table(asked.save, STEP_HEADER, rows, machine, call)
     return 0
 
 

@@ -1,7 +1,7 @@
 """What happens to disks, databases and clocks while stages run: the stage does its work, or says in a line what is
 wrong, and whatever lay there before is still whole.
 
-Full and read-only disks are small file systems in memory, which only root may mount; elsewhere these tries are left
+Full and read-only disks are small file systems in memory, which few may mount; elsewhere these tries are left
 out, and files may not grow beyond a limit instead.
 """
 
@@ -11,8 +11,10 @@ import random
 import shutil
 import sqlite3
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,9 +56,14 @@ class Fault(NamedTuple):
     may: tuple[Ending, ...] = ("survived", "refused")
 
 
+@cache
 def mounts() -> bool:
-    """Whether this process may mount file systems."""
-    return hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("mount") is not None
+    """Whether this process may mount file systems, which root of a container mostly may not."""
+    if shutil.which("mount") is None:
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        tried = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4096", "tmpfs", folder], capture_output=True)
+        return tried.returncode == 0 and subprocess.run(["umount", folder]).returncode == 0
 
 
 @contextmanager
@@ -142,7 +149,7 @@ def _locked(name: str) -> Callable[[Path], AbstractContextManager[object]]:
 
 @contextmanager
 def _from_the_future(runs: Path) -> Iterator[None]:
-    """The clock was set back: runs that are there are of 2099."""
+    """The clock was set back: what is there was written in 2099."""
     for file in sorted(runs.rglob("*"), key=lambda path: -len(path.parts)):
         os.utime(file, (4_070_908_800, 4_070_908_800))
     yield
@@ -173,7 +180,7 @@ def _disk(room: int | None) -> Callable[[Path], AbstractContextManager[object]]:
 
 def digests(runs: Path) -> dict[str, str]:
     """Of what a stage must leave as it is: no databases, and no list of the best runs, which stages add to."""
-    added_to = ("best.json", "best.json.lock")
+    added_to = ("best.json", ".best.json.lock")
     return {
         str(file.relative_to(runs)): digest(file.read_bytes())
         for file in runs.rglob("*")
