@@ -119,9 +119,12 @@ class PictureReader:
 
     def take(self, rows: Tensor) -> Tensor:
         """(B, C, H, W) float in [-1, 1] on the device, channels last; read now where they were not asked for."""
-        while self._asked and self._asked[0][0] is not rows:
-            self._asked.popleft()[1].cancel()
-        pixels = self._asked.popleft()[1].result() if self._asked else self._read(rows)
+        if any(asked is rows for asked, _ in self._asked):
+            while self._asked[0][0] is not rows:
+                self._asked.popleft()[1].cancel()
+            pixels = self._asked.popleft()[1].result()
+        else:
+            pixels = self._read(rows)
         return as_pictures(pixels.to(self.device, non_blocking=True))
 
     def _read(self, rows: Tensor) -> Tensor:

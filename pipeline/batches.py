@@ -2,7 +2,7 @@
 steps that the order of all of them would not fit into memory."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -31,10 +31,12 @@ def split_orders(orders: Iterator[Tensor], steps: int, size: int) -> Iterator[Te
         rows = rows[size:]
 
 
-def and_next(batches: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Each with the one that comes after it, None after the last."""
+def asked_ahead(batches: Iterator[Tensor], ask: Callable[[Tensor], None]) -> Iterator[Tensor]:
+    """The batches; `ask` gets the first at once, each other one before work on its predecessor."""
     rows = next(batches)
+    ask(rows)
     for coming in batches:
-        yield rows, coming
+        ask(coming)
+        yield rows
         rows = coming
-    yield rows, None
+    yield rows

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from pipeline.batches import and_next, orders_of_passes, split_orders
+from pipeline.batches import asked_ahead, orders_of_passes, split_orders
 from pipeline.draws import Draws
 from pipeline.files import read_safetensors, write_safetensors
 from pipeline.machine import Machine, epoch_stream, generator
@@ -256,14 +256,12 @@ def _train_epoch(
     if isinstance(learner, KnowsEpoch):
         learner.start_epoch(epoch)
     sums, watch, draws = Sums(), FiniteWatch(), draws_of(world, numbers)
-    ahead = learner.read_ahead if isinstance(learner, ReadsAhead) else None
+    ask: Callable[[Tensor], None] = learner.read_ahead if isinstance(learner, ReadsAhead) else lambda rows: None
     orders = orders_of_passes(first, (plan.seed, epoch_stream(epoch)) if plan.epoch_steps else None)
     batches = (_own(rows, world) for rows in split_orders(orders, steps, taken))
-    for number, (rows, coming) in enumerate(and_next(batches)):
+    for number, rows in enumerate(asked_ahead(batches, ask)):
         step = epoch * steps + number
         rate = learning_rate_at(step, plan.horizon * steps, plan)
-        if ahead and coming is not None:
-            ahead(coming)
         with torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.bf16):
             scalars = computed(_Batch(rows, draws))
         values = {name: value.detach() for name, value in scalars.items()}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.files import TEMPORARY, InputError, alone, replacing, sqlite_url
+from pipeline.interrupts import Uninterrupted, interrupts_wait
 from pipeline.views import tell_experiment
 
 
@@ -222,7 +223,7 @@ def _make_whole(file: Path, artifacts: str) -> None:
     _hush()
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    with replacing(file) as temporary, _answering(sqlite_url(temporary)):
+    with replacing(file) as temporary, _answering(sqlite_url(temporary)), interrupts_wait():
         SqlAlchemyStore(sqlite_url(temporary), artifacts).engine.dispose()
 
 
@@ -232,7 +233,7 @@ def reach(uri: str) -> Any:
     from mlflow import MlflowClient
 
     with _answering(uri):
-        client = MlflowClient(uri, uri)
+        client = MlflowClient(uri, uri) if uri.startswith("http") else Uninterrupted.of(MlflowClient(uri, uri))
         client.search_experiments(max_results=1)
     return client
 

@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pipeline.engine import TrainingDiverged
 from pipeline.figures import study_history_figure, study_importance_figure, study_slice_figure
 from pipeline.files import InputError, alone, sqlite_url
+from pipeline.interrupts import Uninterrupted
 from pipeline.needs import TooMuchMemory, is_out_of_memory
 from pipeline.workers import WORKER, Watch, beating, this_worker
 
@@ -70,7 +71,7 @@ def open_study(storage: Storage, name: str, lower_is_better: bool, startup_trial
     with answering(storage, "opened"), storage.turn():  # two that start at once would both make the tables
         return optuna.create_study(
             study_name=name,
-            storage=storage.url,
+            storage=Uninterrupted.of(optuna.storages.get_storage(storage.url)),
             load_if_exists=True,
             direction="minimize" if lower_is_better else "maximize",
             pruner=optuna.pruners.MedianPruner(n_startup_trials=startup_trials, n_warmup_steps=1),

@@ -4,7 +4,7 @@ from itertools import count, islice
 
 import torch
 
-from pipeline.batches import and_next, orders_of_passes, split_orders
+from pipeline.batches import asked_ahead, orders_of_passes, split_orders
 
 
 def test_batches_go_through_one_order_after_another() -> None:
@@ -42,8 +42,17 @@ def test_passes_are_drawn_from_all_numbers() -> None:
     assert len(set(every)) == 9 and all(sorted(order) == list(range(50)) for order in every)
 
 
-def test_each_batch_comes_with_the_one_after_it() -> None:
+def test_each_batch_is_asked_for_before_the_one_that_precedes_it_is_worked_on() -> None:
+    """By the very tensor that comes later: a reader knows what it was asked for by that."""
     batches = [torch.tensor([number]) for number in range(3)]
-    found = list(and_next(iter(batches)))
-    assert [rows is batch for (rows, _), batch in zip(found, batches, strict=True)] == [True] * 3
-    assert found[0][1] is batches[1] and found[1][1] is batches[2] and found[2][1] is None
+    asked: list[torch.Tensor] = []
+    for number, rows in enumerate(asked_ahead(iter(batches), asked.append)):
+        assert rows is batches[number]
+        assert len(asked) == min(number + 2, 3)
+        assert all(one is other for one, other in zip(asked, batches, strict=False))
+
+
+def test_a_single_batch_is_asked_for_once() -> None:
+    only = torch.arange(3)
+    asked: list[torch.Tensor] = []
+    assert [rows is only for rows in asked_ahead(iter([only]), asked.append)] == [True] and len(asked) == 1
