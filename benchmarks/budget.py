@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measured import benchmark_parser, save_table, show_columns
-from models.distilbert import DistilShape, build_distilbert, masked_cross_entropy, prepare_for
+from models.distilbert import DistilShape, build_distilbert, masked_cross_entropy
 from pipeline.configured import configured
 from pipeline.machine import generator, prepare_machine
 from pipeline.needs import GIGA, kept_bytes
@@ -38,7 +38,7 @@ from settings.config import Config
 from vqvae import VQVAE, VQVAEConfig
 
 BUDGET_HEADER = (
-    "stage", "gpus", "batch_of_a_gpu", "gigaoperations_of_a_picture", "gigabytes_of_a_gpu", "hours", "cost",
+    "stage", "gpus", "batch_of_a_gpu", "gigaoperations_of_a_picture", "gigabytes_of_a_gpu", "epochs", "hours", "cost",
 )  # fmt: skip
 TERA = 1e12
 
@@ -97,7 +97,7 @@ def distil_step(cfg: Config) -> tuple[nn.Module, Callable[[int], Tensor]]:
     """With half of the tokens masked, which is what a training sees in the mean when ratios are uniform."""
     codes, tokens = cfg.train_vqvae.codebook_size, (cfg.data.image_size // cfg.train_vqvae.stride) ** 2
     model = build_distilbert(codes, tokens, configured(DistilShape, cfg.train_distil)).train()
-    prepare_for(model, torch.device("cpu"), training=False)
+    model.set_attn_implementation("sdpa")  # as on a GPU
 
     def loss_of(pictures: int) -> Tensor:
         grids = torch.randint(0, codes, (pictures, tokens), generator=generator(2))
@@ -108,16 +108,28 @@ def distil_step(cfg: Config) -> tuple[nn.Module, Callable[[int], Tensor]]:
 
 
 def budget_rows(
-    stage: str, step: Counted, batch: int, examples: float, gpus: Sequence[int], given: GPUs
+    stage: str, step: Counted, batch: int, pictures: int, examples: float, gpus: Sequence[int], given: GPUs
 ) -> list[list[str]]:
     """A row for each number of GPUs. batch: pictures of each; examples: pictures times epochs."""
+    epochs = f"{examples / pictures:.3g}"
     rows = []
     for count in gpus:
         left = given.kept if count > 1 else 1.0
         hours = examples * step.operations / (count * given.peak * given.share * left) / 3600
         memory = (step.fixed_bytes + batch * step.kept_bytes) / GIGA
-        shown = (f"{step.operations / GIGA:.3g}", f"{memory:.3g}", f"{hours:.3g}", f"{hours * count * given.price:.3g}")
-        rows.append([stage, str(count), str(batch), *shown])
+        cost = f"{hours * count * given.price:.3g}"
+        rows.append(
+            [
+                stage,
+                str(count),
+                str(batch),
+                f"{step.operations / GIGA:.3g}",
+                f"{memory:.3g}",
+                epochs,
+                f"{hours:.3g}",
+                cost,
+            ]
+        )
     return rows
 
 
@@ -146,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
         found = count_step(*step(cfg), section.optimizer, section.learning_rate)
         examples = float(max(asked.pictures * section.epochs, section.least_steps * section.batch_size))
-        rows += budget_rows(stage, found, section.batch_size, examples, asked.gpus, given)
+        rows += budget_rows(stage, found, section.batch_size, asked.pictures, examples, asked.gpus, given)
     show_columns(BUDGET_HEADER, rows)
     if asked.save:
         typed = f"--peak {asked.peak:g} --share {asked.share:g} --kept {asked.kept:g} --price {asked.price:g}"

@@ -142,6 +142,11 @@ def own_files(own: OwnPicture) -> list[Path]:
     return files
 
 
+def has_mask(own: OwnPicture) -> bool:
+    """Whether the settings say what is missing, so that no strategy chooses."""
+    return own.mask is not None or own.box is not None
+
+
 def asked_mask(own: OwnPicture, size: tuple[int, int]) -> np.ndarray | None:
     """(H, W) bool of the mask or box of the settings; None when the strategy is to choose. size: (width, height)."""
     if own.mask is not None:

@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from own_picture.completing import OwnResult, Request, complete_picture
-from own_picture.reading import asked_mask, check_own, read_picture, unique_names
+from own_picture.reading import asked_mask, check_own, has_mask, read_picture, unique_names
 from pipeline.figures import as_it_is, new_figure, show_picture
 from pipeline.files import write_csv
 from pipeline.progress import progress_bar
@@ -57,7 +57,7 @@ def complete_own(stage: Stage, memory: Memory, own: OwnPicture, request: Request
             stage.figure(f"own_{name}", result_figure(result))
         rows.append(_row(file, result))
         missing, pixels = missing + int(result.missing.sum()), pixels + result.missing.size
-        say(_sentence(file, result))
+        say(_sentence(file, result, None if has_mask(own) else request))
     write_csv(folder / "pictures.csv", PICTURES_HEADER, rows)
     stage.metrics |= {"own_pictures": len(files), "own_missing_share": missing / pixels}
     stage.finish(None, extra_artifacts=("own",))
@@ -84,9 +84,11 @@ def _row(file: Path, result: OwnResult) -> list[Any]:
     return [str(file), *classes, *missing, int(result.dropped.sum()), result.dropped.size, result.note]
 
 
-def _sentence(file: Path, result: OwnResult) -> str:
-    """What happened to a picture, in one line."""
+def _sentence(file: Path, result: OwnResult, chosen: Request | None) -> str:
+    """What happened to a picture, in one line. chosen: how, where no mask says what is missing."""
     tokens = f"{int(result.dropped.sum())} of {result.dropped.size} tokens predicted"
+    if chosen is not None:
+        tokens += f" ({chosen.percent:g} %, chosen by {chosen.strategy}; --percent, --strategy or --mask change that)"
     parts = [f"{file}: {result.missing.mean():.1%} of the pixels missing, {tokens}"]
     parts += [f"class {_likeliest(result.before)} before, {_likeliest(result.after)} after"] if result.before else []
     parts += [result.note] if result.note else []

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.files import InputError
+from pipeline.processes import cores
 from pipeline.world import Alone, World, join_world
 
 
@@ -137,7 +138,7 @@ def prepare_machine(settings: MachineSettings, say: Callable[[str], None] = prin
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine
-    torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 1) // here))
+    torch.set_num_threads(settings.threads or max(1, cores() // here))
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.tf32
     chosen, precision = _choose_device(settings.device), settings.precision

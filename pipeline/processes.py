@@ -16,6 +16,12 @@ def this_process() -> dict[str, Any]:
     return {"host": platform.node(), "pid": os.getpid(), "started": round(_started(psutil.Process()), 2)}
 
 
+def cores() -> int:
+    """Those that this process may run on: fewer than the machine has where a job was given some."""
+    asked = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
+    return len(asked(0)) if asked else os.cpu_count() or 1
+
+
 def is_here(noted: Mapping[str, Any]) -> bool:
     """Whether the process ran on this machine."""
     return noted.get("host") == platform.node()

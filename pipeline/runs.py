@@ -8,6 +8,7 @@ metrics.jsonl (a line per epoch), figures/, last/ (to resume) and model/ (model.
 import json
 import math
 import secrets
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ import yaml
 
 from pipeline.files import InputError, alone, cannot_write, clear_leftovers, read_json, write_json, write_text
 from pipeline.processes import is_gone, is_here, this_process
+
+ENOUGH = 5  # runs that are named in an error
 
 
 @dataclass(frozen=True)
@@ -165,10 +168,43 @@ def note_best(folder: RunFolder, key: str, score: float | None, metric: str, low
     return True
 
 
+def named_run(runs: Path, word: str, stage: str = "*") -> Path:
+    """The run folder that a path, a name or a part of a name stands for, among those of the stage; *: of all stages.
+    Raises InputError when there is none, or several."""
+    if (Path(word) / "run.json").is_file():
+        return Path(word)
+    folders = sorted(file.parent for file in runs.glob(f"{stage}/*/run.json"))
+    found = [folder for folder in folders if folder.name == word] or [
+        folder for folder in folders if word and word in folder.name
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        named = ", ".join(str(folder) for folder in found[:ENOUGH]) + (", ..." if len(found) > ENOUGH else "")
+        raise InputError(f"{word} stands for {len(found)} runs: {named}; type one of them whole")
+    where = runs if stage == "*" else runs / stage
+    empty = word and Path(word).is_dir()
+    why = "has no run.json in it" if empty else f"is neither a run folder nor the name of a run in {where}"
+    example = runs / ("train_vqvae" if stage == "*" else stage) / "20260101-120000-ab12"
+    raise InputError(f"{shlex.quote(word)} {why}; expected such as {example}{'' if stage == '*' else ', or best'}")
+
+
+def _usable(folder: Path) -> Path:
+    """Raises InputError for a run that was ended before it had made what others read."""
+    record = RunFolder(folder).record()
+    stage, status = record.get("stage"), record.get("status")
+    if status == "finished" or (folder / "model" / "meta.json").is_file():
+        return folder
+    raise InputError(
+        f"{folder} is not finished (run.json says {status}); to go on with it, type: python {stage}.py --resume, "
+        "with the options that it was begun with"
+    )
+
+
 def resolve_run(
     runs: Path, stage: str, asked: str, key: str, wanted: str, mend: str, tracking: str | None = None
 ) -> Path:
-    """The run folder a later stage reads: the best for `key`, or the one named by its path or by its own name.
+    """The run folder a later stage reads: the best for `key`, or the one that is named, see `named_run`.
 
     tracking: `run.tracking_uri`, for models:/ names. `wanted` says in words what `key` stands for and `mend` what
     command makes such a run; both go into the error.
@@ -179,12 +215,7 @@ def resolve_run(
 
         return registered_run(runs, asked, tracking)
     if asked != "best":
-        for path in (Path(asked), runs / stage / asked):
-            if (path / "run.json").is_file():
-                return path
-        raise InputError(
-            f"{asked} is not a run folder (no run.json in it); expected best or a folder under {runs / stage}"
-        )
+        return _usable(named_run(runs, asked, stage))
     best = read_best(runs, stage)
     if key not in best:
         others = f" ({len(best)} for others)" if best else ""

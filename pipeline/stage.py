@@ -15,7 +15,7 @@ from tqdm import tqdm
 from pipeline import figures
 from pipeline.files import alone, digest, file_digests, read_json, write_json, write_safetensors
 from pipeline.machine import Machine, commit, versions
-from pipeline.runs import RunFolder, bury_gone, duration, note_best
+from pipeline.runs import RunFolder, bury_gone, duration, note_best, read_best
 from pipeline.spool import PatientLedger, Spool
 from pipeline.tracking import Ledger, NullLedger, database_uri, open_ledger
 from pipeline.world import OnlyAsked, is_first
@@ -105,12 +105,14 @@ class Stage:
             path = self.folder.path / entry
             if path.exists():
                 self.ledger.artifacts(path, entry if path.is_dir() else "")
+        before = read_best(self.folder.path.parent.parent, self.name).get(key or "", {}).get("score")
         won = key is not None and note_best(self.folder, key, score, metric, lower_is_better)
         if registered_as:
             self.ledger.register(registered_as, "champion" if won else None)
         self.folder.update(status="finished", error=None, key=key, score=score, metric=metric)
         if score is not None:
-            say(f"validation {metric} {score:.4g}: {'the best so far' if won else 'an earlier run is better'}")
+            best = "as good as the best so far, which it replaces" if score == before else "the best so far"
+            say(f"validation {metric} {score:.4g}: {best if won else 'an earlier run is better'}")
 
 
 def inputs_of(handed: Sequence[Input], **named: Input | None) -> dict[str, str]:

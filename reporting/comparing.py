@@ -6,39 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.files import InputError, read_json
-from pipeline.runs import duration
+from pipeline.runs import duration, named_run
 from reporting.facts import COMMON, RunFacts, read_facts
 from reporting.report import value_shown
 from reporting.stages import better_way, made_at, plain_number
 
 LINE_WIDTH = 100
 NAME, VALUE = 44, 15  # columns
-ENOUGH = 5  # runs that are named in an error
 ABSENT = "(none)"
-
-
-def resolve_named(runs: Path, word: str) -> Path:
-    """The run folder that a path, a name or a part of a name stands for. Raises InputError when there is none, or
-    several."""
-    path = Path(word)
-    if (path / "run.json").is_file():
-        return path
-    folders = sorted(file.parent for file in runs.glob("*/*/run.json"))
-    found = [folder for folder in folders if folder.name == word] or [
-        folder for folder in folders if word and word in folder.name
-    ]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        named = ", ".join(str(folder) for folder in found[:ENOUGH]) + (", ..." if len(found) > ENOUGH else "")
-        raise InputError(f"{word} stands for {len(found)} runs: {named}; type one of them whole")
-    why = "has no run.json in it" if path.is_dir() else f"is neither a run folder nor the name of a run in {runs}"
-    raise InputError(f"{word} {why}; expected such as {runs / 'train_vqvae' / '20260101-120000-ab12'}")
 
 
 def comparable(runs: Path, words: Sequence[str]) -> tuple[RunFacts, RunFacts]:
     """The two runs that are named. Raises InputError unless they are two finished runs of one stage."""
-    first, second = (_finished(resolve_named(runs, word)) for word in words)
+    first, second = (_finished(named_run(runs, word)) for word in words)
     if first.folder.resolve() == second.folder.resolve():
         raise InputError(f"{words[0]} and {words[1]} are the same run, {first.folder}; expected two runs of one stage")
     if first.stage != second.stage:

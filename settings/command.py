@@ -63,7 +63,7 @@ def stage_main(
         return 2
     for key, value in loading.changed_keys(settings).items() if is_first() else ():
         if key.split(".")[0] in (stage, *COMMON_SECTIONS) and key != "run.dry_run":
-            print(f"{key} = {loading.as_typed(value)} (not config.yaml's)")
+            print(f"{key} = {loading.as_typed(value)} (changed from config.yaml)")
     return _guarded(run, settings, resume, resumable)
 
 
@@ -214,6 +214,6 @@ def _parse_given(given: str | list[str], field: FieldInfo) -> Any:
 def _parse_value(text: str) -> Any:
     """A command-line value as YAML: 3, 1e-3, true, null, [10, 50], {low: 1, high: 2}; what is none is text."""
     try:
-        return read_plain(text)
+        return read_plain(text) if text.strip() else text
     except ValueError:
         return text

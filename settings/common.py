@@ -23,7 +23,8 @@ class RunSection(Section):
     compile: Literal["auto"] | bool = "auto"
     """torch.compile of a fit's model; auto: on a GPU, for fits of 5,000 steps and more. On a CPU it is no faster."""
     threads: Annotated[Whole, Field(ge=0, le=1024)] = 0
-    """CPU threads; 0 takes all cores. Another number of threads changes the last digits of results."""
+    """CPU threads; 0 takes all cores of the job, whatever OMP_NUM_THREADS says. Another number of threads changes the
+    last digits of results."""
     memory: Annotated[Real, Field(gt=0, le=1024)] = 1.0
     """GB for what models compute in between when they are asked (validation, choosing, the study): batches are cut to
     fit. Training takes what its batch_size takes. The same on every machine, so that results are, too."""

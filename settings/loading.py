@@ -116,9 +116,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     if file.parent == Path("presets") and not file.is_file() and shipped.is_file():
         file = shipped  # so that presets/NAME.yaml is found from any folder, as the installed commands need
     if not file.is_file():
-        presets = sorted(p.relative_to(BASE_FILE.parent).as_posix() for p in BASE_FILE.parent.glob("presets/*.yaml"))
+        presets = sorted(p.name for p in BASE_FILE.parent.glob("presets/*.yaml"))
         found = "is a folder" if file.is_dir() else "does not exist"
-        raise ConfigError([f"config file {file} {found}; presets are: {', '.join(presets)}"])
+        raise ConfigError([f"config file {file} {found}; in presets/ are: {', '.join(presets)}"])
     try:
         values = read_plain(file.read_text(encoding="utf-8"))
     except UnicodeDecodeError:

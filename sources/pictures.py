@@ -6,7 +6,6 @@ read, as others start programs (PostScript) or are seldom tried.
 
 import hashlib
 import io
-import os
 import re
 import threading
 import warnings
@@ -19,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from pipeline.processes import cores
 from sources.pixels import MAX_PIXELS, MEASURE, PictureError, plain_mode
 from sources.places import Place, read_place
 from sources.stacks import BROKEN, ORDINARY, StackError, Stacks, decode_stack, is_stack
@@ -62,7 +62,7 @@ def decode_all(
             note("")
             return decoded
 
-        with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        with ThreadPoolExecutor(workers or cores()) as pool:
             yield from pool.map(decode_one, places)
 
 

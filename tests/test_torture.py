@@ -15,10 +15,12 @@ from campaigns import late_settings
 from campaigns.bad_settings import FILES, WORDS, Typed, bad_settings, refused_values, try_settings
 from campaigns.faults import Fault, digests, disk_with, faults, longest_file, mounts, try_fault, try_two_at_once
 from campaigns.forked import Ended, World, make_little_world
+from campaigns.kills import not_said
 from campaigns.late_settings import Taken, ends_of, judge_late, taken_settings, try_taken
 from campaigns.outcomes import Outcome, table_of, wrong_of
 from campaigns.strange_files import judge_decoded
 from campaigns.torn_files import HARMS, Harm, cut, emptied, flipped, try_torn, whole_run
+from pipeline.files import write_json
 from sources.pictures import Decoded
 from strangers import File
 
@@ -312,6 +314,34 @@ def test_databases_and_lists_that_grow_do_not_count_as_changed(tmp_path: Path) -
     for name in ("mlflow.db", "mlflow.db-wal", "best.json", "run.json"):
         (tmp_path / name).write_text("x")
     assert list(digests(tmp_path)) == ["run.json"]
+
+
+ASKED = "trial 1 of 4\ninterrupted; type the same command with --resume to go on\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "noted", "said", "wrong"),
+    [
+        ("SIGTERM", 143, "killed", ASKED, []),
+        ("SIGINT", 130, "killed", ASKED, []),
+        ("SIGKILL", -9, "running", "", []),
+        ("SIGINT", 0, "finished", "", []),
+        ("SIGTERM", -15, None, "", []),
+        ("SIGTERM", -15, "running", ASKED, ["run.json says running", "status -15, not 143"]),
+        ("SIGINT", 130, "killed", f"Exception ignored\nTraceback\n{ASKED}", ["said"]),
+        ("SIGINT", 130, "killed", "KeyboardInterrupt\n", ["said"]),
+    ],
+    ids=["TERM", "INT", "KILL", "ended before", "no run yet", "not noted", "traceback", "not told"],
+)
+def test_how_a_run_that_was_asked_to_end_has_ended_is_judged(
+    sent: str, status: int, noted: str | None, said: str, wrong: list[str], tmp_path: Path
+) -> None:
+    """Before there is a run nothing is judged."""
+    if noted:
+        (tmp_path / "a run").mkdir()
+        write_json(tmp_path / "a run" / "run.json", {"status": noted})
+    found = not_said(tmp_path, sent, status, said)
+    assert len(found) == len(wrong) and all(each.startswith(start) for each, start in zip(found, wrong, strict=True))
 
 
 def test_the_table_counts_each_campaign_and_all() -> None:

@@ -9,7 +9,7 @@ files      pictures and stacks as strangers have them: decoded right, or refused
 folders    folders and tars as strangers have them: read whole, or refused with the reason
 faults     disks that are full or take no writing, databases that are locked or damaged, a clock set back, two at once
 torn       files of earlier runs, a byte flipped, cut, emptied or gone: refused, or the numbers of whole ones
-kills      stages killed at random moments and resumed: the numbers of one that was never killed
+kills      stages killed or asked to end at random moments, and resumed: the numbers of one that was never killed
 
 The exit status is 1 when anything went wrong; what did is listed.
 """
@@ -57,7 +57,7 @@ CAMPAIGNS: dict[str, tuple[Callable[[Path, int, int], list[Outcome]], int]] = {
     "folders": (read_strange_folders, 10_000),
     "faults": (meet_faults, 10_000),
     "torn": (tear_files, 120),
-    "kills": (kill_stages, 20),
+    "kills": (kill_stages, 36),
 }
 
 

@@ -33,9 +33,9 @@ def test_operations_and_kept_bytes_of_a_linear_layer_are_those_of_paper_and_penc
 
 def test_hours_memory_and_cost_follow_from_what_was_counted() -> None:
     step, given = Counted(2e9, 1e6, 3e9), GPUs(1e12, 0.5, 0.8, 2.4)
-    one, eight = budget_rows("x", step, 100, 9e5, [1, 8], given)
-    assert one == ["x", "1", "100", "2", "3.1", "1", "2.4"]  # 9e5 * 2e9 / (1e12 * 0.5) = 3,600 s
-    assert eight == ["x", "8", "100", "2", "3.1", "0.156", "3"]  # 1 / (8 * 0.8) hours, 1.25 of a GPU
+    one, eight = budget_rows("x", step, 100, 300_000, 9e5, [1, 8], given)
+    assert one == ["x", "1", "100", "2", "3.1", "3", "1", "2.4"]  # 9e5 * 2e9 / (1e12 * 0.5) = 3,600 s
+    assert eight == ["x", "8", "100", "2", "3.1", "3", "0.156", "3"]  # 1 / (8 * 0.8) hours, 1.25 of a GPU
 
 
 def test_each_stage_and_number_has_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

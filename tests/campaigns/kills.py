@@ -1,7 +1,8 @@
-"""Stages that are killed at random moments and resumed: they end with the numbers of one that was never killed, and
-leave nothing running."""
+"""Stages that are killed, or asked to end, at random moments and resumed: they end with the numbers of one that was
+never killed, and leave nothing running. Those that are asked say what to type, without a traceback."""
 
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -21,10 +22,12 @@ from pipeline.files import TEMPORARY, read_json
 from pipeline.tracking import database_uri
 from toys import ROOT, copied, draw_classes, tiny, words_of
 
-CAMPAIGN = "killed and resumed"
+CAMPAIGN = "killed or asked to end, and resumed"
 EARLIER = ("data_split", "train_vqvae", "vqvae_reconstruction", "train_distil")
 TRAININGS = ("train_vqvae", "train_classifier", "train_distil", "train_prior", "train_mae", "train_painter")
 MOST_SECONDS = 600
+SENT = ("SIGKILL", "SIGTERM", "SIGINT")
+STATUS = {"SIGTERM": 143, "SIGINT": 130}  # of a run that was asked to end
 
 
 class World(NamedTuple):
@@ -65,22 +68,43 @@ def run_whole(world: World, stage: str, folder: Path) -> Whole:
     return Whole(Path(done.stdout.splitlines()[-1]), time.monotonic() - began)
 
 
-def try_kill(world: World, stage: str, whole: Whole, at: float, folder: Path) -> Outcome:
-    """Kill it at a share in (0, 1) of its time, resume it, and compare it with one that nobody killed."""
-    what, runs = f"{stage}.py killed after {at:.0%} of its time", of_its_own(world, stage, folder)
-    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    started = subprocess.Popen(words(stage, runs, world), cwd=ROOT, **silent)
-    try:
-        started.wait(at * whole.seconds)
-    except subprocess.TimeoutExpired:
-        started.kill()
-    started.wait()
+def try_kill(world: World, stage: str, whole: Whole, at: float, folder: Path, sent: str = "SIGKILL") -> Outcome:
+    """Send the signal at a share in (0, 1) of its time, resume it, and compare it with one that nobody killed."""
+    what, runs = f"{stage}.py, {sent} after {at:.0%} of its time", of_its_own(world, stage, folder)
+    with (folder / "errors.txt").open("w+b") as errors:
+        started = subprocess.Popen(
+            words(stage, runs, world), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors, preexec_fn=_heed_ctrl_c
+        )
+        try:
+            started.wait(at * whole.seconds)
+        except subprocess.TimeoutExpired:
+            started.send_signal(getattr(signal, sent))
+        started.wait()
+    found = not_said(runs / stage, sent, started.returncode, (folder / "errors.txt").read_text(encoding="utf-8"))
     typed = words(stage, runs, world, "--resume")
     again = subprocess.run(typed, cwd=ROOT, capture_output=True, text=True, timeout=MOST_SECONDS)
     if again.returncode:
         return Outcome(CAMPAIGN, what, "wrong", again.stderr[-300:])
-    found = [*differences(Path(again.stdout.splitlines()[-1]), whole.folder), *left_behind(runs, stage)]
+    found += [*differences(Path(again.stdout.splitlines()[-1]), whole.folder), *left_behind(runs, stage)]
     return Outcome(CAMPAIGN, what, "wrong" if found else "survived", "; ".join(found))
+
+
+def _heed_ctrl_c() -> None:
+    """What a shell starts in the background ignores it, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def not_said(stage: Path, sent: str, status: int, errors: str) -> list[str]:
+    """What is wrong with how a run that was asked to end has ended. Python itself ends one that is no run yet."""
+    statuses = [read_json(file)["status"] for file in stage.glob("*/run.json")]
+    if sent not in STATUS or status == 0 or not statuses:
+        return []
+    found = [f"run.json says {each}" for each in statuses if each != "killed"]
+    if status != STATUS[sent]:
+        found.append(f"status {status}, not {STATUS[sent]}")
+    if "Traceback" in errors or not errors.rstrip().endswith("--resume to go on"):
+        found.append(f"said {errors[-200:]}")
+    return found
 
 
 def left_behind(runs: Path, stage: str) -> list[str]:
@@ -98,7 +122,7 @@ def left_behind(runs: Path, stage: str) -> list[str]:
 
 
 def kill_stages(folder: Path, tries: int, seed: int, stages: Sequence[str] = TRAININGS) -> list[Outcome]:
-    """`tries` kills at random moments, over all stages in turn."""
+    """`tries` at random moments, over all stages in turn, with one signal after another."""
     world, draws = make_world(folder / "world"), random.Random(seed)
     wholes: dict[str, Whole] = {}
     outcomes = []
@@ -106,5 +130,6 @@ def kill_stages(folder: Path, tries: int, seed: int, stages: Sequence[str] = TRA
         stage = stages[number % len(stages)]
         if stage not in wholes:
             wholes[stage] = run_whole(world, stage, folder / f"whole {stage}")
-        outcomes.append(try_kill(world, stage, wholes[stage], draws.uniform(0.3, 0.98), folder / f"kill {number}"))
+        at, sent = draws.uniform(0.3, 0.98), SENT[(number + number // len(stages)) % len(SENT)]
+        outcomes.append(try_kill(world, stage, wholes[stage], at, folder / f"kill {number}", sent))
     return outcomes

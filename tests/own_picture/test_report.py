@@ -58,6 +58,17 @@ def test_a_folder_is_completed_with_all_files(tmp_path: Path, memory: Memory, ma
     assert stage.folder.record()["status"] == "finished"
 
 
+def test_without_a_mask_it_is_said_how_much_is_forgotten_and_what_chose_it(
+    tmp_path: Path, memory: Memory, machine: object, capsys: object
+) -> None:
+    noise(16, 16).save(tmp_path / "a.png")
+    stage = bare_stage(tmp_path / "runs", "reconstruct_masked", machine)
+    section = section_of(tmp_path / "a.png", percent=25.0, strategy="outpaint")
+    complete_own(stage, memory, section.own, request_of(section, memory.distil, CLASSES, 0), CLASSES)
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if "pixels missing" in line]
+    assert "4 of 16 tokens predicted (25 %, chosen by outpaint; --percent, --strategy or --mask change that)" in said
+
+
 def test_what_cannot_be_used_leaves_nothing_behind(tmp_path: Path, memory: Memory, machine: object) -> None:
     noise(20, 12).save(tmp_path / "a.png")
     stage = bare_stage(tmp_path / "runs", "reconstruct_masked", machine)

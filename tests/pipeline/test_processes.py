@@ -1,5 +1,6 @@
 """Whether the process that is noted is still there."""
 
+import os
 import subprocess
 import sys
 import time
@@ -7,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.processes import is_gone, is_here, this_process
+from pipeline.processes import cores, is_gone, is_here, this_process
+from toys import ROOT
 
 WAITING = [sys.executable, "-c", "import sys; sys.stdin.read()"]
 
@@ -40,6 +42,18 @@ def test_of_a_process_elsewhere_and_of_one_that_was_not_noted_nobody_can_tell() 
     elsewhere = {**this_process(), "host": "another machine", "pid": 2**22 + 1}
     assert not is_here(elsewhere) and not is_gone(elsewhere)
     assert not is_here({}) and not is_gone({})
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system keeps no process to some cores")
+def test_a_job_that_was_given_one_core_has_one() -> None:
+    count = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); "
+    count += "from pipeline.processes import cores; print(cores())"
+    assert subprocess.run([sys.executable, "-c", count], cwd=ROOT, capture_output=True, check=True).stdout == b"1\n"
+
+
+def test_where_that_cannot_be_asked_the_machine_has_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert cores() == os.cpu_count()
 
 
 def test_a_clock_that_is_set_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

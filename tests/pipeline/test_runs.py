@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from pipeline import files, runs
-from pipeline.files import InputError, read_json
+from pipeline.files import InputError, read_json, write_json
 from pipeline.processes import this_process
-from pipeline.runs import RunFolder, bury_gone, check_handed, note_best, read_best, resolve_run
+from pipeline.runs import RunFolder, bury_gone, check_handed, named_run, note_best, read_best, resolve_run
 from toys import ROOT
 
 MEND = "python train_vqvae.py"
@@ -59,7 +59,7 @@ def test_only_an_unfinished_run_with_the_same_settings_is_found(tmp_path: Path) 
     assert RunFolder.take_unfinished(tmp_path, "train_vqvae", "d1") is None
     made(tmp_path, status="finished")
     made(tmp_path, digest="d2")
-    made(tmp_path, stage="train_distil")
+    made(tmp_path, "train_distil", status="finished")
     assert RunFolder.take_unfinished(tmp_path, "train_vqvae", "d1") is None
     killed = made(tmp_path)
     assert RunFolder.take_unfinished(tmp_path, "train_vqvae", "d1") == killed
@@ -175,16 +175,54 @@ def test_best_is_the_best_run_of_the_key(tmp_path: Path) -> None:
 
 
 def test_a_named_run_folder_is_taken_even_from_elsewhere(tmp_path: Path) -> None:
-    folder = made(tmp_path / "other runs")
+    folder = made(tmp_path / "other runs", status="finished")
     assert resolve(tmp_path, str(folder.path)) == folder.path
 
 
-def test_the_name_of_a_run_is_enough(tmp_path: Path) -> None:
+def renamed(folder: RunFolder, name: str) -> Path:
+    return folder.path.rename(folder.path.with_name(name))
+
+
+def test_runs_are_named_by_path_name_or_a_part(tmp_path: Path) -> None:
+    one = renamed(made(tmp_path, status="finished"), "20200101-000000-aaaa")
+    for word in (str(one), f"{one}/", one.name, "aaaa", "20200101"):
+        assert named_run(tmp_path, word) == resolve(tmp_path, word) == one
+    other = renamed(made(tmp_path, "train_distil", status="finished"), "20200101-000000-bbbb")
+    assert resolve(tmp_path, "20200101") == one  # the other is of another stage
+    with pytest.raises(InputError, match=r"20200101 stands for 2 runs: .*bbbb, .*aaaa; type one of them whole"):
+        named_run(tmp_path, "20200101")
+    assert named_run(tmp_path, "20200101", "train_distil") == other
+
+
+@pytest.mark.parametrize(
+    ("word", "start"),
+    [
+        ("cccc", "cccc is neither a run folder nor the name of a run in"),
+        ("", "'' is neither a run folder nor"),
+        ("a b", "'a b' is neither"),
+    ],
+)
+def test_what_is_no_run_is_said_as_it_was_typed(word: str, start: str, tmp_path: Path) -> None:
+    made(tmp_path)
+    with pytest.raises(InputError) as caught:
+        resolve(tmp_path, word)
+    assert said(caught).startswith(start) and said(caught).endswith("ab12, or best")
+
+
+def test_a_folder_without_a_run_is_said_to_have_none(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has no run\.json in it"):
+        named_run(tmp_path, str(tmp_path))
+
+
+def test_a_run_that_was_ended_too_early_is_not_read(tmp_path: Path) -> None:
+    """One that has its model can be: it was ended while it was measured."""
     folder = made(tmp_path)
+    folder.update(status="killed")
+    with pytest.raises(InputError) as caught:
+        resolve(tmp_path, folder.name)
+    assert "run.json says killed" in str(caught.value) and "python train_vqvae.py --resume" in str(caught.value)
+    write_json(folder.model / "meta.json", {})
     assert resolve(tmp_path, folder.name) == folder.path
-    for asked in (folder.name[:-1], "", "."):
-        with pytest.raises(InputError, match="is not a run folder"):
-            resolve(tmp_path, asked)
 
 
 def test_a_missing_run_says_for_what_and_what_to_type(tmp_path: Path) -> None:
@@ -210,7 +248,7 @@ def test_a_best_run_that_was_deleted_is_named(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_run_is_refused_with_what_is_expected(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         resolve(tmp_path, str(tmp_path / "nowhere"))
-    assert "nowhere" in said(caught) and "expected best or a folder under" in said(caught)
+    assert "nowhere" in said(caught) and said(caught).endswith("ab12, or best")
 
 
 def test_a_hand_off_that_fits_passes_and_one_that_does_not_names_both_values() -> None:

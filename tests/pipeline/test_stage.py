@@ -84,6 +84,25 @@ def test_a_stage_that_breaks_is_resumed_by_the_same_settings_only(
     assert start("same", {"data_split": "x"}, True, lambda: None) == (broken, True)
 
 
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        ([0.5], "the best so far"),
+        ([0.5, 0.4], "the best so far"),
+        ([0.5, 0.5], "as good as the best so far, which it replaces"),
+        ([0.4, 0.5], "an earlier run is better"),
+    ],
+)
+def test_a_run_says_how_it_stands_to_earlier_ones(
+    scores: list[float], said: str, tmp_path: Path, machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for score in scores:
+        with open_stage("train_vqvae", stage_config(tmp_path), {}, machine, resume=False) as stage:
+            stage.finish("split a", score, "mse")
+    last = [line for line in capsys.readouterr().out.splitlines() if line.startswith("validation")][-1]
+    assert last == f"validation mse {scores[-1]:.4g}: {said}"
+
+
 def test_a_run_that_is_not_handed_on_does_not_become_the_best(tmp_path: Path, machine: Machine) -> None:
     with open_stage("vqvae_reconstruction", stage_config(tmp_path), {}, machine, resume=False) as stage:
         stage.finish(None)

@@ -6,9 +6,8 @@ import pytest
 
 import summary
 from fake_runs import VERSIONS, fake_run
-from pipeline.files import InputError
 from pipeline.runs import RunFolder
-from reporting.comparing import comparable, comparison, resolve_named
+from reporting.comparing import comparable, comparison
 from settings.config import Config
 from toys import refused_in_one_line
 
@@ -69,22 +68,6 @@ def test_equal_runs_are_called_equal(tmp_path: Path) -> None:
     text = "\n".join(comparison(*comparable(tmp_path, two)))
     assert "settings: all the same" in text and "inputs: all the same" in text
     assert "commit and versions: all the same" in text and "numbers: all 2 the same" in text
-
-
-def test_runs_are_named_by_path_name_or_a_part(tmp_path: Path) -> None:
-    one = fake_run(tmp_path, "train_mae", {}).path
-    other = one.with_name("20200101-000000-aaaa")
-    one.rename(other)
-    for word in (str(other), f"{other}/", other.name, "aaaa", "20200101"):
-        assert resolve_named(tmp_path, word) == other
-    twin = fake_run(tmp_path, "train_vqvae", {}).path
-    twin.rename(twin.with_name("20200101-000000-bbbb"))
-    with pytest.raises(InputError, match=r"20200101 stands for 2 runs: .*aaaa, .*bbbb; type one of them whole"):
-        resolve_named(tmp_path, "20200101")
-    with pytest.raises(InputError, match="neither a run folder nor the name of a run"):
-        resolve_named(tmp_path, "cccc")
-    with pytest.raises(InputError, match=r"has no run\.json in it"):
-        resolve_named(tmp_path, str(tmp_path))
 
 
 def test_only_finished_runs_of_one_stage_are_compared(

@@ -27,9 +27,10 @@ def stage(argv, run=train_vqvae.run, name="train_vqvae"):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--config", "nowhere.yaml"], ["nowhere.yaml does not exist", "presets/imagenette.yaml"]),
+        (["--config", "nowhere.yaml"], ["nowhere.yaml does not exist", "in presets/ are:", " imagenette.yaml"]),
         (["--train_vqvae.learning_rate", "-1"], ["train_vqvae.learning_rate is -1; expected number > 0"]),
         (["--train_vqvae.epochs", "many"], ["train_vqvae.epochs is 'many'; expected whole number"]),
+        (["--train_vqvae.epochs", ""], ["train_vqvae.epochs is ''; expected whole number"]),
         (["--data.train", "0.9"], ["train + val + test is 1.2; expected 1"]),
         (["--data.image_size", "36", "--train_vqvae.stride", "8"], ["36 is not divisible by train_vqvae.stride 8"]),
         (["--train_vqvae.reconstruction_loss", "l1"], ["expected mse | bce"]),

@@ -477,12 +477,12 @@ def test_an_empty_file_changes_nothing(base: Path, tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_refused_by_name(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"absent\.yaml does not exist; presets are:"):
+    with pytest.raises(ConfigError, match=r"absent\.yaml does not exist; in presets/ are:"):
         loading.load([tmp_path / "absent.yaml"], {}, base=base)
 
 
 def test_a_folder_is_no_file_of_settings(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=rf"{tmp_path.name} is a folder; presets are:"):
+    with pytest.raises(ConfigError, match=rf"{tmp_path.name} is a folder; in presets/ are:"):
         loading.load([tmp_path], {}, base=base)
 
 

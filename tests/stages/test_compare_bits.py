@@ -153,7 +153,7 @@ def test_where_none_is_untold_it_is_said_how_to_have_one(
             "is told class, but one that is told nothing is needed",
         ),
         ({"compare_bits__pixelcnn": "gan"}, "kind is gan, but pixelcnn is needed here"),
-        ({"compare_bits__pixelcnn": "nowhere"}, "nowhere is not a run folder"),
+        ({"compare_bits__pixelcnn": "nowhere"}, "nowhere is neither a run folder"),
         ({"reconstruct_masked__tell_class": True}, "tell_class is true, but compare_bits tells no class"),
     ],
 )

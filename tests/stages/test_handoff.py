@@ -70,7 +70,7 @@ def test_wrong_kind_of_run_folder_is_refused(ran):
     wrong = str(ran.folders["train_classifier"])
     with pytest.raises(InputError, match="stage is train_classifier, but train_vqvae is needed"):
         vqvae_reconstruction.run(tiny(ran.runs, ran.source, run__mlflow=False, vqvae_reconstruction__vqvae=wrong))
-    with pytest.raises(InputError, match="is not a run folder"):
+    with pytest.raises(InputError, match="is neither a run folder"):
         vqvae_reconstruction.run(tiny(ran.runs, ran.source, run__mlflow=False, vqvae_reconstruction__vqvae="nowhere"))
 
 

@@ -257,7 +257,7 @@ def test_a_study_without_rivals_has_no_tables_of_them(demo):
         (["--reconstruct_masked.percentages", "[50, 101]"], ["percentages", "is 101; expected"]),
         (["--reconstruct_masked.tell_class", "true"], ["told the class", "condition_on_class true"]),
         (["--reconstruct_masked.guidance_scale", "0"], ["guidance_scale is 0, but no class is told"]),
-        (["--reconstruct_masked.rival_distil", "nowhere"], ["nowhere is not a run folder"]),
+        (["--reconstruct_masked.rival_distil", "nowhere"], ["nowhere is neither a run folder"]),
     ],
 )
 def test_a_study_that_cannot_be_made_is_one_line_and_leaves_no_run_folder(ran, typed, options, said):

@@ -176,7 +176,7 @@ def test_what_a_filler_leaves_wrong_is_measured_within_and_over(machine) -> None
     ("section", "message"),
     [
         ({"percentages": [1, 50]}, r'1, which masks none of 16 tokens; type --train_mae.percentages "\[50\]"'),
-        ({"vqvae": "nowhere"}, "nowhere is not a run folder"),
+        ({"vqvae": "nowhere"}, "nowhere is neither a run folder"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(runs: Path, ran: Ran, section: dict[str, object], message: str) -> None:
