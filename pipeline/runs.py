@@ -90,7 +90,7 @@ class RunFolder:
 
 def bury_gone(runs: Path, stage: str, tracked: bool) -> list[RunFolder]:
     """Note those runs of the stage as killed whose process ended without a word, clear what they had half written, and
-    return them. tracked: also those that have an MLflow run, which is then to be ended, too. A run whose run.json
+    return them. tracked: also those that MLflow was told of, where they are then to be ended, too. A run whose run.json
     cannot be read is left as it is: nobody else has to fail for it."""
     found = []
     for file in sorted((runs / stage).glob("*/run.json")):
@@ -100,11 +100,19 @@ def bury_gone(runs: Path, stage: str, tracked: bool) -> list[RunFolder]:
         except InputError:
             continue
         left = record.get("status") == "running" and is_gone(record.get("process", {}))
-        if left and (tracked or not record.get("mlflow_run")):
+        if left and (tracked or not _is_tracked(folder)):
             clear_leftovers(folder.path)
             folder.update(status="killed", error="its process ended without a word")
             found.append(folder)
     return found
+
+
+def _is_tracked(folder: RunFolder) -> bool:
+    """Whether MLflow may know the run, also where it was killed before that could be noted."""
+    try:
+        return bool(run_settings(folder.path).get("run", {}).get("mlflow", True))
+    except InputError:
+        return True
 
 
 def _new_folder(parent: Path) -> Path:

@@ -79,8 +79,8 @@ class PatientLedger:
     def end(self, status: str) -> None:
         self._tell("end", status)
 
-    def end_killed(self, run_id: str) -> None:
-        self._tell("end_killed", run_id)
+    def end_killed(self, run: str) -> None:
+        self._tell("end_killed", run)
 
     def child(self, name: str) -> "PatientLedger":
         if self.inner is not None and not self.spool.pending:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from pipeline import figures
 from pipeline.files import alone, digest, file_digests, read_json, write_json, write_safetensors
+from pipeline.interrupts import interrupts_wait
 from pipeline.machine import Machine, commit, versions
 from pipeline.runs import RunFolder, bury_gone, duration, note_best, read_best
 from pipeline.spool import PatientLedger, Spool
@@ -121,11 +122,13 @@ def inputs_of(handed: Sequence[Input], **named: Input | None) -> dict[str, str]:
     return found | {name: str(one.folder) for name, one in named.items() if one is not None}
 
 
-def _patient_ledger(cfg: Any, name: str, folder: RunFolder, tags: Mapping[str, str], run_id: str | None) -> Ledger:
+def _patient_ledger(cfg: Any, name: str, folder: RunFolder, made_by: str, resumed: bool) -> Ledger:
     """An MLflow run whose entries wait in the run folder when MLflow is away. Raises InputError when it is from the
     start."""
     runs, uri = Path(cfg.run.dir), cfg.run.tracking_uri
-    made = open_ledger(runs, name, folder.name, tags, run_id, uri)
+    tags = {"stage": name, "mlflow.source.git.commit": made_by, "mlflow.note.content": f"run folder: {folder.path}"}
+    earlier = (folder.record().get("mlflow_run") or folder.name) if resumed else None
+    made = open_ledger(runs, name, folder.name, tags, earlier, uri)
     where = {"uri": database_uri(runs, uri), "experiment": made.experiment_id}
     return PatientLedger(made, Spool(folder.path, where, say), made.run_id)
 
@@ -171,7 +174,7 @@ def open_stage(
         raise OnlyAsked
 
     def found() -> tuple[RunFolder, bool, list[str]]:
-        """The run's folder, whether it was there already, and MLflow runs whose process is gone."""
+        """The run's folder, whether it was there already, and MLflow runs, by id or name, whose process is gone."""
         with alone(runs / name / "start"):
             gone = bury_gone(runs, name, cfg.run.mlflow)
             earlier = RunFolder.take_unfinished(runs, name, key) if resume else None
@@ -179,7 +182,7 @@ def open_stage(
             say(f"noted as killed, as its process is gone: {each.path}")
         if resume:
             say(f"resuming {earlier.path}" if earlier else "nothing to resume with these settings: starting a new run")
-        left = [run for each in gone if (run := each.record().get("mlflow_run"))]
+        left = [each.record().get("mlflow_run") or each.name for each in gone]
         return earlier or RunFolder.create(runs, name, settings, key), earlier is not None, left
 
     shared, resumed, left_running = machine.world.made_by_first(found)
@@ -190,14 +193,14 @@ def open_stage(
             yield Stage(name, folder, NullLedger(), machine, shared.last, resumed, made_by)
         machine.world.same(None)  # until the first has written everything
         return
-    folder, record = shared, shared.record()
-    tags = {"stage": name, "mlflow.source.git.commit": made_by, "mlflow.note.content": f"run folder: {folder.path}"}
+    folder = shared
     ledger: Ledger = NullLedger()
     try:
         if cfg.run.mlflow:
-            ledger = _patient_ledger(cfg, name, folder, tags, record.get("mlflow_run"))
-            for run_id in left_running:
-                ledger.end_killed(run_id)
+            with interrupts_wait():  # or MLflow's run would be known to nobody
+                ledger = _patient_ledger(cfg, name, folder, made_by, resumed)
+            for run in left_running:
+                ledger.end_killed(run)
             ledger.params(cfg.flat("run", "data", name))
             beside = {"version": versions(), "input": inputs}
             ledger.params({f"{kind}.{k}": v for kind, values in beside.items() for k, v in values.items()})

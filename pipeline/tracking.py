@@ -33,8 +33,9 @@ class Ledger(Protocol):
     def artifacts(self, path: Path, under: str = "") -> None: ...
     def register(self, name: str, alias: str | None) -> None: ...
     def end(self, status: str) -> None: ...
-    def end_killed(self, run_id: str) -> None:
-        """Note another run, and all trials under it, as killed if they still seem to run; of this one its trials."""
+    def end_killed(self, run: str) -> None:
+        """Note another run, by id or name, and all trials under it, as killed if they still seem to run; of this one
+        its trials."""
         ...
 
 
@@ -50,7 +51,7 @@ class NullLedger:
     def artifacts(self, path: Path, under: str = "") -> None: ...
     def register(self, name: str, alias: str | None) -> None: ...
     def end(self, status: str) -> None: ...
-    def end_killed(self, run_id: str) -> None: ...
+    def end_killed(self, run: str) -> None: ...
 
     def child(self, name: str) -> "NullLedger":
         return self
@@ -122,15 +123,18 @@ class MlflowLedger:
     def end(self, status: str) -> None:
         self._client.set_terminated(self.run_id, status)
 
-    def end_killed(self, run_id: str) -> None:
+    def end_killed(self, run: str) -> None:
+        run_id = _known(self._client, self.experiment_id, run)
+        if run_id is None:
+            return
         left = "attributes.status = 'RUNNING'"
         under = f"tags.`mlflow.parentRunId` = '{run_id}' and {left}"
         found = [*self._client.search_runs([self.experiment_id], filter_string=under, max_results=1000)]
         if run_id != self.run_id:
             itself = f"attributes.run_id = '{run_id}' and {left}"
             found += self._client.search_runs([self.experiment_id], filter_string=itself)
-        for run in found:
-            self._client.set_terminated(run.info.run_id, "KILLED")
+        for each in found:
+            self._client.set_terminated(each.info.run_id, "KILLED")
 
 
 def database_uri(runs: Path, asked: str | None = None) -> str:
@@ -139,10 +143,11 @@ def database_uri(runs: Path, asked: str | None = None) -> str:
 
 
 def open_ledger(
-    runs: Path, stage: str, name: str, tags: Mapping[str, str], run_id: str | None, asked: str | None = None
+    runs: Path, stage: str, name: str, tags: Mapping[str, str], earlier: str | None, asked: str | None = None
 ) -> MlflowLedger:
-    """A new MLflow run in the experiment named after the stage, or an earlier one by its id. asked: `run.tracking_uri`.
-    A server keeps artifacts where it was told to; with a database they lie beside the runs.
+    """A new MLflow run in the experiment named after the stage, or an earlier one, by its id, or by its name where it
+    was killed before the id could be noted. asked: `run.tracking_uri`. A server keeps artifacts where it was told to;
+    with a database they lie beside the runs.
 
     Raises InputError when MLflow does not answer.
     """
@@ -154,7 +159,8 @@ def open_ledger(
             _make_whole(runs / "mlflow.db", root)
         client = reach(uri)
         experiment_id = _experiment(client, stage, root)
-    if run_id and _reopened(client, run_id):
+    if earlier and (run_id := _known(client, experiment_id, earlier)):
+        client.update_run(run_id, status="RUNNING")
         return MlflowLedger(client, experiment_id, run_id)
     described = {"mlflow.source.name": f"{stage}.py", "mlflow.source.type": "LOCAL", **tags}
     return MlflowLedger(
@@ -178,15 +184,12 @@ def _experiment(client: Any, name: str, root: str | None) -> str:
     return str(experiment.experiment_id)
 
 
-def _reopened(client: Any, run_id: str) -> bool:
-    """Whether an earlier run is still in the database, now running again."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.update_run(run_id, status="RUNNING")
-    except MlflowException:
-        return False
-    return True
+def _known(client: Any, experiment_id: str, run: str) -> str | None:
+    """The id of a run that is named by its id, or by its name, the newest of that; None when it is not there."""
+    for what in ("run_id", "run_name"):
+        if found := client.search_runs([experiment_id], filter_string=f"attributes.{what} = '{run}'", max_results=1):
+            return str(found[0].info.run_id)
+    return None
 
 
 def registered_run(runs: Path, uri: str, asked: str | None = None) -> Path:

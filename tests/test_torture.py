@@ -327,16 +327,17 @@ ASKED = "trial 1 of 4\ninterrupted; type the same command with --resume to go on
         ("SIGKILL", -9, "running", "", []),
         ("SIGINT", 0, "finished", "", []),
         ("SIGTERM", -15, None, "", []),
+        ("SIGTERM", -15, "finished", "", []),
         ("SIGTERM", -15, "running", ASKED, ["run.json says running", "status -15, not 143"]),
         ("SIGINT", 130, "killed", f"Exception ignored\nTraceback\n{ASKED}", ["said"]),
         ("SIGINT", 130, "killed", "KeyboardInterrupt\n", ["said"]),
     ],
-    ids=["TERM", "INT", "KILL", "ended before", "no run yet", "not noted", "traceback", "not told"],
+    ids=["TERM", "INT", "KILL", "ended before", "no run yet", "just ended", "not noted", "traceback", "not told"],
 )
 def test_how_a_run_that_was_asked_to_end_has_ended_is_judged(
     sent: str, status: int, noted: str | None, said: str, wrong: list[str], tmp_path: Path
 ) -> None:
-    """Before there is a run nothing is judged."""
+    """Before there is a run, and after it, nothing is judged."""
     if noted:
         (tmp_path / "a run").mkdir()
         write_json(tmp_path / "a run" / "run.json", {"status": noted})

@@ -95,9 +95,9 @@ def _heed_ctrl_c() -> None:
 
 
 def not_said(stage: Path, sent: str, status: int, errors: str) -> list[str]:
-    """What is wrong with how a run that was asked to end has ended. Python itself ends one that is no run yet."""
+    """What is wrong with the end of a run that was asked to, unless it was none yet or had finished."""
     statuses = [read_json(file)["status"] for file in stage.glob("*/run.json")]
-    if sent not in STATUS or status == 0 or not statuses:
+    if sent not in STATUS or status == 0 or all(each == "finished" for each in statuses):
         return []
     found = [f"run.json says {each}" for each in statuses if each != "killed"]
     if status != STATUS[sent]:

@@ -89,7 +89,7 @@ def test_runs_whose_process_is_gone_are_noted_as_killed_and_others_are_left(tmp_
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     gone, tracked = (of_process(made(tmp_path), ended.pid) for _ in range(2))
-    tracked.update(mlflow_run="abc")
+    (gone.path / "config.yaml").write_text("run: {mlflow: false}", encoding="utf-8")
     finished = of_process(made(tmp_path, status="finished"), ended.pid)
     elsewhere = made(tmp_path)
     elsewhere.update(process={"host": "another machine", "pid": ended.pid})

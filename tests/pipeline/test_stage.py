@@ -1,15 +1,17 @@
 """An open stage: finished, broken, resumed."""
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from mlflow import MlflowClient
 
+from pipeline import stage as stages
 from pipeline.files import InputError, read_json
 from pipeline.machine import Machine
 from pipeline.processes import this_process
@@ -142,11 +144,12 @@ def test_a_folder_that_no_database_could_be_opened_in_is_refused(name: str, tmp_
 def test_what_a_vanished_process_left_running_in_mlflow_is_killed_at_the_next_start(
     mlflow_runs: Path, client: MlflowClient, machine: Machine
 ) -> None:
-    """Its run and its trial; also when the run is resumed, of which then only the trial has ended."""
+    """Its run and its trial; also when the run is resumed, of which then only the trial has ended, and when it vanished
+    before it had noted which MLflow run it is."""
     cfg = stage_config(mlflow_runs, mlflow=True)
     left, ended = [], subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    for name in ("first", "second"):
+    for name in ("first", "second", "third"):
         with pytest.raises(KeyboardInterrupt), open_stage("train_mae", cfg, {"split": name}, machine, False) as stage:
             raise KeyboardInterrupt
         left.append((stage, stage.ledger.child("trial 0")))
@@ -157,13 +160,50 @@ def test_what_a_vanished_process_left_running_in_mlflow_is_killed_at_the_next_st
     def status(run_id: str) -> str:
         return str(client.get_run(run_id).info.status)
 
-    (first, its_trial), (second, other_trial) = left
-    assert {status(run.run_id) for run in (first.ledger, its_trial, second.ledger, other_trial)} == {"RUNNING"}
+    (first, its_trial), (second, other_trial), (third, last_trial) = left
+    third.folder.update(mlflow_run=None)
+    assert {status(run.run_id) for stage, trial in left for run in (stage.ledger, trial)} == {"RUNNING"}
     with open_stage("train_mae", cfg, {"split": "second"}, machine, resume=True) as stage:
         assert stage.resumed and stage.folder == second.folder
-        assert [status(run.run_id) for run in (first.ledger, its_trial, other_trial)] == ["KILLED"] * 3
+        assert {status(run.run_id) for run in (first.ledger, its_trial, other_trial, third.ledger, last_trial)} == {
+            "KILLED"
+        }
         assert status(second.ledger.run_id) == "RUNNING"
     assert status(second.ledger.run_id) == "FINISHED" and first.folder.record()["status"] == "killed"
+
+
+def test_a_run_that_had_not_noted_its_mlflow_run_goes_on_in_it(
+    mlflow_runs: Path, client: MlflowClient, machine: Machine
+) -> None:
+    cfg = stage_config(mlflow_runs, mlflow=True)
+    with pytest.raises(KeyboardInterrupt), open_stage("train_painter", cfg, {}, machine, resume=False) as killed:
+        raise KeyboardInterrupt
+    killed.folder.update(mlflow_run=None)
+    with open_stage("train_painter", cfg, {}, machine, resume=True) as stage:
+        assert stage.folder == killed.folder and stage.ledger.run_id == killed.ledger.run_id
+    assert client.get_run(killed.ledger.run_id).info.status == "FINISHED"
+
+
+def test_an_interrupt_while_mlflow_makes_the_run_leaves_nothing_running(
+    mlflow_runs: Path, client: MlflowClient, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
+    real = stages.open_ledger
+
+    def interrupted(*given: Any) -> Any:
+        made = real(*given)
+        signal.raise_signal(signal.SIGINT)
+        return made
+
+    monkeypatch.setattr(stages, "open_ledger", interrupted)
+    cfg = stage_config(mlflow_runs, mlflow=True)
+    with pytest.raises(KeyboardInterrupt), open_stage("sample", cfg, {}, machine, resume=False):
+        pass
+    signal.signal(signal.SIGINT, before)
+    (folder,) = (RunFolder(path.parent) for path in (mlflow_runs / "sample").glob("*/run.json"))
+    experiment = client.get_experiment_by_name("sample")
+    assert status_of(folder) == "killed"
+    assert [run.info.status for run in client.search_runs([experiment.experiment_id])] == ["KILLED"]
 
 
 def test_a_run_whose_ledger_cannot_be_opened_has_failed_and_can_be_resumed(
