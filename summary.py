@@ -61,6 +61,7 @@ MAIN_NUMBERS = (
 
 def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     """Print the table. Returns how many stages have a finished run of this split."""
+    from handoff.split import mend
     from reporting.chain import find_chain, metrics_of
 
     chain = find_chain(cfg)
@@ -77,7 +78,9 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     for trouble in chain.troubles:
         print(f"  {one_line(trouble)}")
     if chain.missing:
-        print(f"\nnot run yet: {', '.join(f'python {stage}.py' for stage in chain.missing)}")
+        print(f"\nnot run yet{chain.with_vqvae}:")
+    for stage in chain.missing:
+        print(f"  {mend(stage, cfg)}")
     print("\nMLflow: make ui   (or: python summary.py --ui), then open what it prints")
     return float(len(chain.folders))
 
@@ -128,11 +131,16 @@ def open_ui(cfg: Config, trial: Any = None, resume: bool = False) -> float:
         raise InputError(f"{cfg.run.tracking_uri} has a page of its own; open it in a browser")
     if cfg.run.tracking_uri is None and not (runs / "mlflow.db").is_file():
         raise InputError(f"{runs / 'mlflow.db'} is missing; type: make demo")
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    hushed = "ignore::DeprecationWarning,ignore::UserWarning"  # of MLflow's own server
+    quiet = {
+        "PYTHONWARNINGS": hushed,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
     database = database_uri(runs, cfg.run.tracking_uri)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", database]
     if found := list(links(reach(database), ADDRESS)):
-        print("runs sorted by the number that decides:")
+        print("runs of a stage, the best first (the newest first, where nothing decides); opens in some seconds:")
     for stage, link in found:
         print(f"  {stage:<22}{link}")
     print(f"open {'one of these, or ' if found else ''}{ADDRESS} (Ctrl-C ends it)", flush=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from handoff.split import mend
+from handoff.split import make_again, mend
 from pipeline.files import InputError, check_digests, read_json
 from pipeline.runs import check_handed, run_settings
 from settings.config import Config
@@ -35,7 +35,7 @@ def checked_meta(folder: Path, stage: str, expected: dict[str, Any], command: st
         raise InputError(f"{folder} has no model ({file} is missing); type: {command}")
     meta: dict[str, Any] = read_json(file)
     check_handed(file, meta, {"stage": stage, **expected}, command)
-    check_digests(file.parent, meta.get("files", {}), command)
+    check_digests(file.parent, meta.get("files", {}), make_again(folder, stage))
     return meta
 
 

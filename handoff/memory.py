@@ -8,8 +8,8 @@ from torch import Tensor
 
 from handoff.handed import Handed, checked_meta
 from handoff.painter import take_painter
-from handoff.split import Split, mend
-from handoff.vqvae import HandedIndices, HandedVQVAE, take_indices, take_vqvae
+from handoff.split import Split
+from handoff.vqvae import HandedIndices, HandedVQVAE, mend_for, take_indices, take_vqvae
 from models.classifier import Classifier, load_classifier
 from models.distilbert import classes_of
 from models.elsewhere import imagenet_judge
@@ -48,7 +48,7 @@ def take_classifier(
     cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE, degrade: bool = True
 ) -> Handed[Classifier]:
     """degrade: the best is that of those that saw blurred and grey cells in training; else, of the others."""
-    command = mend("train_classifier", cfg) + ("" if degrade else " --train_classifier.degrade false")
+    command = mend_for("train_classifier", cfg, split, vqvae) + ("" if degrade else " --train_classifier.degrade false")
     wanted = vqvae.describe() + ("" if degrade else " trained on clean pictures")
     key = classifier_key(split, vqvae, degrade)
     folder = resolve_run(Path(cfg.run.dir), "train_classifier", asked, key, wanted, command, cfg.run.tracking_uri)
@@ -69,8 +69,9 @@ def take_distil(
     """told: the best is that of those that can be told the class; published: of those of the published recipe."""
     from models.distilbert import load_distilbert
 
-    command = mend("train_distil", cfg) + (" --train_distil.condition_on_class true" if told else "")
-    command += " --config presets/published_study.yaml" if published else ""
+    presets = ["presets/published_study.yaml"] if published else []
+    command = mend_for("train_distil", cfg, split, vqvae, presets)
+    command += " --train_distil.condition_on_class true" if told else ""
     wanted = vqvae.describe() + (" told the class" if told else "") + (" by the published recipe" if published else "")
     key = distil_key(split, vqvae, told, published)
     folder = resolve_run(Path(cfg.run.dir), "train_distil", asked, key, wanted, command, cfg.run.tracking_uri)

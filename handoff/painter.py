@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from handoff.handed import Handed, checked_meta
-from handoff.split import Split, mend
-from handoff.vqvae import HandedVQVAE
+from handoff.split import Split
+from handoff.vqvae import HandedVQVAE, mend_for
 from pipeline.runs import resolve_run
 from pipeline.stage import say
 from recall.painter import CodePainter, load_painter
@@ -27,7 +27,7 @@ def take_painter(cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE, dist
 
     Raises InputError when there is none, or it was made for another split, VQ-VAE or DistilBERT.
     """
-    command = f"{mend('train_painter', cfg)} --train_painter.distil {distil.folder}"
+    command = f"{mend_for('train_painter', cfg, split, vqvae)} --train_painter.distil {distil.folder}"
     wanted = f"DistilBERT {distil.folder}"
     key = painter_key(split, vqvae, distil)
     folder = resolve_run(Path(cfg.run.dir), "train_painter", asked, key, wanted, command, cfg.run.tracking_uri)

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from handoff.handed import Handed, checked_meta
-from handoff.split import Split, mend
-from handoff.vqvae import HandedVQVAE
+from handoff.split import Split
+from handoff.vqvae import HandedVQVAE, mend_for
 from models.conditioning import Columns, columns_of
 from pipeline.files import InputError, read_json
 from pipeline.runs import read_best, resolve_run
@@ -58,7 +58,7 @@ def take_prior(
     """
     from safetensors.torch import load_file
 
-    command = f"{mend('train_prior', cfg)} --train_prior.kind {kind}"
+    command = f"{mend_for('train_prior', cfg, split, vqvae)} --train_prior.kind {kind}"
     command += " --train_prior.condition_on_class true" if by_class else ""
     command += " --train_prior.condition_numbers COLUMN,COLUMN" if values else ""
     plain = prior_key(split, vqvae, kind, [])
@@ -87,7 +87,7 @@ def take_untold_pixelcnn(cfg: Config, asked: str | None, split: Split, vqvae: Ha
     no best one, which is said. Raises InputError for a named one that is told something."""
     if asked is None:
         return None
-    command = f"{mend('train_prior', cfg)} --train_prior.kind pixelcnn"
+    command = f"{mend_for('train_prior', cfg, split, vqvae)} --train_prior.kind pixelcnn"
     if asked == "best" and prior_key(split, vqvae, "pixelcnn", []) not in read_best(Path(cfg.run.dir), "train_prior"):
         say(f"no PixelCNN that is told nothing, so none is asked; to have one, type: {command}")
         return None

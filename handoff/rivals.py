@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from handoff.handed import Handed, check_unseen, checked_meta
 from handoff.memory import HandedDistil, take_distil
-from handoff.split import Split, mend
-from handoff.vqvae import HandedVQVAE
+from handoff.split import Split
+from handoff.vqvae import HandedVQVAE, mend_for
 from models.masked_autoencoder import MaskedAutoencoder, load_masked_autoencoder
 from pipeline.runs import resolve_run
 from pipeline.stage import inputs_of, say
@@ -48,7 +48,7 @@ def take_mae(cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE) -> Hande
 
     Raises InputError when there is none, or it was made for other cells or pictures.
     """
-    inputs, command = cfg.train_mae.inputs, mend("train_mae", cfg)
+    inputs, command = cfg.train_mae.inputs, mend_for("train_mae", cfg, split, vqvae)
     command += f" --train_mae.inputs {inputs}"
     wanted = f"{inputs} and {vqvae.describe()}"
     folder = resolve_run(

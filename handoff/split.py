@@ -153,10 +153,11 @@ def open_split(cfg: Config) -> Split:
     command = mend("data_split", cfg)
     folder = resolve_run(runs, "data_split", "best", data_key(cfg.data), wanted, command)
     if is_first():
-        check_digests(folder, read_json(folder / "split.json").get("files", {}), command)
+        check_digests(folder, read_json(folder / "split.json").get("files", {}), make_again(folder, "data_split"))
     split = open_split_folder(folder)
     if manifest_hash(hashed(split.manifest)) != split.hash:
-        raise InputError(f"{folder / 'manifest.csv'} was changed after the split; type: {command}")
+        again = make_again(folder, "data_split")
+        raise InputError(f"{folder / 'manifest.csv'} was changed after the split; type: {again}")
     return split
 
 
@@ -170,11 +171,21 @@ def open_split_folder(folder: Path) -> Split:
     return Split(folder, meta, manifest, images, rows, labels)
 
 
-def mend(stage: str, cfg: Config) -> str:
-    """The command that makes what is missing, as it can be typed."""
-    changed = {key: value for key, value in changed_keys(cfg).items() if key == "run.dir" or key.startswith("data.")}
-    options = "".join(f" --{key} {shlex.quote(as_typed(value))}" for key, value in changed.items())
-    return f"python {stage}.py{options}"
+def mend(stage: str, cfg: Config, presets: Sequence[str] = ()) -> str:
+    """The command that makes what is missing, as it can be typed: with the overlays and options of this one that
+    matter to the stage. presets: laid over all of them."""
+    files, changed = cfg.typed.overlays, cfg.typed.values if cfg.typed.known else changed_keys(cfg)
+    overlays = f" --config {shlex.join([*files, *presets])}" if files or presets else ""
+    sections = ("data.", f"{stage}.") if cfg.typed.known else ("data.",)
+    kept = {key: value for key, value in changed.items() if key == "run.dir" or key.startswith(sections)}
+    options = "".join(f" --{key} {shlex.quote(as_typed(value))}" for key, value in kept.items())
+    return f"python {stage}.py{overlays}{options}"
+
+
+def make_again(folder: Path, stage: str) -> str:
+    """The command that makes a run anew whose files are damaged, with all its settings, beside it."""
+    runs = f" --run.dir {shlex.quote(str(folder.parent.parent))}" if folder.parent.name == stage else ""
+    return f"python {stage}.py --config {shlex.quote(str(folder / 'config.yaml'))}{runs}"
 
 
 # --- the split itself -------------------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ A model is refused when it was made for another split, picture size, codebook or
 the file, and the command that mends it.
 """
 
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,10 @@ import torch
 from torch import Tensor
 
 from handoff.handed import Handed, checked_meta, lacks_label_drop
-from handoff.split import Split, mend
+from handoff.split import Split, make_again, mend
 from models.conditioning import Columns, columns_of
 from pipeline.files import InputError, check_digests, read_json
-from pipeline.runs import check_handed, resolve_run
+from pipeline.runs import check_handed, read_best, resolve_run
 from pipeline.stage import say
 from settings.config import Config
 from settings.train_vqvae import TrainVQVAESection
@@ -136,6 +138,13 @@ def take_vqvae(
     return handed
 
 
+def mend_for(stage: str, cfg: Config, split: Split, vqvae: HandedVQVAE, presets: Sequence[str] = ()) -> str:
+    """The command that makes what is missing of a stage for this VQ-VAE, which it names where another is the best."""
+    best = read_best(Path(cfg.run.dir), "train_vqvae").get(vqvae_key(split, cfg.train_vqvae), {})
+    named = "" if best.get("run") == vqvae.folder.name else f" --{stage}.vqvae {shlex.quote(str(vqvae.folder))}"
+    return mend(stage, cfg, presets) + named
+
+
 def take_masked_vqvae(cfg: Config, asked: str, split: Split, device: torch.device) -> HandedVQVAE:
     """One that was trained with component masking. Raises InputError for another."""
     handed = take_vqvae(cfg, asked, split, device, masked=True)
@@ -154,7 +163,7 @@ def take_indices(cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE) -> H
         raise InputError(f"{folder} has no stored indices ({file} is missing); type: {command}")
     meta = read_json(file)
     check_handed(file, meta, split.identity | vqvae.identity, command)
-    check_digests(file.parent, meta.get("files", {}), command)
+    check_digests(file.parent, meta.get("files", {}), make_again(folder, "vqvae_reconstruction"))
     indices = np.load(folder / "indices" / "indices.npy", mmap_mode="r")
     if len(indices) != len(split.manifest):
         raise InputError(
@@ -166,7 +175,7 @@ def take_indices(cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE) -> H
 
 def resolve_by_codebook(cfg: Config, stage: str, asked: str, split: Split, vqvae: HandedVQVAE) -> tuple[Path, str]:
     """The run folder of a stage that depends on the codebook, and the command that makes another."""
-    command = mend(stage, cfg)
+    command = mend_for(stage, cfg, split, vqvae)
     return resolve_run(
         Path(cfg.run.dir), stage, asked, vqvae.key(split), vqvae.describe(), command, cfg.run.tracking_uri
     ), command

@@ -45,6 +45,9 @@ LABELS = {
 }
 
 
+UNBANDED = ("calibration_error",)  # of all pictures at once, so without intervals
+
+
 def compared_measures(rows: Rows, error: str) -> list[str]:
     """Of a figure of several panels: the error asked for, then the classification error of each judge, as far as the
     rows have them."""
@@ -66,7 +69,8 @@ def strategies_figure(rows: Rows, plan: StudyPlan, decoding: str, measure: str, 
         if found.percentages:
             _plot(axis, found, name, *LOOKS[name])
     how = "" if decoding == "tokens" else f", decoding {decoding}"
-    _finish(axis, "tokens forgotten (%)", LABELS.get(measure, measure), f"{pictures} pictures, 95 % intervals{how}")
+    bands = "" if measure in UNBANDED else ", 95 % intervals"
+    _finish(axis, "tokens forgotten (%)", LABELS.get(measure, measure), f"{pictures} pictures{bands}{how}")
     return figure
 
 
@@ -150,7 +154,8 @@ def context_figure(context: list[list[Any]], plan: StudyPlan) -> Figure:
         for group, style in (("congruent", "-"), ("incongruent", "--")):
             points = sorted((r[1], r[4]) for r in context if r[0] in (name, ALL_FORGOTTEN) and r[2] == group)
             x, y = zip(*points, strict=True)
-            axes[0, 0].plot(x, y, style, color=colour, marker=marker, markersize=4, label=f"{name}, {group}")
+            looks = {"color": colour, "marker": marker, "markersize": 4, "clip_on": False}  # all wrong: at the edge
+            axes[0, 0].plot(x, y, style, label=f"{name}, {group}", **looks)
         points = sorted(
             (r[1], r[5])
             for r in context
@@ -159,6 +164,7 @@ def context_figure(context: list[list[Any]], plan: StudyPlan) -> Figure:
         if points:
             x, y = zip(*points, strict=True)
             axes[0, 1].plot(x, y, "-", color=colour, marker=marker, markersize=4, label=name)
+    axes[0, 1].set_xlim(axes[0, 0].get_xlim())  # also where no share is known
     axes[0, 1].axhline(1 / 9, color=GREY, linestyle=":", linewidth=1, label="chance, 1 of 9")
     _finish(axes[0, 0], "tokens forgotten (%)", "classification error", "digit where it usually is, and elsewhere")
     _finish(
@@ -173,6 +179,7 @@ def context_figure(context: list[list[Any]], plan: StudyPlan) -> Figure:
 def split_figure(split_rows: list[list[Any]], names: Sequence[str]) -> Figure:
     """What quantisation costs and what completion costs. split_rows: rows of tables.error_split."""
     figure, axes = new_figure(3.4 * len(names), 3.2, 1, len(names))
+    highest = max(max(row[2] + row[3], row[4]) for row in split_rows if row[0] in (*names, ALL_FORGOTTEN))
     for axis, name in zip(axes[0], names, strict=True):
         chosen = sorted((row for row in split_rows if row[0] in (name, ALL_FORGOTTEN)), key=lambda row: row[1])
         places = [str(row[1]) for row in chosen]
@@ -180,8 +187,9 @@ def split_figure(split_rows: list[list[Any]], names: Sequence[str]) -> Figure:
         axis.bar(
             places, [row[3] for row in chosen], bottom=[row[2] for row in chosen], color=ORANGE, label="completion"
         )
-        axis.plot(places, [row[4] for row in chosen], "k_", markersize=9, label="total, measured")
+        axis.plot(places, [row[4] for row in chosen], "k_", markersize=9, label="both together (no plain sum)")
         _finish(axis, "tokens forgotten (%)", "MSE", name, legend=axis is axes[0][0])
+        axis.set_ylim(0, 1.05 * highest)
         axis.tick_params(axis="x", labelsize=7)
     return figure
 
@@ -206,9 +214,10 @@ def recall_grid(findings: Findings, batch: Batch, strategy: str, components: Seq
 
 @torch.no_grad()
 def strategies_grid(findings: Findings, batch: Batch, percent: int, components: Sequence[str]) -> Figure:
-    """One row per strategy at one percentage: kept and recalled, framed by whether it is recognised."""
+    """The original and its unmasked reconstruction; then one row per strategy at one percentage: kept and recalled,
+    framed by whether it is recognised."""
     memory, plan, decoding = findings.memory, findings.plan, findings.decoding
-    rows = [("original", torch.stack([batch.truth, batch.whole], dim=1).flatten(0, 1).cpu())]
+    rows = [("original,\nnot masked", torch.stack([batch.truth, batch.whole], dim=1).flatten(0, 1).cpu())]
     frames: list[list[str | None]] = [[None] * (2 * len(batch.tokens))]
     for name in plan.strategies:
         mask = mask_first(findings.study.orders[name][0][batch.rows], masked_count(percent / 100, memory.tokens))

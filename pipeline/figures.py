@@ -175,7 +175,8 @@ def usage_figure(counts: np.ndarray, perplexity: float) -> Figure:
         axis.set_yscale("log")
     axis.set_xlabel("codes, most used first", fontsize=9)
     axis.set_ylabel("share of all tokens", fontsize=9)
-    axis.set_title(f"{(counts > 0).sum()} of {len(counts)} codes in use, perplexity {perplexity:.1f}", fontsize=9)
+    found = f"{(counts > 0).sum()} of {len(counts)} codes in use, perplexity {perplexity:.1f}"
+    axis.set_title(f"{found}, over all pictures", fontsize=9)
     axis.legend(fontsize=8, frameon=False)
     return figure
 

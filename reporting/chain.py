@@ -27,6 +27,11 @@ class Chain:
     def missing(self) -> list[str]:
         return [stage for stage in CHAIN_STAGES if stage not in self.folders]
 
+    @property
+    def with_vqvae(self) -> str:
+        """For which VQ-VAE stages may be missing, in words: others may have runs of them."""
+        return f" with VQ-VAE {self.folders['train_vqvae'].name}, the best" if "train_vqvae" in self.folders else ""
+
 
 def find_chain(cfg: Config) -> Chain:
     """The best run of each stage for the split of these settings, and of the other stages those that belong to it.

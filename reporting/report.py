@@ -123,7 +123,7 @@ def _main_section(main: Sequence[MainNumber], tops: Sequence[Picture]) -> str:
 def _footer(chain: Chain, runs: Sequence[RunFacts]) -> str:
     lines = [f"{trouble}." for trouble in chain.troubles]
     if chain.missing:
-        lines.append(f"Not run yet: {', '.join(f'{stage}.py' for stage in chain.missing)}.")
+        lines.append(f"Not run yet{chain.with_vqvae}: {', '.join(f'{stage}.py' for stage in chain.missing)}.")
     left = f"<p>Left out:</p><ul>{''.join(f'<li>{said(line)}</li>' for line in lines)}</ul>" if lines else ""
     pictures = [one for facts in runs for one in facts.pictures]
     size = megabytes(sum(len(one.content) for one in pictures))

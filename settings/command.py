@@ -3,6 +3,7 @@
 import difflib
 import os
 import select
+import shlex
 import signal
 import sys
 import threading
@@ -64,7 +65,20 @@ def stage_main(
     for key, value in loading.changed_keys(settings).items() if is_first() else ():
         if key.split(".")[0] in (stage, *COMMON_SECTIONS) and key != "run.dry_run":
             print(f"{key} = {loading.as_typed(value)} (changed from config.yaml)")
-    return _guarded(run, settings, resume, resumable)
+    how = _how_to_go_on(stage, sys.argv[1:] if argv is None else argv) if resumable else ""
+    return _guarded(run, settings, resume, how)
+
+
+def _how_to_go_on(stage: str, typed: Sequence[str]) -> str:
+    """With a run that is interrupted: what to type, where torchrun was not asked for more than is known here."""
+    from pipeline.world import processes
+
+    if processes() > 1:
+        return "; type the same command with --resume to go on"
+    started = Path(sys.argv[0]).name
+    program = started if started.startswith("rmi-") else f"python {stage}.py"
+    words = [word for word in typed if word != "--resume"]
+    return f"; to go on, type: {shlex.join([*program.split(), *words, '--resume'])}"
 
 
 def _unknown_settings(words: list[str], stage: str, plain: list[str]) -> dict[str, Any]:
@@ -93,7 +107,8 @@ def _unknown_settings(words: list[str], stage: str, plain: list[str]) -> dict[st
     return found
 
 
-def _guarded(run: Callable[..., float], settings: Config, resume: bool, resumable: bool) -> int:
+def _guarded(run: Callable[..., float], settings: Config, resume: bool, how: str) -> int:
+    """how: a run that is interrupted can go on, in words; empty where it cannot."""
     from pipeline.engine import TrainingDiverged
     from pipeline.files import DISK_ERRORS, InputError, cannot_write, one_line
     from pipeline.needs import is_out_of_memory
@@ -107,7 +122,6 @@ def _guarded(run: Callable[..., float], settings: Config, resume: bool, resumabl
         says_the_end,
     )
 
-    how = "; type the same command with --resume to go on" if resumable else ""
     gone = f"error: another process of this run is gone, or torchrun was stopped{how}"
     try:
         with _kills_as_interrupts():

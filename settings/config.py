@@ -1,8 +1,10 @@
 """All sections together, and what must fit between them."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import model_validator
+from pydantic import PrivateAttr, model_validator
 
 from settings.common import DataSection, RunSection
 from settings.compare_bits import CompareBitsSection
@@ -20,8 +22,20 @@ from settings.train_vqvae import TrainVQVAESection
 from settings.vqvae_reconstruction import VQVAEReconstructionSection
 
 
+@dataclass(frozen=True)
+class Typed:
+    """What a user has laid over config.yaml: files, and values by their dotted keys. Settings that come to the same are
+    equal however they were typed. known: they were read from a command line."""
+
+    overlays: tuple[str, ...] = field(default=(), compare=False)
+    values: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    known: bool = field(default=False, compare=False)
+
+
 class Config(Section):
     """The whole of config.yaml."""
+
+    _typed: Typed = PrivateAttr(Typed())
 
     run: RunSection = RunSection()
     data: DataSection = DataSection()
@@ -69,6 +83,15 @@ class Config(Section):
                 f"{found}; expected none with train_vqvae.stem strided, whose decoder can be told no metadata"
             )
         return self
+
+    def noting(self, typed: Typed) -> "Config":
+        """Itself, from now on with what was typed for it."""
+        self._typed = typed
+        return self
+
+    @property
+    def typed(self) -> Typed:
+        return self._typed
 
     def flat(self, *sections: str) -> dict[str, Any]:
         """The settings of some sections, dotted key -> value; sections that do not exist are passed over."""

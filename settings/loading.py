@@ -7,7 +7,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from settings.config import Config
+from settings.config import Config, Typed
 from settings.kinds import Section, flatten, nearest
 from settings.plain_yaml import odd_text, read_plain
 
@@ -32,7 +32,7 @@ def load(overlays: list[Path], overrides: dict[str, Any], base: Path = BASE_FILE
         _merge(merged, _read_yaml(file))
     for dotted, value in overrides.items():
         _set(merged, dotted.split("."), value)
-    return check(merged)
+    return check(merged).noting(Typed(tuple(str(file) for file in overlays), overrides, known=True))
 
 
 def check(values: dict[str, Any]) -> Config:

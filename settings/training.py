@@ -71,6 +71,8 @@ class Training(Section):
     def _space_fits(self) -> Self:
         """Every value the search may try is one that the stage takes; text such as 1e-3 becomes the number it is."""
         checked, problems = {}, []
+        if self.tune.space and not self._alone_is_valid():
+            return self  # its own error says what is wrong
         for key, values in self.tune.space.items():
             try:
                 checked[key] = _checked_entry(self, key, values)
@@ -80,6 +82,14 @@ class Training(Section):
             raise ValueError("\n".join(problems))
         self.tune.space.update(checked)
         return self
+
+    def _alone_is_valid(self) -> bool:
+        """Whether the section would be without its search."""
+        try:
+            self.replace({"tune": Tune().model_dump()})
+        except ValidationError:
+            return False
+        return True
 
 
 MOST_CHECKED = 5000  # whole numbers of a range that are tried one by one

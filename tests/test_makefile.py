@@ -156,7 +156,7 @@ def test_make_runs_a_stage_and_shows_what_it_found(environment: Path, tmp_path: 
     done = made("demo", environment, "STAGES=data_split.py", f"OPTIONS={options}")
     assert done.returncode == 0, done.stderr
     assert "== data_split" in done.stdout and f"{newest(runs, 'data_split') / 'figures'}" in done.stdout
-    assert "not run yet: python train_vqvae.py" in done.stdout
+    assert "not run yet:\n  python train_vqvae.py " in done.stdout and f"--data.source {source}" in done.stdout
 
 
 def test_a_stage_that_is_refused_ends_make(environment: Path, tmp_path: Path) -> None:

@@ -316,7 +316,7 @@ def test_databases_and_lists_that_grow_do_not_count_as_changed(tmp_path: Path) -
     assert list(digests(tmp_path)) == ["run.json"]
 
 
-ASKED = "trial 1 of 4\ninterrupted; type the same command with --resume to go on\n"
+ASKED = "trial 1 of 4\ninterrupted; to go on, type: python train_vqvae.py --resume\n"
 
 
 @pytest.mark.parametrize(

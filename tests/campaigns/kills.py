@@ -102,7 +102,7 @@ def not_said(stage: Path, sent: str, status: int, errors: str) -> list[str]:
     found = [f"run.json says {each}" for each in statuses if each != "killed"]
     if status != STATUS[sent]:
         found.append(f"status {status}, not {STATUS[sent]}")
-    if "Traceback" in errors or not errors.rstrip().endswith("--resume to go on"):
+    if "Traceback" in errors or not errors.rstrip().endswith("--resume"):
         found.append(f"said {errors[-200:]}")
     return found
 

@@ -96,6 +96,10 @@ def test_strategies_are_curves_that_meet_where_all_is_forgotten() -> None:
     assert figure.axes[0].get_title() == "200 pictures, 95 % intervals, decoding expected"
     shown = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert shown == ["adaptive", "random"]
+    plain = strategies_figure(
+        rows_of(PLAN.strategies, ("calibration_error",)), PLAN, "tokens", "calibration_error", 200
+    )
+    assert plain.axes[0].get_title() == "200 pictures", "it has no intervals"
 
 
 def test_there_is_no_curve_of_what_was_not_measured() -> None:
@@ -229,6 +233,7 @@ def test_the_error_split_is_stacked_beside_the_measured_total() -> None:
     assert [bar.get_height() for bar in completion] == pytest.approx([0.03, 0.05, 0.1])
     assert [bar.get_y() for bar in completion] == [0.02] * 3, "one on the other"
     assert list(axis.get_lines()[0].get_ydata()) == [0.06, 0.08, 0.11]
+    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim(), "bars can be compared"
     figure.canvas.draw()
     assert [text.get_text() for text in axis.get_xticklabels()] == ["50", "75", "100"]
 
@@ -309,7 +314,7 @@ def test_the_grid_of_strategies_has_a_line_for_each_below_the_originals(
 ) -> None:
     figure = strategies_grid(shown_study(memory, study, "argmax"), batch, 75, RGB)
     assert len(figure.axes) == 3 * 4
-    assert [figure.axes[4 * line].get_ylabel() for line in range(3)] == ["original", "random", "adaptive"]
+    assert [figure.axes[4 * line].get_ylabel() for line in range(3)] == ["original,\nnot masked", "random", "adaptive"]
     assert borders(figure) == [set()] * 4 + [set(), {WRONG.lower()}, set(), {RIGHT.lower()}] * 2
     torch.testing.assert_close(shown(figure.axes[0]), batch.truth[0])
     torch.testing.assert_close(shown(figure.axes[1]), batch.whole[0])

@@ -115,7 +115,8 @@ def test_it_says_what_went_in_and_what_came_out(chain: FakeChain) -> None:
     assert "26.50 dB" in text and "test_psnr26.5" in text
     differing = text.split("Settings that differ from config.yaml")[2].split("All ")[0]
     assert "train_vqvae.epochs3" in differing and "run.seed70" in differing and "train_distil" not in differing
-    assert "Not run yet: vqvae_reconstruction.py, train_classifier.py, train_distil.py." in text
+    of_this = f" with VQ-VAE {chain.vqvae.name}, the best"
+    assert f"Not run yet{of_this}: vqvae_reconstruction.py, train_classifier.py, train_distil.py." in text
 
 
 def test_long_tables_are_cut_with_a_word_and_those_of_pictures_left_out(chain: FakeChain) -> None:

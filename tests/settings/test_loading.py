@@ -328,6 +328,11 @@ def test_a_choice_that_breaks_a_rule_between_keys_is_refused() -> None:
     assert "5 is not a value of heads" in problem
 
 
+def test_a_wrong_setting_is_not_said_of_the_space_as_well() -> None:
+    (problem,) = problems_of({"train_distil": {"heads": 5, "tune": {"space": {"learning_rate": [1e-3, 2e-3]}}}})
+    assert "heads is 5; expected a divisor of dim" in problem and "space" not in problem
+
+
 def test_all_mistakes_of_a_search_space_are_listed() -> None:
     problems = problems_of({"train_vqvae": {"tune": {"space": {"learning_rat": [1e-3], "epochs": [], "stride": [5]}}}})
     text = "\n".join(problems)

@@ -1,7 +1,11 @@
 """What a stage needs of an earlier one: missing, of another split, of another codebook, by its registered name."""
 
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,14 +17,15 @@ import train_distil
 import train_vqvae
 import vqvae_reconstruction
 from handoff.memory import take_memory, train_shares
-from handoff.split import open_split
-from handoff.vqvae import vqvae_key
+from handoff.split import mend, open_split
+from handoff.vqvae import mend_for, vqvae_key
 from pipeline.files import InputError, read_csv, read_json, write_json
 from pipeline.runs import read_best
 from pipeline.tracking import database_uri
 from recall.hole import dig
 from recall.simple_fillers import NotCompleted
-from toys import STAGES, copied, newest, refused_in_one_line, run_folders, tiny
+from settings.loading import load
+from toys import ROOT, STAGES, copied, newest, refused_in_one_line, run_folders, tiny
 from vqvae import load_vqvae
 
 # --- hand-off ---------------------------------------------------------------------------------------------------------
@@ -211,6 +216,42 @@ def test_a_flipped_bit_is_noticed_before_anything_is_made_of_it(ran, typed, tmp_
     status, _, err = typed(read_by, runs, ran.source)
     refused_in_one_line(status, err, file, "was changed or damaged", f"type: python {made_by}.py")
     assert not list((runs / read_by).glob("*/run.json"))
+
+
+def test_the_command_that_is_named_mends_a_damaged_model(ran, typed, tmp_path):
+    """With all settings of the run, so that its numbers are the same."""
+    runs = copied(ran.runs, tmp_path / "runs", "data_split", "train_vqvae")
+    (broken,) = (runs / "train_vqvae").glob("*/model/model.safetensors")
+    flip(broken, 0.5)
+    _, _, err = typed("vqvae_reconstruction", runs, ran.source)
+    words = shlex.split(err.partition("; type: python ")[2])
+    assert words[0] == "train_vqvae.py"
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "as good as the best so far, which it replaces" in done.stdout
+    status, _, err = typed("vqvae_reconstruction", runs, ran.source)
+    assert status == 0, err
+
+
+def test_a_command_names_the_vqvae_where_another_is_the_best(ran, tmp_path):
+    cfg, split = tiny(ran.runs, ran.source), open_split(tiny(ran.runs, ran.source))
+    best, other = SimpleNamespace(folder=ran.folders["train_vqvae"]), SimpleNamespace(folder=tmp_path / "an other")
+    plain = mend("train_distil", cfg)
+    assert mend_for("train_distil", cfg, split, best) == plain
+    assert mend_for("train_distil", cfg, split, other) == f"{plain} --train_distil.vqvae '{other.folder}'"
+
+
+def test_a_command_has_what_was_typed_and_matters_to_its_stage(tmp_path):
+    mine = tmp_path / "my own.yaml"
+    mine.write_text("train_vqvae: {epochs: 3}", encoding="utf-8")
+    typed = {"run.dir": "r", "data.source": "p q", "train_vqvae.hidden": 32, "train_distil.dim": 64}
+    cfg = load([mine], typed)
+    assert mend("train_vqvae", cfg) == (
+        f"python train_vqvae.py --config '{mine}' --run.dir r --data.source 'p q' --train_vqvae.hidden 32"
+    )
+    assert mend("train_mae", cfg, ["presets/x.yaml"]) == (
+        f"python train_mae.py --config '{mine}' presets/x.yaml --run.dir r --data.source 'p q'"
+    )
+    assert mend("train_mae", load([], {})) == "python train_mae.py"
 
 
 def test_a_cut_off_cache_of_pictures_is_noticed(ran, typed, tmp_path):

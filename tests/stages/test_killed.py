@@ -1,6 +1,7 @@
 """A stage that is asked to end: a plain kill, a closed terminal, Ctrl-C."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -39,7 +40,8 @@ def test_a_stage_that_is_asked_to_end_is_noted_as_killed_and_resumes(sent: str, 
     _, errors = started.communicate(timeout=30)
     assert started.returncode == status
     last = errors.decode().splitlines()[-1]
-    assert last.endswith("interrupted; type the same command with --resume to go on"), last
+    go_on = shlex.join(["python", "train_vqvae.py", *words[1:], "--resume"])
+    assert last.endswith(f"interrupted; to go on, type: {go_on}"), last
     assert "Traceback" not in errors.decode()
     record = read_json(newest(runs, "train_vqvae") / "run.json")
     assert record["status"] == "killed"
