@@ -147,11 +147,11 @@ def curve_figure(measure: str, curves: dict[str, Curve], recall: Recall, own: fl
     x = _x(recall.percent)
     parts.append(f'<line class="here" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{FLOOR}"/>')
     parts += [] if chosen is None else [_line(chosen, top, "chosen")]
+    if mean is not None:
+        parts.append(f'<circle class="mean" cx="{x:.1f}" cy="{_y(mean, top):.1f}" r="5.5"/>')
     if own is not None:
         y = _y(own, top)
         parts.append(f'<path class="own" d="M{x:.1f} {y - 6:.1f}l6 6l-6 6l-6 -6z"/>')
-    if mean is not None:
-        parts.append(f'<circle class="mean" cx="{x:.1f}" cy="{_y(mean, top):.1f}" r="5.5"/>')
     drawn = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(says)}">{"".join(parts)}</svg>'
     return f"<figure>{drawn}<figcaption>{escape(says[:1].upper() + says[1:])}.</figcaption></figure>"
 
@@ -164,11 +164,11 @@ def value_at(found: Curve, percent: float) -> float | None:
 
 
 def nice_top(value: float) -> float:
-    """The end of an axis that has room for the value: 1, 2, 2.5 or 5 times a power of ten."""
+    """The end of an axis that has room for the value: a round number, at most half as much again."""
     if value <= 0 or not math.isfinite(value):
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
-    return next(step * power for step in (1, 2, 2.5, 5, 10) if step * power >= value)
+    return next(step * power for step in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if step * power >= value)
 
 
 def _axes(top: float, name: str) -> Iterator[str]:

@@ -156,7 +156,8 @@ def test_a_strategy_that_was_not_measured_has_no_point() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "top"), [(0.0, 1.0), (0.9, 1.0), (1.0, 1.0), (0.021, 0.025), (0.03, 0.05), (3, 5), (float("nan"), 1.0)]
+    ("value", "top"),
+    [(0.0, 1.0), (0.9, 1.0), (1.0, 1.0), (0.021, 0.025), (0.03, 0.03), (3.1, 4), (0.051, 0.06), (float("nan"), 1.0)],
 )
 def test_axes_end_at_round_numbers(value: float, top: float) -> None:
     assert nice_top(value) == pytest.approx(top)
