@@ -118,18 +118,8 @@ def budget_rows(
         hours = examples * step.operations / (count * given.peak * given.share * left) / 3600
         memory = (step.fixed_bytes + batch * step.kept_bytes) / GIGA
         cost = f"{hours * count * given.price:.3g}"
-        rows.append(
-            [
-                stage,
-                str(count),
-                str(batch),
-                f"{step.operations / GIGA:.3g}",
-                f"{memory:.3g}",
-                epochs,
-                f"{hours:.3g}",
-                cost,
-            ]
-        )
+        operations = f"{step.operations / GIGA:.3g}"
+        rows.append([stage, str(count), str(batch), operations, f"{memory:.3g}", epochs, f"{hours:.3g}", cost])
     return rows
 
 
