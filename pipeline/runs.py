@@ -110,9 +110,10 @@ def bury_gone(runs: Path, stage: str, tracked: bool) -> list[RunFolder]:
 def _is_tracked(folder: RunFolder) -> bool:
     """Whether MLflow may know the run, also where it was killed before that could be noted."""
     try:
-        return bool(run_settings(folder.path).get("run", {}).get("mlflow", True))
+        settings = run_settings(folder.path).get("run")
     except InputError:
         return True
+    return bool(settings.get("mlflow", True)) if isinstance(settings, dict) else True
 
 
 def _new_folder(parent: Path) -> Path:
@@ -140,13 +141,14 @@ def duration(seconds: float) -> str:
 
 
 def run_settings(folder: Path) -> dict[str, Any]:
-    """The settings that a run was made with, section -> key -> value. Raises InputError when they are gone."""
+    """The settings that a run was made with, section -> key -> value. Raises InputError when they are gone or cannot be
+    read."""
     file = folder / "config.yaml"
     try:
         found = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{file} is missing") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
     return found if isinstance(found, dict) else {}
 

@@ -70,7 +70,7 @@ def stage_main(
 
 
 def _how_to_go_on(stage: str, typed: Sequence[str]) -> str:
-    """With a run that is interrupted: what to type, where torchrun was not asked for more than is known here."""
+    """What to type after an interrupt, to go on. How torchrun was called is not known here."""
     from pipeline.world import processes
 
     if processes() > 1:

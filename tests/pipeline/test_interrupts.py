@@ -67,8 +67,9 @@ def test_an_error_of_the_block_does_not_swallow_the_interrupt() -> None:
 def test_what_is_ignored_stays_ignored() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with interrupts_wait():
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
         send()
-    send()
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_other_threads_run_the_block_as_it_is() -> None:

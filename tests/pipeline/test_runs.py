@@ -106,6 +106,17 @@ def test_runs_whose_process_is_gone_are_noted_as_killed_and_others_are_left(tmp_
     assert bury_gone(tmp_path, "train_vqvae", tracked=True) == []
 
 
+@pytest.mark.parametrize("content", [b"run: null", b"run: 3", b"[1, 2]", b"run: {mlflow", b"\xff\xfe\x00"])
+def test_a_gone_run_with_damaged_settings_may_be_known_to_mlflow(content: bytes, tmp_path: Path) -> None:
+    """And fails nobody."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    gone = of_process(made(tmp_path), ended.pid)
+    (gone.path / "config.yaml").write_bytes(content)
+    assert bury_gone(tmp_path, "train_vqvae", tracked=False) == []
+    assert bury_gone(tmp_path, "train_vqvae", tracked=True) == [gone]
+
+
 def test_the_newest_unfinished_run_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = []
     for second in (2, 9, 5):
