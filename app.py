@@ -41,6 +41,7 @@ from page.drawing import STYLE
 from page.guard import MOST_UPLOADED, Gate, Guard, is_local
 from page.opening import Opening, example_pictures, newest_study
 from pipeline.files import InputError
+from pipeline.loopback import pass_proxies, read_port
 from pipeline.machine import prepare_machine
 from pipeline.stage import say
 from settings.command import stage_main
@@ -79,6 +80,7 @@ def serve(page: Any, port: int | None, gate: Gate) -> str:
     for an address that is not this machine's."""
     from fastapi.middleware import Middleware
 
+    pass_proxies()  # gradio asks its own page whether it is there
     try:
         _, url, _ = page.launch(
             server_name=gate.host,
@@ -121,8 +123,8 @@ def run_page(cfg: Config, port: int | None, gate: Gate, open_browser: bool, wait
         page = build_page(opening, write_examples(opening.pictures, Path(folder)), studied)
         url = serve(page, port, gate)
         who = "this machine only" if is_local(gate.host) else f"{gate.host}, with the password"
-        say(f"{TITLE}: {url} ({who}; Ctrl-C ends it)")
         try:
+            say(f"{TITLE}: {url} ({who}; Ctrl-C ends it)")
             if open_browser:
                 webbrowser.open(url)
             wait()
@@ -137,15 +139,6 @@ def wait_until_stopped() -> None:
     """Ends with KeyboardInterrupt at Ctrl-C, and at a plain kill, which would leave the uploads behind."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     threading.Event().wait()
-
-
-def read_port(text: str | None) -> int | None:
-    """Raises InputError for anything but 1 to 65535."""
-    if text is None:
-        return None
-    if not text.isdecimal() or not 1 <= int(text) <= 65535:
-        raise InputError(f"--port is {text}; expected a whole number from 1 to 65535")
-    return int(text)
 
 
 def read_gate(host: str | None, environment: Mapping[str, str]) -> Gate:

@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.files import TEMPORARY, InputError, alone, replacing, sqlite_url
+from pipeline.files import DISK_ERRORS, TEMPORARY, InputError, alone, replacing, sqlite_url
 from pipeline.interrupts import Uninterrupted, interrupts_wait
+from pipeline.loopback import pass_proxies
+from pipeline.moved import follow_move, moved_from
 from pipeline.views import tell_experiment
 
 
@@ -149,23 +151,21 @@ def open_ledger(
     was killed before the id could be noted. asked: `run.tracking_uri`. A server keeps artifacts where it was told to;
     with a database they lie beside the runs.
 
-    Raises InputError when MLflow does not answer.
+    Raises InputError when MLflow does not answer, or its database cannot be written.
     """
     uri = database_uri(runs, asked)
-    runs.mkdir(parents=True, exist_ok=True)
-    with alone(runs / "mlflow.db"):  # two that start at once would both make the tables, and the experiment
-        root = None if uri.startswith("http") else (runs / "artifacts").resolve().as_uri()
-        if root is not None and uri == sqlite_url(runs / "mlflow.db"):
-            _make_whole(runs / "mlflow.db", root)
-        client = reach(uri)
-        experiment_id = _experiment(client, stage, root)
-    if earlier and (run_id := _known(client, experiment_id, earlier)):
-        client.update_run(run_id, status="RUNNING")
-        return MlflowLedger(client, experiment_id, run_id)
-    described = {"mlflow.source.name": f"{stage}.py", "mlflow.source.type": "LOCAL", **tags}
-    return MlflowLedger(
-        client, experiment_id, client.create_run(experiment_id, run_name=name, tags=described).info.run_id
-    )
+    root = None if uri.startswith("http") else _artifacts(runs)
+    with _answering(uri):
+        _prepare(runs, uri)
+        with alone(runs / "mlflow.db"):  # two that start at once would both make the tables, and the experiment
+            client = reach(uri)
+            experiment_id = _experiment(client, stage, root)
+        if earlier and (run_id := _known(client, experiment_id, earlier)):
+            client.update_run(run_id, status="RUNNING")
+            return MlflowLedger(client, experiment_id, run_id)
+        described = {"mlflow.source.name": f"{stage}.py", "mlflow.source.type": "LOCAL", **tags}
+        made = client.create_run(experiment_id, run_name=name, tags=described)
+        return MlflowLedger(client, experiment_id, made.info.run_id)
 
 
 def _experiment(client: Any, name: str, root: str | None) -> str:
@@ -196,8 +196,7 @@ def registered_run(runs: Path, uri: str, asked: str | None = None) -> Path:
     """models:/NAME@ALIAS or models:/NAME/VERSION -> the run folder that made it. Raises InputError when unknown."""
     from mlflow.exceptions import MlflowException
 
-    runs.mkdir(parents=True, exist_ok=True)
-    client = reach(database_uri(runs, asked))
+    client = client_of(runs, asked)
     name, at, alias = uri.removeprefix("models:/").partition("@")
     try:
         if at:
@@ -213,6 +212,26 @@ def registered_run(runs: Path, uri: str, asked: str | None = None) -> Path:
     if not path.is_dir():
         raise InputError(f"{uri} was made by {path}, which is gone; name another run folder")
     return path
+
+
+def client_of(runs: Path, asked: str | None = None) -> Any:
+    """A client of where MLflow keeps runs. Raises InputError when that does not answer."""
+    uri = database_uri(runs, asked)
+    _prepare(runs, uri)
+    return reach(uri)
+
+
+def _artifacts(runs: Path) -> str:
+    return (runs / "artifacts").resolve().as_uri()
+
+
+def _prepare(runs: Path, uri: str) -> None:
+    """The database beside the runs is made if it is not there, and follows its folder when that was moved."""
+    file = runs / "mlflow.db"
+    if uri == sqlite_url(file) and (not file.exists() or moved_from(file)):
+        with alone(file):
+            _make_whole(file, _artifacts(runs))
+            follow_move(file)
 
 
 def _make_whole(file: Path, artifacts: str) -> None:
@@ -243,6 +262,7 @@ def reach(uri: str) -> Any:
 
 def _hush() -> None:
     """Before MLflow is imported."""
+    pass_proxies()
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
     brief = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}  # MLflow itself waits minutes
     for name, value in (quiet | brief).items():
@@ -252,26 +272,33 @@ def _hush() -> None:
 
 @contextmanager
 def _answering(uri: str) -> Iterator[None]:
-    """Raises InputError where MLflow does not answer."""
+    """Raises InputError where MLflow does not answer, or cannot write."""
     try:
         yield
+    except InputError:
+        raise
     except Exception as error:
-        if not does_not_answer(error):
+        why = trouble(error, uri)
+        if why is None:
             raise
-        why = " ".join(str(error).split())[:160]
-        raise InputError(
-            f"MLflow at {uri} does not answer ({why}); check run.tracking_uri, or type --run.mlflow false"
-        ) from None
+        raise InputError(f"{why}; check run.tracking_uri and run.dir, or type --run.mlflow false") from None
 
 
-def does_not_answer(error: Exception) -> bool:
-    """Whether MLflow's server or database is away, rather than asked for something wrong."""
+def trouble(error: Exception, uri: str) -> str | None:
+    """Why MLflow could not be told, when its server, its database or the disk is to blame; None when it was asked for
+    something wrong."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import DatabaseError, OperationalError
 
+    if isinstance(error, OSError) and (error.filename or error.errno in DISK_ERRORS):
+        path = error.filename2 or error.filename or "artifacts"
+        return f"cannot write {path}: {error.strerror}"
     if isinstance(error, MlflowException):
-        return error.error_code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
-    broken = (
-        type(error) is DatabaseError
-    )  # the file is no database; those derived from it are mistakes in what is asked
-    return broken or isinstance(error, OSError | OperationalError)  # all that requests raises are OSErrors
+        away = error.error_code in ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE")
+    else:  # a bare DatabaseError: the file is no database; those derived from it are mistakes in what is asked
+        away = type(error) is DatabaseError or isinstance(error, OSError | OperationalError)  # requests raise OSErrors
+    said: BaseException = error
+    while said.__cause__ is not None:  # of a database: what it said itself, without the question
+        said = said.__cause__
+    fails = "does not answer" if uri.startswith("http") else "cannot be used"
+    return f"MLflow at {uri} {fails} ({' '.join(str(said).split())[:160]})" if away else None

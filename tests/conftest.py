@@ -28,6 +28,7 @@ import train_prior
 import train_vqvae
 import vqvae_reconstruction
 from pipeline.files import write_csv
+from pipeline.loopback import pass_proxies
 from pipeline.machine import Machine
 from toys import (
     STAGES,
@@ -44,6 +45,7 @@ from toys import (
     words_of,
 )
 
+pass_proxies()
 torch.set_num_threads(1)
 settings.register_profile("same_examples_each_time", derandomize=True, deadline=None, database=None)
 settings.load_profile("same_examples_each_time")

@@ -563,6 +563,21 @@ def test_taken_port_is_named(served: Served, memory: Memory) -> None:
         app.serve(build_page(opening_of(memory), []), port, GATE)
 
 
+def test_the_page_is_served_behind_a_proxy_that_is_dead(
+    memory: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "")
+    page = build_page(opening_of(memory), [])
+    try:
+        assert httpx.get(app.serve(page, None, GATE)).status_code == 200
+    finally:
+        page.close(verbose=False)
+
+
 def test_programs_recall_by_the_number_that_is_shown(served: Served, client: Any) -> None:
     assert "25 % forgotten: 12 of 16 tokens are kept" in client.predict("2", 25, "half", api_name="/recall")
     for number, percent, words in (

@@ -1,20 +1,22 @@
 """What MLflow is told while its server is there, away, and back again: a real server on loopback, with artifacts."""
 
+import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.files import InputError
+from pipeline.files import InputError, sqlite_url, write_text
 from pipeline.runs import RunFolder
 from pipeline.spool import PatientLedger, Spool, deliver, undelivered
-from pipeline.tracking import open_ledger, reach, registered_run
+from pipeline.tracking import MlflowLedger, client_of, open_ledger, reach, registered_run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -161,3 +163,145 @@ def test_what_a_run_asks_wrongly_is_an_error_and_is_not_spooled(server: Server, 
     with pytest.raises(Exception, match=r"(?i)invalid"):
         ledger.metrics({"no*such": 1.0}, step=0)
     assert not undelivered(tmp_path / "runs")
+
+
+def test_a_server_on_this_machine_is_reached_past_a_proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    reach(server.uri)
+
+
+# --- the database beside the runs -------------------------------------------------------------------------------------
+
+
+class Waiting:
+    """A finished run with a model, of which nothing has arrived."""
+
+    def __init__(self, runs: Path) -> None:
+        self.folder = RunFolder.create(runs, "train_vqvae", "", "key")
+        self.folder.update(status="finished")
+        self.folder.model.mkdir()
+        (self.folder.model / "weights").write_bytes(b"weights")
+        self.said: list[str] = []
+        opened = open_ledger(runs, "train_vqvae", self.folder.name, {}, None)
+        self.run_id, self.where = opened.run_id, {"uri": None, "experiment": opened.experiment_id}
+        self.opened, self.file = opened, self.folder.path / "undelivered.jsonl"
+
+    def ledger(self, inner: MlflowLedger | None = None) -> PatientLedger:
+        return PatientLedger(inner, Spool(self.folder.path, self.where, self.said.append), self.run_id)
+
+    def add_all(self) -> None:
+        told = self.ledger()
+        told.tags({"told": "late"})
+        told.artifacts(self.folder.model, "model")
+        told.dataset("digits", "abc", self.folder.path.parent.parent / "data_split" / "a")
+
+
+@pytest.fixture
+def waiting(mlflow_runs: Path, tmp_path: Path) -> Waiting:
+    open_ledger(mlflow_runs, "train_vqvae", "x", {}, None).end("FINISHED")
+    shutil.copytree(mlflow_runs, tmp_path / "runs")
+    return Waiting(tmp_path / "runs")
+
+
+@pytest.mark.parametrize("copied", [True, False], ids=["copied", "moved"])
+@pytest.mark.parametrize("earlier", [True, False], ids=["whole paths", "paths from the run folder on"])
+def test_what_waits_is_delivered_where_the_project_is_now(
+    waiting: Waiting, tmp_path: Path, copied: bool, earlier: bool
+) -> None:
+    old, new = tmp_path / "runs", tmp_path / "else where" / "runs"
+    waiting.add_all()
+    if earlier:  # as spools were written before
+        lines = [json.loads(line) for line in waiting.file.read_text().splitlines()]
+        lines[0]["where"]["uri"] = sqlite_url(old / "mlflow.db")
+        lines[2]["arguments"][0] = str(waiting.folder.model)
+        waiting.file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    else:
+        assert str(tmp_path) not in waiting.file.read_text()
+    shutil.copytree(old, new) if copied else shutil.move(old, new)
+    assert deliver(new / "train_vqvae" / waiting.folder.name) == 3
+    client = client_of(new)
+    assert client.get_run(waiting.run_id).data.tags["told"] == "late"
+    assert Path(client.download_artifacts(waiting.run_id, "model/weights")).read_bytes() == b"weights"
+    if not earlier:
+        (used,) = client.get_run(waiting.run_id).inputs.dataset_inputs
+        assert json.loads(used.dataset.source)["uri"] == str(new / "data_split" / "a")
+    if copied:
+        assert "told" not in client_of(old).get_run(waiting.run_id).data.tags and waiting.file.is_file()
+
+
+def test_a_folder_that_cannot_be_written_is_named_and_the_rest_waits(waiting: Waiting, tmp_path: Path) -> None:
+    taken = tmp_path / "runs" / "artifacts" / waiting.run_id
+    taken.parent.mkdir(exist_ok=True)
+    taken.write_text("a file in the place of the folder")
+    ledger = waiting.ledger(waiting.opened)
+    ledger.artifacts(waiting.folder.model, "model")
+    ledger.end("FINISHED")
+    assert waiting.said[0].startswith(f"cannot write {taken}") and "does not answer" not in waiting.said[0]
+    with pytest.raises(InputError, match="0 of 2 entries have arrived, the rest waits") as refused:
+        deliver(waiting.folder.path)
+    assert str(refused.value).startswith(f"cannot write {taken}")
+    taken.unlink()
+    assert deliver(waiting.folder.path) == 2
+    assert client_of(tmp_path / "runs").get_run(waiting.run_id).info.status == "FINISHED"
+
+
+def delete_the_run(waiting: Waiting) -> None:
+    client_of(waiting.folder.path.parent.parent).delete_run(waiting.run_id)
+
+
+def forget_the_run(waiting: Waiting) -> None:
+    waiting.file.write_text(waiting.file.read_text().replace(waiting.run_id, "0" * 32))
+
+
+def delete_the_experiment(waiting: Waiting) -> None:
+    waiting.file.unlink()
+    waiting.ledger().child("trial 0")
+    client_of(waiting.folder.path.parent.parent).delete_experiment(waiting.where["experiment"])
+
+
+def lose_the_model(waiting: Waiting) -> None:
+    shutil.rmtree(waiting.folder.model)
+
+
+def write_state(text: str) -> Callable[[Waiting], None]:
+    return lambda waiting: write_text(waiting.folder.path / "delivered.json", text)
+
+
+def damage(number: int, text: str) -> Callable[[Waiting], None]:
+    def work(waiting: Waiting) -> None:
+        lines = waiting.file.read_text().splitlines()
+        lines[number] = text
+        waiting.file.write_text("\n".join(lines) + "\n")
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (delete_the_run, r"line 2 of .* cannot be delivered \(.*must be in the 'active' state"),
+        (forget_the_run, r"line 2 of .* cannot be delivered \(.*Run with id=0+ not found"),
+        (delete_the_experiment, r"line 2 of .* cannot be delivered \(.*'active' state"),
+        (lose_the_model, r"line 3 of .* cannot be delivered \(\S+model is missing\)"),
+        (damage(2, '{"run": "to'), "line 3 of .* is damaged; delete it to go on without it"),
+        (damage(2, '["run"]'), "line 3 of .* is damaged"),
+        (damage(0, '{"run": "to'), "line 1 of .* is damaged; delete the file"),
+        (damage(1, '{"run": "x", "call": "nothing", "arguments": []}'), r"line 2 of .* cannot be delivered \(Attri"),
+        (damage(1, '{"run": 3, "call": "tags", "arguments": 4}'), "line 2 of .* cannot be delivered"),
+        (lambda waiting: waiting.file.write_text(""), "undelivered.jsonl is empty; delete it"),
+        (write_state("[]"), "delivered.json is damaged; delete it"),
+        (write_state("{"), "delivered.json is not JSON"),
+    ],
+)
+def test_what_cannot_be_delivered_is_one_line_and_stays(
+    waiting: Waiting, harm: Callable[[Waiting], None], words: str
+) -> None:
+    waiting.add_all()
+    harm(waiting)
+    there = waiting.file.read_bytes()
+    with pytest.raises(InputError, match=words) as refused:
+        deliver(waiting.folder.path)
+    assert "\n" not in str(refused.value) and waiting.file.read_bytes() == there

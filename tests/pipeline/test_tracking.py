@@ -1,14 +1,20 @@
 """The MLflow ledger."""
 
+import errno
 import inspect
+import sqlite3
 from pathlib import Path
 
 import pytest
+import requests
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
+from sqlalchemy.exc import OperationalError
 
 from pipeline.files import InputError
-from pipeline.runs import RunFolder, resolve_run
-from pipeline.tracking import Ledger, MlflowLedger, NullLedger, open_ledger, registered_run
+from pipeline.runs import RunFolder, Sought, resolve_run
+from pipeline.tracking import Ledger, MlflowLedger, NullLedger, open_ledger, registered_run, trouble
 
 MEND = "python train_vqvae.py"
 
@@ -29,7 +35,7 @@ def said(error: pytest.ExceptionInfo[InputError]) -> str:
 
 
 def resolve(runs: Path, asked: str = "best", key: str = "split a") -> Path:
-    return resolve_run(runs, "train_vqvae", asked, key, "split a (32 pixels)", MEND)
+    return resolve_run(runs, asked, Sought("train_vqvae", key, "split a (32 pixels)", MEND))
 
 
 # The ledger. The database is made once: that takes seconds.
@@ -143,11 +149,40 @@ def test_a_database_that_is_none_is_said_in_one_line(
     content: bytes, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mlflow.db").write_bytes(content)
-    with pytest.raises(InputError, match="does not answer") as error:
+    with pytest.raises(InputError, match="cannot be used") as error:
         open_ledger(tmp_path, "train_vqvae", "run", {}, None)
     assert "--run.mlflow false" in said(error)
     assert (tmp_path / "mlflow.db").read_bytes() == content
     assert "Traceback" not in capfd.readouterr().err
+
+
+SERVER = "http://127.0.0.1:9"
+
+
+def caused(cause: Exception) -> Exception:
+    try:
+        raise OperationalError("INSERT", {}, cause) from cause
+    except OperationalError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    ("error", "uri", "expected"),
+    [
+        (PermissionError(errno.EACCES, "denied", "/x/artifacts/a"), SERVER, "cannot write /x/artifacts/a: denied"),
+        (OSError(errno.ENOSPC, "No space left"), SERVER, "cannot write artifacts: No space left"),
+        (requests.ConnectionError("refused"), SERVER, f"MLflow at {SERVER} does not answer (refused)"),
+        (
+            caused(sqlite3.OperationalError("read-only")),
+            "sqlite:///x",
+            "MLflow at sqlite:///x cannot be used (read-only)",
+        ),
+        (MlflowException("no such run", RESOURCE_DOES_NOT_EXIST), SERVER, None),
+        (TypeError("a mistake"), SERVER, None),
+    ],
+)
+def test_trouble_is_named_by_its_cause(error: Exception, uri: str, expected: str | None) -> None:
+    assert trouble(error, uri) == expected
 
 
 def test_a_process_that_ends_while_tables_are_made_leaves_no_half_database(
