@@ -42,6 +42,7 @@ from settings.common import DataSection
 from settings.config import Config
 from sources.archives import find_in_tars, is_archive
 from sources.caching import GrowingCache, cache_parts
+from sources.choosing import check_learnt, choose, classes_left_out
 from sources.embedded import EMBEDDED, check_embedded, make_embedded
 from sources.folders import NO_CLASS, Found, find_pictures
 from sources.imagenette import check_download, imagenette_folder
@@ -69,73 +70,26 @@ class Item(NamedTuple):
     patient: str = ""
 
 
-def choose(found: list[Found], data: DataSection) -> list[Found]:
-    """The classes and the number of pictures of each that the settings ask for."""
-    by_class: dict[str, list[Found]] = defaultdict(list)
-    for one in found:
-        by_class[one.class_name].append(one)
-    names = sorted(by_class)
-    if len(names) == 1 and names[0] != NO_CLASS:
-        raise InputError(
-            f"{data.source} has one class only ({names[0]}); expected at least 2, or pictures in no class folder"
-        )
-    if NO_CLASS in by_class and data.classes is not None:
-        raise InputError(f"{data.source} has no class folders, so data.classes must be null; found {data.classes}")
-    if isinstance(data.classes, list):
-        missing = [name for name in data.classes if name not in by_class]
-        if missing:
-            raise InputError(f"{data.source} has no class {', '.join(missing)}; it has {', '.join(names[:20])}")
-        names = sorted(data.classes)
-    elif data.classes is not None:
-        if len(names) < data.classes:
-            raise InputError(f"data.classes is {data.classes}, but {data.source} has {len(names)} class folders")
-        names = names[: data.classes]
-    return [one for number, name in enumerate(names) for one in _sample(by_class[name], data, number)]
-
-
-def _sample(pictures: list[Found], data: DataSection, number: int) -> list[Found]:
-    if data.images_per_class is None or len(pictures) <= data.images_per_class:
-        return pictures
-    chosen = np.random.default_rng((data.seed, number)).permutation(len(pictures))[: data.images_per_class]
-    return [pictures[i] for i in sorted(chosen)]
-
-
-def kept_parts(found: list[Found], data: DataSection) -> list[str]:
-    """Which of train, val and test the folder has and the settings keep; none when all of it is split anew.
-
-    Raises InputError when there are parts, but none to train on.
-    """
-    parts = [split for split in SPLITS if any(one.split == split for one in found)]
-    if parts in ([], ["train"]):
-        return []
-    if not data.given_split:
-        say(f"pooling the data set's own {in_words(parts)}, as data.given_split is false")
-        return []
-    if "train" not in parts:
-        raise InputError(
-            f"{data.source} has {in_words(parts)}, but no train; add it, or type --data.given_split false to split anew"
-        )
-    return parts
-
-
 # --- the stage --------------------------------------------------------------------------------------------------------
 
 
 def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     """Make the split. Returns the number of pictures in it. (`trial`: there is nothing to tune here.)"""
     machine = prepare_machine(cfg.run, say)
-    identity, found, parts, extra = data_key(cfg.data), [], [], []
+    identity, found, extra = data_key(cfg.data), [], []
+    parts: list[str] = []
     stacks, streamed = None, open_parts(cfg.data.source) if is_streamed(cfg.data.source) else []
     if streamed:
         check_streamed(cfg.data)
     elif cfg.data.source in EMBEDDED:  # what cannot be used is refused before there is a run folder
         check_embedded(cfg.data)
+        if not cfg.data.given_split:
+            say(f"without effect: data.given_split, as {cfg.data.source} is split while it is drawn")
         stacks = EMBEDDED[cfg.data.source].stacks
     else:
         check_download(cfg.data, cfg.run.dry_run)
         found = [one for one in find_files(cfg.data) if not is_notes(one.place, cfg.data.metadata)]
-        parts = kept_parts(found, cfg.data)
-        found = choose(found, cfg.data)
+        found, parts = choose(found, cfg.data)
         extra = read_metadata(Path(cfg.data.metadata), [one.path for one in found]) if cfg.data.metadata else []
         stacks = survey([one.place for one in found], cfg.data.channels, cfg.data.components, cfg.data.workers)
     with open_stage("data_split", cfg, {}, machine, resume, identity) as stage:
@@ -251,8 +205,7 @@ def cache_streamed(stage: Stage, data: DataSection, parts: list[StreamedPart]) -
     problems = [(each.path, each.problem) for own in read for each in own if each.problem]
     _report_broken(stage, problems, data)
     rows = [[(each.path, each.class_name, each.row) for each in own if not each.problem] for own in read]
-    found = arranged(data.source, parts, rows, say)
-    kept, chosen = kept_parts(found, data), choose(found, data)
+    chosen, kept = choose(arranged(data.source, parts, rows, say), data)
     extra = read_metadata(Path(data.metadata), [one.path for one in chosen]) if data.metadata else [{}] * len(chosen)
     hashes = {each.row: each.hash for own in read for each in own}
     items = []
@@ -303,6 +256,8 @@ def settle(stage: Stage, items: list[Item], data: DataSection, parts: list[str])
         raise InputError(f"{data.source} has no picture that can be used")
     if parts:
         items = drop_shared(stage, items, data, parts)
+        for line in classes_left_out((item.class_name, item.given) for item in items):
+            say(line)
     ratios = dict(zip(SPLITS, (data.train, data.val, data.test), strict=True))
     classes, patients = [item.class_name for item in items], [item.patient for item in items]
     groups, unit = together([item.hash for item in items], patients), "patients" if any(patients) else "pictures"
@@ -319,7 +274,10 @@ def settle(stage: Stage, items: list[Item], data: DataSection, parts: list[str])
 
 
 def drop_shared(stage: Stage, items: list[Item], data: DataSection, parts: list[str]) -> list[Item]:
-    """Without the pictures that also stand in a later part; they are listed. Raises InputError when a part is empty."""
+    """Without the pictures that also stand in a later part; they are listed.
+
+    Raises InputError when a part is empty, or no picture is left to train on of a class that val or test has.
+    """
     shared = shared_with_later([item.hash for item in items], [item.given for item in items])
     dropped = [item for item, is_shared in zip(items, shared, strict=True) if is_shared]
     items = [item for item, is_shared in zip(items, shared, strict=True) if not is_shared]
@@ -329,6 +287,7 @@ def drop_shared(stage: Stage, items: list[Item], data: DataSection, parts: list[
     empty = [part for part in parts if not any(item.given == part for item in items)]
     if empty:
         raise InputError(f"{data.source}: nothing is left in {in_words(empty)}; type --data.given_split false")
+    check_learnt(((item.class_name, item.given) for item in items), data)
     return items
 
 

@@ -224,10 +224,10 @@ def _read_class(member: Member) -> str:
 def _chosen(shard: Shard, labelled: bool, passed: list[str]) -> list[str]:
     """Paths of what should be pictures: with classes by .cls the pictures only, else all but what belongs to one.
 
-    What is left out is added to `passed`. Raises InputError when a picture lacks the .cls that others have.
+    What is left out is added to `passed`. Raises InputError when a picture lacks the .cls that others of the tar have.
     """
     for path, class_name in shard.classes.items():
-        if labelled and not class_name:
+        if not class_name and any(shard.classes.values()):
             raise InputError(f"{shard.members[path]} has no .cls, but other pictures have; add it, or remove all .cls")
     keys = {_key(path) for path in shard.classes}
     chosen = list(shard.classes)

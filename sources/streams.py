@@ -268,6 +268,7 @@ def _columns(datasets: Any, features: Any, source: str) -> tuple[str, tuple[str,
 
 def _samples_of(rows: Any, name: str, image: str, label: tuple[str, list[str]] | None) -> Iterator[Sample]:
     for number, row in enumerate(rows):
-        class_name = NO_CLASS if label is None or row[label[0]] is None else label[1][row[label[0]]]
+        number_of_class = -1 if label is None or row[label[0]] is None else row[label[0]]  # also -1 where it is unknown
+        class_name = NO_CLASS if label is None or number_of_class < 0 else label[1][number_of_class]
         content = row[image]["bytes"] or Path(row[image]["path"]).read_bytes()
         yield Sample(f"{name}/{number:06}", class_name.replace("/", "_"), content)

@@ -1,14 +1,18 @@
 """What the classifier is trained and judged on, and the tables made of its answers."""
 
+import shlex
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+import data_split
 from models.augmentation import degrade
 from settings.train_classifier import TrainClassifierSection
-from toys import classifier_config, fake_split, handed_vqvae, tiny_vqvae
+from sources.splitting import SPLITS
+from toys import classifier_config, fake_split, fill_folder, handed_vqvae, refused_in_one_line, tiny_vqvae
 from train_classifier import ClassifierLearner, build_classifier, class_table, confusion_matrix, top_k
 
 
@@ -64,6 +68,24 @@ def test_training_sees_degraded_pictures_when_asked_to(machine, degraded):
     assert torch.equal(seen[0], originals) != degraded
     if degraded:
         assert torch.equal(seen[0], degrade(originals, 4, torch.Generator().manual_seed(0)))
+
+
+def test_a_split_of_an_earlier_version_with_pictures_without_a_class_is_refused_at_once(tmp_path, monkeypatch, typed):
+    """Before the VQ-VAE is asked for. What is then typed makes a split that is taken."""
+    for number, part in enumerate(("train/a", "train/b", "val/a", "val/b", "test")):
+        fill_folder(tmp_path / "set" / part, 6, first=100 * number)
+    runs, source = tmp_path / "runs", tmp_path / "set"
+    with monkeypatch.context() as earlier:
+        earlier.setattr(data_split, "choose", lambda found, data: (found, list(SPLITS)))
+        earlier.setattr(data_split, "check_learnt", lambda pictures, data: None)
+        assert typed("data_split", runs, source)[0] == 0
+    status, _, error = typed("train_classifier", runs, source)
+    refused_in_one_line(status, error, "6 pictures of test have no class, but others have", "--data.classes 2")
+    command, _, stage = error.partition("type: ")[2].partition(" and then this stage with ")
+    monkeypatch.setattr(sys, "argv", shlex.split(command)[1:])
+    assert data_split.main() == 0
+    options = stage.removesuffix(", too\n").split()
+    refused_in_one_line(*typed("train_classifier", runs, source, *options)[::2], "no finished run of train_vqvae")
 
 
 def test_missing_pretrained_weights_are_said_plainly(capsys, monkeypatch):
