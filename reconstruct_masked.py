@@ -33,6 +33,7 @@ from models.codes import Filling
 from own_picture.completing import request_of
 from own_picture.reading import check_own
 from own_picture.report import complete_own
+from pipeline.commands import command
 from pipeline.configured import configured
 from pipeline.files import InputError
 from pipeline.machine import Machine, Stream, generator, prepare_machine
@@ -101,7 +102,7 @@ def check_own_options(own: OwnPicture) -> None:
 def check_telling(section: ReconstructMaskedSection, handed: HandedMemory) -> None:
     """Classes can be told only to a DistilBERT that knows them, and guidance needs one that also does without."""
     told = section.tell_class if section.own.image is None else section.own.label is not None
-    retrain = "type: python train_distil.py --train_distil.condition_on_class true"
+    retrain = f"type: {command('train_distil')} --train_distil.condition_on_class true"
     if told and not handed.distil.tells_class:
         raise InputError(f"{handed.distil.folder} was trained without classes, so none can be told; {retrain}")
     if section.guidance_scale != 1 and not told:

@@ -4,12 +4,12 @@ python summary.py
 python summary.py --config presets/imagenette.yaml
 python summary.py --report [FILE]      writes all that the runs found into one HTML file, runs/report.html
 python summary.py --compare RUN RUN    two runs of one stage side by side: folders, or names of folders
-python summary.py --ui                 opens the MLflow UI on 127.0.0.1 over the runs
+python summary.py --ui [--port NUMBER] opens the MLflow UI on 127.0.0.1 over the runs; without a number at the first
+                                       free port from 5000 on
 python summary.py --sync               tells MLflow what it missed while it did not answer
 """
 
-import os
-import subprocess
+import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,7 +25,7 @@ from settings.config import Config
 if TYPE_CHECKING:  # imports torch, which --help does without
     from reporting.chain import Chain
 
-ADDRESS = "http://127.0.0.1:5000"
+PORT = 5000
 BASELINE = "test_loss_at_50_most_frequent_code"
 #: stage, metric, what it is called, how it is shown
 MAIN_NUMBERS = (
@@ -79,8 +79,8 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
         print(f"  {one_line(trouble)}")
     if chain.missing:
         print(f"\nnot run yet{chain.with_vqvae}:")
-    for stage in chain.missing:
-        print(f"  {mend(stage, cfg)}")
+    for stage, *options in map(str.split, chain.missing):
+        print(f"  {' '.join([mend(stage, cfg), *options])}")
     print("\nMLflow: make ui   (or: python summary.py --ui), then open what it prints")
     return float(len(chain.folders))
 
@@ -121,45 +121,54 @@ def set_side_by_side(cfg: Config, trial: Any = None, resume: bool = False, words
     return float(len(lines))
 
 
-def open_ui(cfg: Config, trial: Any = None, resume: bool = False) -> float:
-    """Run the MLflow UI until it is stopped with Ctrl-C. Returns its exit status."""
-    from pipeline.tracking import database_uri, reach
+def open_ui(cfg: Config, trial: Any = None, resume: bool = False, port: str | None = None) -> float:
+    """Run the MLflow UI until it is stopped with Ctrl-C. port: as typed. Raises InputError when it is taken."""
+    from pipeline.loopback import listening, read_port
+    from pipeline.tracking import client_of, database_uri
+    from pipeline.ui import mlflow_page, show_page
     from pipeline.views import links
 
-    runs = Path(cfg.run.dir)
-    if cfg.run.tracking_uri is not None and cfg.run.tracking_uri.startswith("http"):
-        raise InputError(f"{cfg.run.tracking_uri} has a page of its own; open it in a browser")
-    if cfg.run.tracking_uri is None and not (runs / "mlflow.db").is_file():
+    runs, asked, number = Path(cfg.run.dir), cfg.run.tracking_uri, read_port(port)
+    if asked is not None and asked.startswith("http"):
+        raise InputError(f"{asked} has a page of its own; open it in a browser")
+    if asked is None and not (runs / "mlflow.db").is_file():
         raise InputError(f"{runs / 'mlflow.db'} is missing; type: make demo")
-    hushed = "ignore::DeprecationWarning,ignore::UserWarning"  # of MLflow's own server
-    quiet = {
-        "PYTHONWARNINGS": hushed,
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    database = database_uri(runs, cfg.run.tracking_uri)
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", database]
-    if found := list(links(reach(database), ADDRESS)):
-        print("runs of a stage, the best first (the newest first, where nothing decides); opens in some seconds:")
-    for stage, link in found:
-        print(f"  {stage:<22}{link}")
-    print(f"open {'one of these, or ' if found else ''}{ADDRESS} (Ctrl-C ends it)", flush=True)
-    return float(subprocess.call([*command, "--host", "127.0.0.1", "--port", "5000"], env={**os.environ, **quiet}))
+    with listening(number, PORT) as at:
+        taken = at.getsockname()[1]
+        if number is None and taken != PORT:
+            print(f"port {PORT} is taken; this is {taken} (--port NUMBER names another)")
+        address = f"http://127.0.0.1:{taken}"
+        found, page = list(links(client_of(runs, asked), address)), mlflow_page(database_uri(runs, asked))
+        if found:
+            print("runs of a stage, the best first (the newest first, where nothing decides):")
+        for stage, link in found:
+            print(f"  {stage:<22}{link}")
+        print(f"open {'one of these, or ' if found else ''}{address} (Ctrl-C ends it)", flush=True)
+        show_page(page, at)
+    return 0.0
 
 
 def sync(cfg: Config, trial: Any = None, resume: bool = False) -> float:
-    """Deliver to MLflow what waits in run folders. Returns how many entries."""
+    """Deliver to MLflow what waits in run folders. Returns how many entries. Raises InputError, after all others, when
+    some could not be delivered."""
     from pipeline.runs import RunFolder
     from pipeline.spool import deliver, undelivered
 
-    total = 0
+    total, failed = 0, 0
     for folder in undelivered(Path(cfg.run.dir)):
-        if RunFolder(folder).record()["status"] == "running":
-            print(f"{folder} still runs, or was killed and can go on with --resume: left as it is")
+        try:
+            if RunFolder(folder).record().get("status") == "running":
+                print(f"{folder} still runs, or was killed and can go on with --resume: left as it is")
+                continue
+            count = deliver(folder)
+        except InputError as error:
+            print(f"{folder} is not delivered: {one_line(str(error))}")
+            failed += 1
             continue
-        count = deliver(folder)
         print(f"{folder}: {count} entries delivered")
         total += count
+    if failed:
+        raise InputError(f"not delivered: {failed}, see above; mend that, then type: python summary.py --sync")
     print(f"{total} entries delivered" if total else "nothing to deliver")
     return float(total)
 
@@ -193,6 +202,11 @@ def main() -> int:
         return 2
     rest = words[: asked[0]] + words[asked[0] + 1 + len(given) - bool(joined) :]
     chosen = partial(what, words=given) if max(counts) else what
+    if option == "--ui":
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
+        parser.add_argument("--port")
+        mine, rest = parser.parse_known_args(rest)
+        chosen = partial(what, port=mine.port)
     return stage_main("summary", chosen, __doc__ or "", argv=rest, resumable=False)
 
 

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from handoff.memory import classifier_key
-from handoff.split import PictureReader, Split, note_data, open_split
+from handoff.split import PictureReader, Split, check_labels, mend, note_data, open_split
 from handoff.vqvae import HandedVQVAE, take_vqvae
 from models.augmentation import degrade, flip, shift_reflected
 from models.classifier import Classifier, ClassifierConfig
@@ -35,7 +35,7 @@ from pipeline.files import InputError, write_csv
 from pipeline.machine import Machine, Stream, generator, prepare_machine, sent
 from pipeline.stage import Stage, inputs_of, open_stage, say
 from pipeline.training import Goal, check_fit, run_trial, train
-from pipeline.tuning import suggest
+from pipeline.tuning import tried
 from settings.command import stage_main
 from settings.config import Config
 from settings.train_classifier import TrainClassifierSection
@@ -197,14 +197,14 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
     split, section = open_split(cfg), cfg.train_classifier
     if not split.classes:
         raise InputError(f"train_classifier needs classes, and {cfg.data.source} has none; skip this stage")
+    check_labels(split, mend("data_split", cfg))
     vqvae = take_vqvae(cfg, section.vqvae, split, machine.device)
 
     def build(chosen: TrainClassifierSection, with_val: bool, share: float = 1.0) -> ClassifierLearner:
         return ClassifierLearner(chosen, split.thinned(share), vqvae, machine, cfg.run.seed, with_val)
 
     if trial is not None:
-        chosen = section.replace(suggest(trial, section.tune.space))
-        return run_trial(trial, chosen, build, GOAL, machine, cfg.run.seed)
+        return run_trial(trial, tried(trial, section), build, GOAL, machine, cfg.run.seed)
     check_fit("train_classifier", section, build, machine)
     with open_stage("train_classifier", cfg, inputs_of([split, vqvae]), machine, resume) as stage:
         note_data(stage, cfg, split)

@@ -42,7 +42,7 @@ from pipeline.machine import Machine, Stream, generator, prepare_machine, sent
 from pipeline.metrics import to_unit
 from pipeline.stage import Stage, inputs_of, open_stage, say
 from pipeline.training import Goal, check_fit, run_trial, train
-from pipeline.tuning import suggest
+from pipeline.tuning import tried
 from pipeline.world import shared_mean
 from recall.fillers import DistilFiller
 from recall.hole import dig
@@ -231,8 +231,7 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
         return DistilLearner(chosen, split.thinned(share), indices, vqvae, machine, cfg.run.seed, with_val)
 
     if trial is not None:
-        chosen = section.replace(suggest(trial, section.tune.space))
-        return run_trial(trial, chosen, build, GOAL, machine, cfg.run.seed)
+        return run_trial(trial, tried(trial, section), build, GOAL, machine, cfg.run.seed)
     check_fit("train_distil", section, build, machine)
     with open_stage("train_distil", cfg, inputs_of([split, vqvae, indices]), machine, resume) as stage:
         note_data(stage, cfg, split)

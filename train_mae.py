@@ -39,7 +39,7 @@ from pipeline.metrics import mse, to_unit
 from pipeline.stage import Stage, inputs_of, open_stage, say
 from pipeline.tables import Rows, write_rows
 from pipeline.training import Goal, check_fit, run_trial, train
-from pipeline.tuning import suggest
+from pipeline.tuning import tried
 from pipeline.world import shared_mean
 from recall.fillers import MAEFiller
 from recall.hole import dig
@@ -198,8 +198,7 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
         return MAELearner(chosen, shown.thinned(share), vqvae.model.config.stride, machine, cfg.run.seed, with_val)
 
     if trial is not None:
-        chosen = section.replace(suggest(trial, section.tune.space))
-        return run_trial(trial, chosen, build, GOAL, machine, cfg.run.seed)
+        return run_trial(trial, tried(trial, section), build, GOAL, machine, cfg.run.seed)
     check_fit("train_mae", section, build, machine)
     with open_stage("train_mae", cfg, inputs_of([split, vqvae]), machine, resume) as stage:
         note_data(stage, cfg, split)

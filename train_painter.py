@@ -34,7 +34,7 @@ from pipeline.metrics import mse, to_unit
 from pipeline.stage import Stage, inputs_of, open_stage, say
 from pipeline.tables import Rows, write_rows
 from pipeline.training import Goal, check_fit, run_trial, train
-from pipeline.tuning import suggest
+from pipeline.tuning import tried
 from recall.fillers import DistilFiller
 from recall.hole import Filled, dig
 from recall.memory import paint
@@ -154,8 +154,7 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
         return PainterLearner(chosen, given._replace(split=split.thinned(share)), machine, cfg.run.seed, with_val)
 
     if trial is not None:
-        chosen = section.replace(suggest(trial, section.tune.space))
-        return run_trial(trial, chosen, build, GOAL, machine, cfg.run.seed)
+        return run_trial(trial, tried(trial, section), build, GOAL, machine, cfg.run.seed)
     check_fit("train_painter", section, build, machine)
     with open_stage("train_painter", cfg, inputs_of(given), machine, resume) as stage:
         note_data(stage, cfg, split)

@@ -27,13 +27,14 @@ from handoff.split import Split, note_data, open_split
 from handoff.vqvae import HandedIndices, HandedVQVAE, take_indices, take_vqvae
 from measuring.nearest import nearest_training, share_of_copies
 from models.conditioning import Columns, fit_columns
+from pipeline.commands import command
 from pipeline.figures import picture_grid
 from pipeline.files import InputError, digest, write_csv
 from pipeline.machine import Stream, generator, prepare_machine
 from pipeline.metrics import to_unit
 from pipeline.stage import Stage, inputs_of, open_stage, say
 from pipeline.training import Goal, check_fit, run_trial, train
-from pipeline.tuning import suggest
+from pipeline.tuning import tried
 from priors.grids import describe_grids, neighbours, shuffled
 from priors.learners import GANLearner, PixelCNNLearner, PriorData, build_learner
 from recall.memory import baseline_probabilities
@@ -59,15 +60,14 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
     indices = take_indices(cfg, section.indices, split, vqvae)
     goal = GOALS[section.kind]
     if section.kind == "gan" and machine.world.size > 1:
-        raise InputError("a GAN is trained in one process; type: python train_prior.py")
+        raise InputError(f"a GAN is trained in one process; type: {command('train_prior')}")
 
     def build(chosen: TrainPriorSection, with_val: bool, share: float = 1.0) -> PixelCNNLearner | GANLearner:
         grids = grids_to_learn(split.thinned(share), indices, vqvae, told, with_val)
         return build_learner(chosen, grids, machine, cfg.run.seed)
 
     if trial is not None:
-        chosen = section.replace(suggest(trial, section.tune.space))
-        return run_trial(trial, chosen, build, goal, machine, cfg.run.seed)
+        return run_trial(trial, tried(trial, section), build, goal, machine, cfg.run.seed)
     facts = digest(told.numpy().tobytes()) if told is not None else ""
     identity = f"{cfg.run.seed} {section.model_dump_json()} {facts}"
     check_fit("train_prior", section, build, machine)

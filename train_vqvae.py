@@ -33,7 +33,7 @@ from pipeline.machine import Machine, prepare_machine
 from pipeline.metrics import mse, perplexity, picture_errors, psnr, share_used, ssim, to_unit
 from pipeline.stage import Stage, inputs_of, open_stage, say
 from pipeline.training import Goal, check_fit, run_trial, train
-from pipeline.tuning import suggest
+from pipeline.tuning import tried
 from settings.command import stage_main
 from settings.config import Config
 from settings.train_vqvae import TrainVQVAESection
@@ -233,8 +233,7 @@ def run(cfg: Config, trial: optuna.Trial | None = None, resume: bool = False) ->
         return VQVAELearner(chosen, split.thinned(share), machine, with_val)
 
     if trial is not None:
-        chosen = section.replace(suggest(trial, section.tune.space))
-        return run_trial(trial, chosen, build, goal, machine, cfg.run.seed)
+        return run_trial(trial, tried(trial, section), build, goal, machine, cfg.run.seed)
     check_fit("train_vqvae", section, build, machine)
     with open_stage("train_vqvae", cfg, inputs_of([split]), machine, resume) as stage:
         note_data(stage, cfg, split)

@@ -46,9 +46,11 @@ def work(stage: str, cfg: Config) -> float:
         say(f"trial {trial.number}: {score:.4g} with {shown}")
         return score
 
-    start = {key: getattr(section, key) for key in tune.space}
-    tuning.optimize(study, storage, tuning.Search(tune.space, start), tune.trials, cfg.run.seed, objective, say)
-    say(f"study {tune.study}: best {study.best_value:.4g} of {tune.trials} trials")
+    tuning.note_settings(study, tuning.settings_beside(section, cfg, stage), say)
+    search = tuning.Search.of(section)
+    tuning.optimize(study, storage, search, tune.trials, cfg.run.seed, objective, say)
+    for line in tuning.trials_table(study, search.start, "score"):
+        say(line)
     return float(study.best_value)
 
 

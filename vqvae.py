@@ -398,7 +398,7 @@ def load_vqvae(folder: Path, device: torch.device) -> VQVAE:
 
     config_file = folder / "config.json"
     if not config_file.is_file():
-        raise FileNotFoundError(f"{config_file} is missing; type: python train_vqvae.py")
+        raise FileNotFoundError(f"{config_file} is missing; expected model/ of a run of train_vqvae")
     stored = json.loads(config_file.read_text(encoding="utf-8"))
     unknown = set(stored) - {field.name for field in fields(VQVAEConfig)}
     if unknown:

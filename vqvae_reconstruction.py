@@ -28,6 +28,7 @@ from measuring.components import Painter, index_maps, report_components, usage
 from models.conditioning import Told
 from models.sizes import painting_bytes
 from own_picture.reconstructing import load_indices, load_own, own_data, paint_own, reconstruct_own
+from pipeline.commands import command
 from pipeline.figures import component_rows, picture_grid, usage_figure
 from pipeline.files import InputError, file_digests, read_csv, smallest_unsigned, write_array, write_csv, write_json
 from pipeline.machine import Machine, prepare_machine
@@ -54,7 +55,7 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     rival = None
     painters = [Painter(vqvae.folder.name, vqvae.model, told, section.guidance_scale)]
     if section.rival is not None:
-        rival = take_vqvae(cfg, section.rival, split, machine.device)
+        rival = take_vqvae(cfg, section.rival, split, machine.device, rival=True)
         if rival.folder == vqvae.folder:
             raise InputError(
                 f"vqvae_reconstruction.rival is {rival.folder}, the VQ-VAE itself; name another run folder"
@@ -108,10 +109,10 @@ def told_of(section: VQVAEReconstructionSection, vqvae: HandedVQVAE, split: Spli
     if not vqvae.columns:
         raise InputError(
             f"{vqvae.folder} was trained without conditions, so nothing can be told; type: "
-            "python train_vqvae.py --train_vqvae.condition_classes class"
+            f"{command('train_vqvae')} --train_vqvae.condition_classes class"
         )
     if scale != 1 and not vqvae.label_drop:
-        remedy = "type: python train_vqvae.py --train_vqvae.label_drop 0.1"
+        remedy = f"type: {command('train_vqvae')} --train_vqvae.label_drop 0.1"
         raise lacks_label_drop(vqvae.folder, "guidance_scale must be 1", remedy)
     return vqvae.columns.tell(split.manifest)
 

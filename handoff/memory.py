@@ -1,7 +1,6 @@
 """DistilBERT, classifier and all that recall needs, as they are handed on."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -9,12 +8,13 @@ from torch import Tensor
 from handoff.handed import Handed, checked_meta
 from handoff.painter import take_painter
 from handoff.split import Split
+from handoff.taking import take_run
 from handoff.vqvae import HandedIndices, HandedVQVAE, mend_for, take_indices, take_vqvae
 from models.classifier import Classifier, load_classifier
 from models.distilbert import classes_of
 from models.elsewhere import imagenet_judge
 from pipeline.machine import Machine
-from pipeline.runs import resolve_run
+from pipeline.runs import Sought
 from pipeline.stage import inputs_of, say
 from recall.memory import Memory, shares_by_position
 from recall.painter import CodePainter
@@ -48,10 +48,13 @@ def take_classifier(
     cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE, degrade: bool = True
 ) -> Handed[Classifier]:
     """degrade: the best is that of those that saw blurred and grey cells in training; else, of the others."""
-    command = mend_for("train_classifier", cfg, split, vqvae) + ("" if degrade else " --train_classifier.degrade false")
+    command = mend_for("train_classifier", cfg, split, vqvae)
+    if degrade != cfg.train_classifier.degrade:
+        command += f" --train_classifier.degrade {str(degrade).lower()}"
     wanted = vqvae.describe() + ("" if degrade else " trained on clean pictures")
     key = classifier_key(split, vqvae, degrade)
-    folder = resolve_run(Path(cfg.run.dir), "train_classifier", asked, key, wanted, command, cfg.run.tracking_uri)
+    setting = "classifier" if degrade else "clean_classifier"
+    folder = take_run(cfg, asked, Sought("train_classifier", key, wanted, command), setting)
     meta = checked_meta(folder, "train_classifier", split.identity | vqvae.identity, command)
     say(f"inherited: classifier {folder}{'' if degrade else ', the second judge'}")
     return Handed("train_classifier", folder, load_classifier(folder / "model", vqvae.device), meta)
@@ -71,10 +74,11 @@ def take_distil(
 
     presets = ["presets/published_study.yaml"] if published else []
     command = mend_for("train_distil", cfg, split, vqvae, presets)
-    command += " --train_distil.condition_on_class true" if told else ""
+    if told != cfg.train_distil.condition_on_class:
+        command += f" --train_distil.condition_on_class {str(told).lower()}"
     wanted = vqvae.describe() + (" told the class" if told else "") + (" by the published recipe" if published else "")
     key = distil_key(split, vqvae, told, published)
-    folder = resolve_run(Path(cfg.run.dir), "train_distil", asked, key, wanted, command, cfg.run.tracking_uri)
+    folder = take_run(cfg, asked, Sought("train_distil", key, wanted, command), "distil", described=not published)
     meta = checked_meta(folder, "train_distil", split.identity | vqvae.identity, command)
     say(f"inherited: DistilBERT {folder}")
     return HandedDistil("train_distil", folder, load_distilbert(folder / "model", vqvae.device), meta)

@@ -1,12 +1,12 @@
 """The painter of recalled codes, as it is handed on."""
 
-from pathlib import Path
 from typing import Any
 
 from handoff.handed import Handed, checked_meta
 from handoff.split import Split
+from handoff.taking import take_run
 from handoff.vqvae import HandedVQVAE, mend_for
-from pipeline.runs import resolve_run
+from pipeline.runs import Sought
 from pipeline.stage import say
 from recall.painter import CodePainter, load_painter
 from settings.config import Config
@@ -30,7 +30,7 @@ def take_painter(cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE, dist
     command = f"{mend_for('train_painter', cfg, split, vqvae)} --train_painter.distil {distil.folder}"
     wanted = f"DistilBERT {distil.folder}"
     key = painter_key(split, vqvae, distil)
-    folder = resolve_run(Path(cfg.run.dir), "train_painter", asked, key, wanted, command, cfg.run.tracking_uri)
+    folder = take_run(cfg, asked, Sought("train_painter", key, wanted, command), "painter")
     meta = checked_meta(folder, "train_painter", split.identity | painter_identity(vqvae, distil), command)
     say(f"inherited: painter {folder}")
     return Handed("train_painter", folder, load_painter(folder / "model", vqvae.model), meta)

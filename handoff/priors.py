@@ -4,10 +4,11 @@ from pathlib import Path
 
 from handoff.handed import Handed, checked_meta
 from handoff.split import Split
+from handoff.taking import take_run
 from handoff.vqvae import HandedVQVAE, mend_for
 from models.conditioning import Columns, columns_of
 from pipeline.files import InputError, read_json
-from pipeline.runs import read_best, resolve_run
+from pipeline.runs import Sought, read_best
 from pipeline.stage import say
 from priors.gan import Generator, LatentGANConfig
 from priors.pixelcnn import PixelCNN, PixelCNNConfig
@@ -72,7 +73,8 @@ def take_prior(
         )
     wanted = f"{kind}{' told ' + ' and '.join(told) if told else ''} on {vqvae.describe()}"
     key = fitting[0] if fitting else f"{plain} told {' and '.join(told)}"
-    folder = resolve_run(Path(cfg.run.dir), "train_prior", asked, key, wanted, command, cfg.run.tracking_uri)
+    described = cfg.typed.stage == "sample" and cfg.train_prior.kind == kind
+    folder = take_run(cfg, asked, Sought("train_prior", key, wanted, command), "prior_run", described)
     meta = checked_meta(folder, "train_prior", split.identity | vqvae.identity | {"kind": kind}, command)
     stored, weights = read_json(folder / "model" / "config.json"), load_file(folder / "model" / "model.safetensors")
     model = Generator(LatentGANConfig(**stored)) if kind == "gan" else PixelCNN(PixelCNNConfig(**stored))

@@ -1,14 +1,14 @@
 """Rivals of the memory, as they are handed on to the study."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 from handoff.handed import Handed, check_unseen, checked_meta
 from handoff.memory import HandedDistil, take_distil
 from handoff.split import Split
+from handoff.taking import take_run
 from handoff.vqvae import HandedVQVAE, mend_for
 from models.masked_autoencoder import MaskedAutoencoder, load_masked_autoencoder
-from pipeline.runs import resolve_run
+from pipeline.runs import Sought
 from pipeline.stage import inputs_of, say
 from settings.config import Config
 
@@ -51,9 +51,7 @@ def take_mae(cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE) -> Hande
     inputs, command = cfg.train_mae.inputs, mend_for("train_mae", cfg, split, vqvae)
     command += f" --train_mae.inputs {inputs}"
     wanted = f"{inputs} and {vqvae.describe()}"
-    folder = resolve_run(
-        Path(cfg.run.dir), "train_mae", asked, mae_key(split, vqvae, inputs), wanted, command, cfg.run.tracking_uri
-    )
+    folder = take_run(cfg, asked, Sought("train_mae", mae_key(split, vqvae, inputs), wanted, command), "rival_mae")
     meta = checked_meta(folder, "train_mae", split.identity | vqvae.identity, command)
     say(f"inherited: masked autoencoder {folder} ({meta['inputs']})")
     return Handed("train_mae", folder, load_masked_autoencoder(folder / "model", vqvae.device), meta)

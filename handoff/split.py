@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from handoff.manifest import Manifest, column_of
 from masking import all_but
+from pipeline.commands import command
 from pipeline.files import InputError, check_digests, digest, read_json, read_rows
-from pipeline.runs import resolve_run
+from pipeline.runs import Sought, resolve_run
 from pipeline.stage import Stage
 from pipeline.world import is_first
 from settings.common import DataSection
@@ -24,7 +25,7 @@ from settings.config import Config
 from settings.loading import as_typed, changed_keys
 from sources.embedded import DRAWN, EMBEDDED
 from sources.pixels import as_pictures, to_model
-from sources.splitting import spread
+from sources.splitting import SPLITS, in_words, spread
 from sources.stacks import Stacks, default_names
 
 
@@ -151,7 +152,7 @@ def open_split(cfg: Config) -> Split:
     runs = Path(cfg.run.dir)
     wanted = f"data.source {cfg.data.source}, data.image_size {cfg.data.image_size}, data.seed {cfg.data.seed}"
     command = mend("data_split", cfg)
-    folder = resolve_run(runs, "data_split", "best", data_key(cfg.data), wanted, command)
+    folder = resolve_run(runs, "best", Sought("data_split", data_key(cfg.data), wanted, command))
     if is_first():
         check_digests(folder, read_json(folder / "split.json").get("files", {}), make_again(folder, "data_split"))
     split = open_split_folder(folder)
@@ -171,6 +172,20 @@ def open_split_folder(folder: Path) -> Split:
     return Split(folder, meta, manifest, images, rows, labels)
 
 
+def check_labels(split: Split, again: str) -> None:
+    """Raises InputError when some pictures have a class and others none, as in splits that earlier versions made.
+    again: the command that makes the split anew."""
+    sides = zip(column_of(split.manifest, "split"), split.labels, strict=True)
+    bare = Counter(side for side, label in sides if label < 0)
+    if split.classes and bare:
+        counts = in_words([f"{bare[side]} pictures of {side}" for side in SPLITS if bare[side]])
+        option = f" --data.classes {len(split.classes)}" if len(split.classes) > 1 else ""
+        raise InputError(
+            f"{split.folder}: {counts} have no class, but others have; to leave them out, type: {again}{option}"
+            + (f" and then this stage with{option}, too" if option else "")
+        )
+
+
 def mend(stage: str, cfg: Config, presets: Sequence[str] = ()) -> str:
     """The command that makes what is missing, as it can be typed: with the overlays and options of this one that
     matter to the stage. presets: laid over all of them."""
@@ -179,13 +194,13 @@ def mend(stage: str, cfg: Config, presets: Sequence[str] = ()) -> str:
     sections = ("data.", f"{stage}.") if cfg.typed.known else ("data.",)
     kept = {key: value for key, value in changed.items() if key == "run.dir" or key.startswith(sections)}
     options = "".join(f" --{key} {shlex.quote(as_typed(value))}" for key, value in kept.items())
-    return f"python {stage}.py{overlays}{options}"
+    return f"{command(stage)}{overlays}{options}"
 
 
 def make_again(folder: Path, stage: str) -> str:
     """The command that makes a run anew whose files are damaged, with all its settings, beside it."""
     runs = f" --run.dir {shlex.quote(str(folder.parent.parent))}" if folder.parent.name == stage else ""
-    return f"python {stage}.py --config {shlex.quote(str(folder / 'config.yaml'))}{runs}"
+    return f"{command(stage)} --config {shlex.quote(str(folder / 'config.yaml'))}{runs}"
 
 
 # --- the split itself -------------------------------------------------------------------------------------------------

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from handoff.handed import Handed, checked_meta, lacks_label_drop
 from handoff.split import Split, make_again, mend
+from handoff.taking import best_run, take_run
 from models.conditioning import Columns, columns_of
 from pipeline.files import InputError, check_digests, read_json
-from pipeline.runs import check_handed, read_best, resolve_run
+from pipeline.runs import Sought, check_handed, resolve_run
 from pipeline.stage import say
 from settings.config import Config
 from settings.train_vqvae import TrainVQVAESection
@@ -114,9 +115,16 @@ def told_columns(section: TrainVQVAESection) -> list[str]:
 
 
 def take_vqvae(
-    cfg: Config, asked: str, split: Split, device: torch.device, tells: bool = False, masked: bool | None = None
+    cfg: Config,
+    asked: str,
+    split: Split,
+    device: torch.device,
+    tells: bool = False,
+    masked: bool | None = None,
+    rival: bool = False,
 ) -> HandedVQVAE:
-    """tells: the stage tells the decoder metadata. Others need one that also paints when nothing is told.
+    """tells: the stage tells the decoder metadata. Others need one that also paints when nothing is told. rival: one
+    that stands beside the VQ-VAE of the settings, and need not be like it.
 
     masked: the best is that of those trained with component masking; None: as cfg.train_vqvae says. What the best is
     told, and its stem, are always as cfg.train_vqvae says.
@@ -128,7 +136,8 @@ def take_vqvae(
     wanted = f"split {split.hash}{' with component masking' if masked else ''}"
     wanted += f" told {', '.join(names)}" if names else ""
     key = vqvae_key(split, section, masked)
-    folder = resolve_run(Path(cfg.run.dir), "train_vqvae", asked, key, wanted, command, cfg.run.tracking_uri)
+    described = not rival and masked == section.component_masking.enabled
+    folder = take_run(cfg, asked, Sought("train_vqvae", key, wanted, command), "vqvae", described)
     meta = checked_meta(folder, "train_vqvae", split.identity, mend("train_vqvae", cfg))
     handed = HandedVQVAE("train_vqvae", folder, load_vqvae(folder / "model", device), meta)
     if not tells and not handed.label_drop:
@@ -140,8 +149,9 @@ def take_vqvae(
 
 def mend_for(stage: str, cfg: Config, split: Split, vqvae: HandedVQVAE, presets: Sequence[str] = ()) -> str:
     """The command that makes what is missing of a stage for this VQ-VAE, which it names where another is the best."""
-    best = read_best(Path(cfg.run.dir), "train_vqvae").get(vqvae_key(split, cfg.train_vqvae), {})
-    named = "" if best.get("run") == vqvae.folder.name else f" --{stage}.vqvae {shlex.quote(str(vqvae.folder))}"
+    best = best_run(cfg, "train_vqvae", vqvae_key(split, cfg.train_vqvae))
+    is_best = best is not None and best.name == vqvae.folder.name
+    named = "" if is_best else f" --{stage}.vqvae {shlex.quote(str(vqvae.folder))}"
     return mend(stage, cfg, presets) + named
 
 
@@ -176,6 +186,5 @@ def take_indices(cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE) -> H
 def resolve_by_codebook(cfg: Config, stage: str, asked: str, split: Split, vqvae: HandedVQVAE) -> tuple[Path, str]:
     """The run folder of a stage that depends on the codebook, and the command that makes another."""
     command = mend_for(stage, cfg, split, vqvae)
-    return resolve_run(
-        Path(cfg.run.dir), stage, asked, vqvae.key(split), vqvae.describe(), command, cfg.run.tracking_uri
-    ), command
+    sought = Sought(stage, vqvae.key(split), vqvae.describe(), command)
+    return resolve_run(Path(cfg.run.dir), asked, sought, cfg.run.tracking_uri), command

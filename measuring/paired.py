@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from measuring.study import ALL_FORGOTTEN, Study
+from pipeline.commands import command
 from pipeline.files import read_safetensors, write_safetensors
 from pipeline.metrics import Bootstrap
 from pipeline.stage import say
@@ -52,7 +53,7 @@ def write_per_picture(file: Path, values: PerPicture, positions: np.ndarray, spl
 def read_per_picture(file: Path) -> tuple[PerPicture, Tensor, str]:
     """The way back: values, positions and the hash of the split. Raises InputError when the file is missing or
     damaged."""
-    tensors, metadata = read_safetensors(file, "type: python reconstruct_masked.py")
+    tensors, metadata = read_safetensors(file, f"type: {command('reconstruct_masked')}")
     positions = tensors.pop("positions")
     values: PerPicture = {}
     for key, value in tensors.items():

@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from pipeline.commands import command
+
 Architecture = Literal["compact", "resnet18", "resnet50", "codes"]
 SMALL_PICTURE = 96  # pixels; below it a ResNet's stem would leave too few positions
 
@@ -139,7 +141,7 @@ def load_classifier(folder: Path, device: torch.device) -> Classifier:
 
     file = folder / "config.json"
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing; type: python train_classifier.py")
+        raise FileNotFoundError(f"{file} is missing; type: {command('train_classifier')}")
     stored = json.loads(file.read_text(encoding="utf-8"))
     config = ClassifierConfig(**{**stored, "mean": tuple(stored["mean"]), "std": tuple(stored["std"])})
     model = Classifier(config)

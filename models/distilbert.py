@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from masking import hide
+from pipeline.commands import command
 from pipeline.machine import sent
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def load_distilbert(folder: Path, device: torch.device) -> "DistilBertForMaskedL
     from models.grid_distilbert import GridDistilBert
 
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder / 'config.json'} is missing; type: python train_distil.py")
+        raise FileNotFoundError(f"{folder / 'config.json'} is missing; type: {command('train_distil')}")
     model = GridDistilBert(DistilBertConfig.from_pretrained(folder, local_files_only=True))
     weights = load_file(folder / "model.safetensors")  # the output layer is tied to the embeddings, and stored there
     weights["vocab_projector.weight"] = weights["distilbert.embeddings.word_embeddings.weight"]

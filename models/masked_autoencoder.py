@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.positions import NearAndFar, rows_and_columns
+from pipeline.commands import command
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def load_masked_autoencoder(folder: Path, device: torch.device) -> MaskedAutoenc
 
     file = folder / "config.json"
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing; type: python train_mae.py")
+        raise FileNotFoundError(f"{file} is missing; type: {command('train_mae')}")
     model = MaskedAutoencoder(MaskedAutoencoderConfig(**json.loads(file.read_text(encoding="utf-8"))))
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model.to(device).eval()

@@ -33,6 +33,7 @@ from own_picture.fitting import (
     to_tiles,
 )
 from own_picture.reading import check_size, upright_pixels
+from pipeline.commands import command
 from pipeline.configured import configured
 from pipeline.files import InputError
 from pipeline.machine import Stream, generator
@@ -135,7 +136,7 @@ def check_label(distil: "DistilBertForMaskedLM", label: int | None) -> None:
     if not known:
         raise InputError(
             "a class was given, but this DistilBERT was trained without classes; "
-            "leave it out, or type: python train_distil.py --train_distil.condition_on_class true"
+            f"leave it out, or type: {command('train_distil')} --train_distil.condition_on_class true"
         )
     if not 0 <= label < known:
         raise InputError(f"class number {label} was given; this DistilBERT knows 0 to {known - 1}")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from pipeline.commands import command
 from pipeline.files import InputError
 from pipeline.progress import progress_bar
 from settings.reconstruct_masked import OwnPicture
@@ -106,7 +107,7 @@ def check_own(own: OwnPicture, channels: int) -> list[Path]:
     if channels not in ORDINARY:
         raise InputError(
             f"--image takes grey and RGB pictures, these models have {channels} components; type "
-            "python vqvae_reconstruction.py --input STACK --components NAMES"
+            f"{command('vqvae_reconstruction')} --input STACK --components NAMES"
         )
     if own.mask is not None and own.box is not None:
         raise InputError("--mask and --box exclude each other; give one of them")

@@ -13,11 +13,10 @@ import numpy as np
 
 from measuring.tables import Curve
 from page.opening import MOST, SHOWN_CURVES, Recall, Studied
+from pipeline.commands import command
 from sources.pixels import plain_image
 
-NO_STUDY = (
-    "No study has been run with these models, so there is no curve. To have one, type: python reconstruct_masked.py"
-)
+NO_STUDY = "No study has been run with these models, so there is no curve. To have one, type: "
 NUMBERED = 400  # tokens: on larger grids their codes are too small to be read
 WIDTH, HEIGHT = 340, 200  # of a curve, in its own units
 LEFT, EDGE, TOP, FLOOR = 46, WIDTH - 12, 12, HEIGHT - 34  # where its axes are
@@ -51,7 +50,8 @@ input[type="range"]:focus-visible, input[type="radio"]:focus-visible { outline-o
 
 def opening_html(recall: Recall, studied: Studied | None) -> str:
     """All that depends on the picture, the slider and the strategy."""
-    curves = f"<p>{NO_STUDY}</p>" if studied is None else "".join(_curves(recall, studied))
+    none_yet = f"<p>{NO_STUDY}{escape(command('reconstruct_masked'))}</p>"
+    curves = none_yet if studied is None else "".join(_curves(recall, studied))
     return (
         f'<div class="opening"><div><p role="status">{escape(sentence(recall))}</p>'
         f'<div class="panels">{"".join(_panels(recall))}</div></div><div class="curves">{curves}</div></div>'

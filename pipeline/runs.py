@@ -1,8 +1,9 @@
 """Run folders and the hand-off between stages.
 
-`runs/<stage>/<time>-<id>/` holds config.yaml (as resolved), run.json, metrics.json (flat name -> number),
-metrics.jsonl (a line per epoch), figures/, last/ (to resume) and model/ (model.safetensors, config.json, meta.json).
-`runs/<stage>/best.json` names, for each split (and codebook), the run with the best validation score.
+`runs/<stage>/<time>-<id>/` holds config.yaml (as asked), used.yaml (as fitted), run.json, metrics.json (flat name ->
+number), metrics.jsonl (a line per epoch), figures/, last/ (to resume) and model/ (model.safetensors, config.json,
+meta.json). Which run is the best for a split (and codebook) is found from the run.json of finished runs;
+`runs/<stage>/best.json` names them for readers.
 """
 
 import json
@@ -13,14 +14,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
+from pipeline.commands import command
 from pipeline.files import InputError, alone, cannot_write, clear_leftovers, read_json, write_json, write_text
 from pipeline.processes import is_gone, is_here, this_process
 
 ENOUGH = 5  # runs that are named in an error
+YAML_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as quick
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,12 @@ class RunFolder:
 
     def update(self, **values: Any) -> None:
         write_json(self.path / "run.json", self.record() | values)
+
+    def finish(self, key: str | None, score: float | None, metric: str, lower_is_better: bool) -> None:
+        """Note that the run has ended well, and what it competes for: from now on later stages may take it."""
+        ended = {"status": "finished", "error": None, "ended": time.time()}
+        self.update(**ended, key=key, score=score, metric=metric, lower_is_better=lower_is_better)
+        write_best(self.path.parent.parent, self.path.parent.name)
 
     def write_metrics(self, metrics: dict[str, float]) -> None:
         write_json(self.path / "metrics.json", metrics)
@@ -140,12 +149,12 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def run_settings(folder: Path) -> dict[str, Any]:
-    """The settings that a run was made with, section -> key -> value. Raises InputError when they are gone or cannot be
+def run_settings(folder: Path, name: str = "config.yaml") -> dict[str, Any]:
+    """The settings that a run was asked for, section -> key -> value. Raises InputError when they are gone or cannot be
     read."""
-    file = folder / "config.yaml"
+    file = folder / name
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        found = yaml.load(file.read_text(encoding="utf-8"), YAML_LOADER)
     except FileNotFoundError:
         raise InputError(f"{file} is missing") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -153,29 +162,56 @@ def run_settings(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A run that has ended well, as its run.json says. key: what it competes for; score None: nothing to compare."""
+
+    folder: Path
+    key: str
+    score: float | None
+    metric: str
+    lower_is_better: bool
+    ended: float  # seconds since 1970; 0 where an earlier version did not note it
+
+    @property
+    def rank(self) -> tuple[float, float, str]:
+        """The best last: by score, and of equal ones the newest."""
+        score = 0.0 if self.score is None else -self.score if self.lower_is_better else self.score
+        return score, self.ended, self.folder.name
+
+
+def finished_runs(runs: Path, stage: str, key: str | None = None) -> list[Finished]:
+    """All of the stage, or those that compete for `key`, the best first. What cannot be read is passed over, as are
+    runs without a number where one decides."""
+    found = []
+    for file in (runs / stage).glob("*/run.json"):
+        try:
+            record = read_json(file)
+            fits = record["status"] == "finished" and (
+                record["key"] is not None if key is None else record["key"] == key
+            )
+            score = record["score"]
+        except (InputError, KeyError, TypeError):
+            continue
+        if fits and (score is None or math.isfinite(score)):
+            lower, ended = record.get("lower_is_better", True), record.get("ended", 0.0)
+            found.append(Finished(file.parent, record["key"], score, record["metric"], lower, ended))
+    return sorted(found, key=lambda one: one.rank, reverse=True)
+
+
 def read_best(runs: Path, stage: str) -> dict[str, dict[str, Any]]:
-    file = runs / stage / "best.json"
-    return read_json(file) if file.is_file() else {}
+    """Key -> its best run, from what is there: a run that is gone or was renamed needs no mending."""
+    best: dict[str, dict[str, Any]] = {}
+    for one in finished_runs(runs, stage):
+        entry = {"run": one.folder.name, "score": one.score, "metric": one.metric}
+        best.setdefault(one.key, entry | {"lower_is_better": one.lower_is_better})
+    return best
 
 
-def note_best(folder: RunFolder, key: str, score: float | None, metric: str, lower_is_better: bool) -> bool:
-    """Enter the run in best.json if no run with this key scored better. Returns whether it was entered.
-
-    score None: the stage has nothing to compare, its newest run counts.
-    """
-    if score is not None and not math.isfinite(score):
-        return False
-    file = folder.path.parent / "best.json"
-    with alone(file):
-        best = read_json(file) if file.is_file() else {}
-        known = best.get(key)
-        if score is not None and known and (folder.path.parent / known["run"]).is_dir():
-            worse = known["score"] < score if lower_is_better else known["score"] > score
-            if worse:
-                return False
-        best[key] = {"run": folder.name, "score": score, "metric": metric, "lower_is_better": lower_is_better}
-        write_json(file, best)
-    return True
+def write_best(runs: Path, stage: str) -> None:
+    """best.json of the stage, for people and other programs; nothing here reads it."""
+    with alone(runs / stage / "best.json"):
+        write_json(runs / stage / "best.json", read_best(runs, stage))
 
 
 def named_run(runs: Path, word: str, stage: str = "*") -> Path:
@@ -199,6 +235,19 @@ def named_run(runs: Path, word: str, stage: str = "*") -> Path:
     raise InputError(f"{shlex.quote(word)} {why}; expected such as {example}{'' if stage == '*' else ', or best'}")
 
 
+def used_settings(folder: Path) -> dict[str, Any]:
+    """The settings that a run was made with: used.yaml; of an earlier version config.yaml, with what its model says of
+    itself, as tuning may have chosen that. Raises InputError as `run_settings`."""
+    if (folder / "used.yaml").is_file():
+        return run_settings(folder, "used.yaml")
+    settings, stage = run_settings(folder), str(RunFolder(folder).record().get("stage"))
+    file = folder / "model" / "config.json"
+    if isinstance(section := settings.get(stage), dict) and file.is_file():
+        model = read_json(file)
+        section |= {name: model[given] for name in section for given in (f"n_{name}", name) if given in model}
+    return settings
+
+
 def _usable(folder: Path) -> Path:
     """Raises InputError for a run that was ended before it had made what others read."""
     record = RunFolder(folder).record()
@@ -206,34 +255,46 @@ def _usable(folder: Path) -> Path:
     if status == "finished" or (folder / "model" / "meta.json").is_file():
         return folder
     raise InputError(
-        f"{folder} is not finished (run.json says {status}); to go on with it, type: python {stage}.py --resume, "
+        f"{folder} is not finished (run.json says {status}); to go on with it, type: {command(str(stage))} --resume, "
         "with the options that it was begun with"
     )
 
 
-def resolve_run(
-    runs: Path, stage: str, asked: str, key: str, wanted: str, mend: str, tracking: str | None = None
-) -> Path:
-    """The run folder a later stage reads: the best for `key`, or the one that is named, see `named_run`.
+class Sought(NamedTuple):
+    """A run that a later stage looks for, of `stage`: the best of those that compete for `key`. words: what the key
+    stands for; mend: the command that makes such a run."""
 
-    tracking: `run.tracking_uri`, for models:/ names. `wanted` says in words what `key` stands for and `mend` what
-    command makes such a run; both go into the error.
+    stage: str
+    key: str
+    words: str
+    mend: str
+
+
+def resolve_run(
+    runs: Path,
+    asked: str,
+    sought: Sought,
+    tracking: str | None = None,
+    like: Callable[[Path], bool] = lambda folder: True,
+) -> Path:
+    """The run folder a later stage reads: the best of those that are sought, or the one that is named, see `named_run`.
+
+    tracking: `run.tracking_uri`, for models:/ names. like: which runs come before all others, whatever their score.
     Raises InputError when there is none.
     """
+    stage = sought.stage
     if asked.startswith("models:/"):
         from pipeline.tracking import registered_run
 
         return registered_run(runs, asked, tracking)
     if asked != "best":
         return _usable(named_run(runs, asked, stage))
-    best = read_best(runs, stage)
-    if key not in best:
-        others = f" ({len(best)} for others)" if best else ""
-        raise InputError(f"no finished run of {stage} for {wanted} in {runs / stage}{others}; type: {mend}")
-    path = runs / stage / best[key]["run"]
-    if not path.is_dir():
-        raise InputError(f"{runs / stage / 'best.json'} names {path}, which is gone; type: {mend}")
-    return path
+    found = finished_runs(runs, stage, sought.key)
+    if not found:
+        others = len({one.key for one in finished_runs(runs, stage)})
+        said = f" ({others} for others)" if others else ""
+        raise InputError(f"no finished run of {stage} for {sought.words} in {runs / stage}{said}; type: {sought.mend}")
+    return next((one.folder for one in found if like(one.folder)), found[0].folder)
 
 
 def check_handed(file: Path, found: dict[str, Any], expected: dict[str, Any], mend: str) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from pipeline import figures
-from pipeline.files import alone, digest, file_digests, read_json, write_json, write_safetensors
+from pipeline.files import InputError, alone, digest, file_digests, read_json, write_json, write_safetensors, write_text
 from pipeline.interrupts import interrupts_wait
 from pipeline.machine import Machine, commit, versions
-from pipeline.runs import RunFolder, bury_gone, duration, note_best, read_best
+from pipeline.runs import RunFolder, bury_gone, duration, finished_runs, used_settings
 from pipeline.spool import PatientLedger, Spool
 from pipeline.tracking import Ledger, NullLedger, database_uri, open_ledger
 from pipeline.world import OnlyAsked, is_first
@@ -57,6 +57,7 @@ class Stage:
     last: Path
     resumed: bool
     commit: str = "unknown"  # of the project, when the run was opened
+    asked: Any = None  # the settings, as `open_stage` got them
     metrics: dict[str, float] = field(default_factory=dict)
     made_for: dict[str, Any] | None = None  # of the model, with the digests of its files, once they are written
     started: float = field(default_factory=time.monotonic)
@@ -84,6 +85,17 @@ class Stage:
         made = {"commit": self.commit, "versions": versions(), "metrics": self.metrics}
         return {"stage": self.name, "run": self.folder.name, **meta, **made}
 
+    def fitted_with(self, section: Any) -> None:
+        """Note the settings of the stage as tuning left them: in used.yaml, and in MLflow. Without a word of tuning, so
+        that used.yaml makes the same model again."""
+        if self.asked is None:
+            return
+        settled = section.replace({"tune": section.tune.model_dump() | {"trials": 0}})
+        _write_used(
+            self.folder, self.asked.model_copy(update={self.name: settled}), self.folder.record().get("inputs", {})
+        )
+        self.ledger.params({f"{self.name}.{key}": getattr(section, key) for key in section.tune.space})
+
     def finish(
         self,
         key: str | None,
@@ -93,7 +105,7 @@ class Stage:
         registered_as: str | None = None,
         extra_artifacts: Sequence[str] = (),
     ) -> None:
-        """Write the final numbers, enter the run in best.json, hand everything to MLflow.
+        """Write the final numbers, hand everything to MLflow, and say which run later stages take.
 
         score: the validation number that decides between runs with the same `key`; None lets the newest win.
         key None: the run is not handed on (someone's own pictures).
@@ -102,24 +114,71 @@ class Stage:
         self.metrics["seconds"] = time.monotonic() - self.started
         self.folder.write_metrics(self.metrics)
         self.ledger.metrics(self.metrics, step=0)
-        for entry in ("config.yaml", "metrics.json", "metrics.jsonl", "figures", "model", *extra_artifacts):
+        entries = ("config.yaml", "used.yaml", "metrics.json", "metrics.jsonl", "figures", "model", *extra_artifacts)
+        for entry in entries:
             path = self.folder.path / entry
             if path.exists():
                 self.ledger.artifacts(path, entry if path.is_dir() else "")
-        before = read_best(self.folder.path.parent.parent, self.name).get(key or "", {}).get("score")
-        won = key is not None and note_best(self.folder, key, score, metric, lower_is_better)
+        self.folder.finish(key, score, metric, lower_is_better)
+        won = self._compared(key)
         if registered_as:
             self.ledger.register(registered_as, "champion" if won else None)
-        self.folder.update(status="finished", error=None, key=key, score=score, metric=metric)
-        if score is not None:
-            best = "as good as the best so far, which it replaces" if score == before else "the best so far"
-            say(f"validation {metric} {score:.4g}: {best if won else 'an earlier run is better'}")
+
+    def _compared(self, key: str | None) -> bool:
+        """Whether this run is the one that later stages take from now on, which is said where a number decides."""
+        runs, here = self.folder.path.parent.parent, self.folder.path
+        if key is None:
+            return False
+        every = finished_runs(runs, self.name, key)
+        section = getattr(self.asked, self.name, None)
+        like = [one for one in every if not hasattr(section, "SHAPE") or self._has_shape(one.folder, section)]
+        mine = next((one for one in like if one.folder == here), None)
+        if mine is None or mine.score is None:
+            return mine is not None and like[0] is mine
+        said = f"validation {mine.metric} {mine.score:.4g}: "
+        if like[0] is not mine:
+            name = f"; to take this one there, name it, such as --{section.TAKEN_AS} {here.name}" if section else ""
+            say(
+                f"{said}{like[0].folder} is better ({like[0].score:.4g}) and stays the one that later stages take{name}"
+            )
+            return False
+        equal = len(like) > 1 and like[1].score == mine.score
+        said += "as good as the best so far, which it replaces" if equal else "the best so far"
+        if every[0] is not mine and every[0].score != mine.score:
+            said += f" of its shape; {every[0].folder} is of another shape and has {every[0].score:.4g}"
+        say(said)
+        return True
+
+    def _has_shape(self, folder: Path, section: Any) -> bool:
+        try:
+            return not section.unlike(used_settings(folder).get(self.name, {}), section.SHAPE)
+        except InputError:
+            return False
 
 
 def inputs_of(handed: Sequence[Input], **named: Input | None) -> dict[str, str]:
     """name -> run folder of what a stage was handed: under the name of its stage, or as `named`; None: not there."""
     found = {one.stage: str(one.folder) for one in handed}
     return found | {name: str(one.folder) for name, one in named.items() if one is not None}
+
+
+def _known_before(cfg: Any, name: str, inputs: Mapping[str, str]) -> dict[str, Any]:
+    """What MLflow is told at the start: settings, but for those that tuning is to find, versions and inputs."""
+    tuned = getattr(getattr(cfg, name, None), "tune", None)
+    later = {f"{name}.{key}" for key in tuned.space} if tuned and tuned.trials else set()  # see Stage.fitted_with
+    known = {key: value for key, value in cfg.flat("run", "data", name).items() if key not in later}
+    beside = {"version": versions(), "input": inputs}
+    return known | {f"{kind}.{key}": value for kind, values in beside.items() for key, value in values.items()}
+
+
+def _write_used(folder: RunFolder, settings: Any, inputs: Mapping[str, str]) -> None:
+    """used.yaml: the settings, in which the section of a stage that made an input is what that was made with."""
+    values = settings.model_dump(mode="json")
+    for stage, made in inputs.items():
+        with suppress(InputError):
+            if stage in values and isinstance(section := used_settings(Path(made)).get(stage), dict):
+                values[stage] = section
+    write_text(folder.path / "used.yaml", yaml.safe_dump(values, sort_keys=False))
 
 
 def _patient_ledger(cfg: Any, name: str, folder: RunFolder, made_by: str, resumed: bool) -> Ledger:
@@ -129,7 +188,7 @@ def _patient_ledger(cfg: Any, name: str, folder: RunFolder, made_by: str, resume
     tags = {"stage": name, "mlflow.source.git.commit": made_by, "mlflow.note.content": f"run folder: {folder.path}"}
     earlier = (folder.record().get("mlflow_run") or folder.name) if resumed else None
     made = open_ledger(runs, name, folder.name, tags, earlier, uri)
-    where = {"uri": database_uri(runs, uri), "experiment": made.experiment_id}
+    where = {"uri": uri, "experiment": made.experiment_id}
     return PatientLedger(made, Spool(folder.path, where, say), made.run_id)
 
 
@@ -201,12 +260,11 @@ def open_stage(
                 ledger = _patient_ledger(cfg, name, folder, made_by, resumed)
             for run in left_running:
                 ledger.end_killed(run)
-            ledger.params(cfg.flat("run", "data", name))
-            beside = {"version": versions(), "input": inputs}
-            ledger.params({f"{kind}.{k}": v for kind, values in beside.items() for k, v in values.items()})
+            ledger.params(_known_before(cfg, name, inputs))
         known = {"mlflow_run": ledger.run_id, "inputs": dict(inputs), "commit": made_by, "versions": versions()}
         folder.update(status="running", **known)
-        yield Stage(name, folder, ledger, machine, folder.last, resumed, made_by)
+        _write_used(folder, cfg, inputs)
+        yield Stage(name, folder, ledger, machine, folder.last, resumed, made_by, cfg)
     except BaseException as error:
         status = "killed" if isinstance(error, KeyboardInterrupt) else "failed"
         folder.update(status=status, error=str(error) or type(error).__name__)

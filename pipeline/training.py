@@ -11,6 +11,7 @@ import optuna
 import torch
 
 from pipeline import tuning
+from pipeline.commands import command
 from pipeline.compiling import compile_parts
 from pipeline.configured import configured
 from pipeline.engine import FitPlan, History, Progress, TrainingDiverged, fit, steps_of, validate
@@ -74,7 +75,7 @@ def check_fit(name: str, section: Any, build: Build, machine: Machine) -> None:
     try:
         needed = check_memory(build, section, machine)
     except TooMuchMemory as error:
-        smaller = f"settings of a smaller model (python {name}.py --help-all)"
+        smaller = f"settings of a smaller model ({command(name)} --help-all)"
         typed = f"--{name}.batch_size {error.fitting}" if error.fitting else smaller
         raise InputError(f"{name}: {error}; type {typed}") from None
     if needed >= TOLD:
@@ -123,6 +124,9 @@ def train(
     """
     if section.tune.trials and section.tune.space:
         section = section.replace(_tuned(stage, section, build, goal, seed, runs))
+    elif section.tune.trials:
+        say(f"{stage.name}.tune.trials is {section.tune.trials}, but nothing is tuned, as tune.space is empty")
+    stage.fitted_with(section)
     stage.ledger.params({f"best.{key}": getattr(section, key) for key in section.tune.space})
     seed_everything(seed)
     learner = build(section, False)
@@ -188,11 +192,12 @@ def _tuned(stage: Stage, section: Any, build: Build, goal: Goal, seed: int, runs
     def objective(trial: optuna.Trial, values: dict[str, Any]) -> float:
         ledger = stage.ledger.child(f"trial {trial.number}")
         ledger.params(values)
-        status = "FAILED"
+        status, history = "FAILED", History()
         world.same((trial.number, values))
 
-        def on_history(history: History) -> None:
-            ledger.metrics({k: v for k, v in history[-1].items() if k != "epoch"}, step=len(history))
+        def on_history(so_far: History) -> None:
+            history[:] = so_far
+            ledger.metrics({k: v for k, v in so_far[-1].items() if k != "epoch"}, step=len(so_far))
 
         try:
             score = run_trial(trial, section.replace(values), build, goal, stage.machine, seed, on_history)
@@ -203,24 +208,35 @@ def _tuned(stage: Stage, section: Any, build: Build, goal: Goal, seed: int, runs
             status = "FINISHED"
             raise
         finally:
+            if history:  # under the names by which runs are compared
+                ledger.metrics({f"best_{k}": v for k, v in _best_of(history, goal).items()}, step=0)
             ledger.end(status)
         shown = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
         say(f"trial {trial.number}: {goal.objective} {score:.4g} with {shown}")
         return score
 
-    start = {key: getattr(section, key) for key in tune.space}
     try:
         study = tuning.open_study(storage, name, goal.lower_is_better, tune.startup_trials)
-        search = tuning.Search(tune.space, start)
+        search = tuning.Search.of(section)
         with tuning.answering(storage, "continued"):
+            tuning.note_settings(study, tuning.settings_beside(section, stage.asked, stage.name), say)
             best = tuning.optimize(study, storage, search, tune.trials, seed, objective, say)
     except InputError:
         world.same((None, {}))  # the others wait for the next trial; after other errors they may be amid one
         raise
     world.same((None, best))
+    for line in tuning.trials_table(study, search.start, goal.objective):
+        say(line)
     for figure_name, figure in tuning.study_figures(study).items():
         stage.figure(figure_name, figure)
     return best
+
+
+def _best_of(history: History, goal: Goal) -> dict[str, float]:
+    """What was measured on validation in the epoch with the best objective, by the names of the history."""
+    sign, name = 1 if goal.lower_is_better else -1, f"val_{goal.objective}"
+    epoch = min(history, key=lambda epoch: sign * epoch[name])
+    return {key: value for key, value in epoch.items() if key.startswith("val_")}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 It is kept in `<runs>/optuna.db`, or on a server. The sampler is seeded anew for each trial from (seed, trials claimed
 before it), so an interrupted study that is resumed asks for the same settings as one that was not, and no two workers
-draw alike. The first trial is always config.yaml's own setting. No setting is run twice: a trial that asks for one of
+draw alike. The first trial always has the settings as they stand. No setting is run twice: a trial that asks for one of
 before ends as that one did, and counts.
 """
 
@@ -31,20 +31,30 @@ Space = dict[str, Any]
 
 POLL_SECONDS = 2.0  # between looks at the trials of other workers
 RERUN_OF = "rerun_of"  # attribute of a trial: the numbers of the interrupted ones in whose place it runs, oldest first
+BEGUN_WITH = "settings"  # attribute of a study: those that are not searched
+MOST_TRIALS_SHOWN = 12  # of the table of trials
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 TAKEN = (*ENDED, TrialState.RUNNING)
 
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched, and the values to try first."""
+    """What is searched, and the settings as they stand, which are tried first: `space` may lack them. A choice that it
+    lacks is added to the others."""
 
     space: Space
     start: dict[str, Any]
 
-    @property
-    def start_is_inside(self) -> bool:
-        return all(_within(self.start[key], values) for key, values in self.space.items())
+    @classmethod
+    def of(cls, section: Any) -> "Search":
+        """From a section of the settings, by its `tune.space`."""
+        start = {key: getattr(section, key) for key in section.tune.space}
+        lacking = {
+            key: [*v, start[key]]
+            for key, v in section.tune.space.items()
+            if isinstance(v, list) and start[key] not in v
+        }
+        return cls({**section.tune.space, **lacking}, start)
 
 
 @dataclass(frozen=True)
@@ -91,18 +101,27 @@ def answering(storage: Storage, done: str) -> Iterator[None]:
 
 def suggest(trial: optuna.trial.BaseTrial, space: Space) -> dict[str, Any]:
     """One value for each key of the space: a list gives choices; {low, high, log} a range, of whole numbers if both
-    ends are."""
+    ends are. The settings as they stand may lie outside of a range."""
     chosen: dict[str, Any] = {}
-    for key, values in space.items():
-        if isinstance(values, list):
-            chosen[key] = trial.suggest_categorical(key, values)
-            continue
-        low, high, log = values["low"], values["high"], bool(values.get("log", False))
-        if isinstance(low, int) and isinstance(high, int):
-            chosen[key] = trial.suggest_int(key, low, high, log=log)
-        else:
-            chosen[key] = trial.suggest_float(key, float(low), float(high), log=log)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Fixed parameter")
+        for key, values in space.items():
+            chosen[key] = _suggested(trial, key, values)
     return chosen
+
+
+def tried(trial: optuna.trial.BaseTrial, section: Any) -> Any:
+    """A section of the settings with the trial's values."""
+    return section.replace(suggest(trial, Search.of(section).space))
+
+
+def _suggested(trial: optuna.trial.BaseTrial, key: str, values: Any) -> Any:
+    if isinstance(values, list):
+        return trial.suggest_categorical(key, values)
+    low, high, log = values["low"], values["high"], bool(values.get("log", False))
+    if isinstance(low, int) and isinstance(high, int):
+        return trial.suggest_int(key, low, high, log=log)
+    return trial.suggest_float(key, float(low), float(high), log=log)
 
 
 def optimize(
@@ -122,7 +141,8 @@ def optimize(
     """
     watch, waiting = Watch(study, locked=storage.file is not None), False
     with storage.turn():
-        if not study.trials and search.start_is_inside:
+        _check_space(study, search.space)
+        if len(_places(study, TAKEN)) < trials:
             study.enqueue_trial({key: search.start[key] for key in search.space}, skip_if_exists=True)
     while True:
         with storage.turn():
@@ -234,6 +254,40 @@ def _has_place(study: optuna.Study, number: int, trials: int) -> bool:
     return sum(place < mine for place in _places(study, (*TAKEN, TrialState.WAITING))) < trials
 
 
+def _check_space(study: optuna.Study, space: Space) -> None:
+    """Raises InputError for a study in which other keys were searched: its values would be taken for settings."""
+    for trial in study.get_trials(deepcopy=False, states=ENDED):
+        if set(trial.params) != set(space):
+            raise InputError(
+                f"study {study.study_name} has searched {', '.join(trial.params)}, and now {', '.join(space)} would be "
+                "searched; name another tune.study, or give tune.space the same keys"
+            )
+
+
+def settings_beside(section: Any, cfg: Any, stage: str) -> dict[str, Any]:
+    """What a study's scores depend on beside what it searches: data, seed, and the stage's other settings."""
+    settings = {} if cfg is None else cfg.flat("data", stage) | {"run.seed": cfg.run.seed}
+    left_out = {f"{stage}.{key}" for key in section.tune.space}
+    kept = {k: v for k, v in settings.items() if k not in left_out and ".tune." not in k}
+    return kept | {key: getattr(section.tune, key) for key in ("epochs", "share")}
+
+
+def note_settings(study: optuna.Study, settings: dict[str, Any], say: Callable[[str], None]) -> None:
+    """Note with which other settings the study was begun; say which of them are others now."""
+    begun = study.user_attrs.get(BEGUN_WITH)
+    if begun is None:
+        study.set_user_attr(BEGUN_WITH, settings)
+        return
+    others = [
+        f"{key} was {begun[key]}, is {value}" for key, value in settings.items() if begun.get(key, value) != value
+    ]
+    if others:
+        say(
+            f"study {study.study_name} was begun with other settings ({'; '.join(others)}), and its trials so far "
+            "count all the same; for a fresh start name another tune.study"
+        )
+
+
 def _suggest_or_refuse(study: optuna.Study, trial: optuna.Trial, space: Space) -> dict[str, Any]:
     """Optuna cannot change the choices of a study. Raises InputError that says so."""
     try:
@@ -251,10 +305,24 @@ def _same_as(study: optuna.Study, trial: optuna.Trial) -> FrozenTrial | None:
     return next((each for each in ended if each.params == trial.params), None)
 
 
-def _within(value: Any, values: Any) -> bool:
-    if isinstance(values, list):
-        return value in values
-    return float(values["low"]) <= value <= float(values["high"])
+def trials_table(study: optuna.Study, start: dict[str, Any], metric: str) -> list[str]:
+    """Lines that say what was tried, and what won: the best trials, and the one with the settings as they stand."""
+    best, keys = study.best_trial.number, list(start)
+    ended = study.get_trials(deepcopy=False, states=(*ENDED, TrialState.FAIL))
+    sign = 1 if study.direction == optuna.study.StudyDirection.MINIMIZE else -1
+    ended = [trial for trial in ended if set(trial.params) == set(keys)]
+    ended.sort(key=lambda t: (t.state != TrialState.COMPLETE, sign * (t.value or 0.0), t.number))
+    shown = [t for n, t in enumerate(ended) if n < MOST_TRIALS_SHOWN or t.params == start]
+    rows = [["trial", metric, *keys, ""]]
+    for trial in sorted(shown, key=lambda t: t.number):
+        score = f"{trial.value:.4g}" if trial.state == TrialState.COMPLETE else trial.state.name.lower()
+        remarks = ["as set"] * (trial.params == start) + ["taken"] * (trial.number == best)
+        values = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in (trial.params[key] for key in keys)]
+        rows.append([str(trial.number), score, *values, ", ".join(remarks)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    left = len(ended) - len(shown)
+    return [*lines, *([f"and {left} more that were worse or ended early"] if left else [])]
 
 
 def study_figures(study: optuna.Study) -> dict[str, Figure]:

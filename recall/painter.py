@@ -13,6 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from pipeline.commands import command
 from vqvae import VQVAE
 
 
@@ -56,7 +57,7 @@ def load_painter(folder: Path, vqvae: VQVAE) -> CodePainter:
 
     file = folder / "model.safetensors"
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing; type: python train_painter.py")
+        raise FileNotFoundError(f"{file} is missing; type: {command('train_painter')}")
     painter = CodePainter(vqvae)
     painter.load_state_dict(load_file(file))
     return painter.eval()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from handoff.split import Split, open_split
+from handoff.taking import best_run
 from handoff.vqvae import vqvae_key
 from pipeline.files import InputError, read_json
 from pipeline.runs import read_best
@@ -16,16 +17,23 @@ from settings.config import Config
 class Chain:
     """folders: the run folder of each stage, by the stage or what is typed for another of its runs, in the order in
     which they are made. others: the same for stages that are no part of the demo. troubles: what is left out and why,
-    a line each. missing: stages of the demo without a run."""
+    a line each. wanted: what the demo runs with these settings."""
 
     split: Split
     folders: dict[str, Path]
     others: dict[str, Path]
     troubles: list[str]
+    wanted: tuple[str, ...] = CHAIN_STAGES
 
     @property
     def missing(self) -> list[str]:
-        return [stage for stage in CHAIN_STAGES if stage not in self.folders]
+        """Stages of the demo without a run, as they are typed."""
+        return [stage for stage in self.wanted if stage not in self.folders]
+
+    @property
+    def missing_typed(self) -> list[str]:
+        """The same as names of scripts with their options."""
+        return [" ".join([f"{stage}.py", *options]) for stage, *options in map(str.split, self.missing)]
 
     @property
     def with_vqvae(self) -> str:
@@ -40,30 +48,37 @@ def find_chain(cfg: Config) -> Chain:
     split, or its files or a best.json are damaged.
     """
     runs, split = Path(cfg.run.dir), open_split(cfg)
-    chain = Chain(split, {"data_split": split.folder}, {}, [])
-    _take(chain, chain.folders, "train_vqvae", runs / "train_vqvae", vqvae_key(split, cfg.train_vqvae))
+    chain = Chain(split, {"data_split": split.folder}, {}, [], _wanted(cfg, split))
+    _take(chain, chain.folders, "train_vqvae", best_run(cfg, "train_vqvae", vqvae_key(split, cfg.train_vqvae)))
     codebook = _codebook(chain)
     if codebook is not None:
         key = f"{split.key}-codebook {codebook}"
         for stage in CHAIN_STAGES[2:]:
-            _take(chain, chain.folders, stage, runs / stage, key)
+            _take(chain, chain.folders, stage, best_run(cfg, stage, key))
             if stage == "train_classifier":
-                _take(chain, chain.folders, SECOND_JUDGE, runs / stage, f"{key}-clean")
+                _take(chain, chain.folders, SECOND_JUDGE, best_run(cfg, stage, f"{key}-clean"))
         for stage, kinds in KINDS_OF.items():
             start = f"{key}-{kinds} "
             for name in sorted(one for one in read_best(runs, stage) if one.startswith(start)):
-                _take(chain, chain.others, f"{stage}: {name.removeprefix(start)}", runs / stage, name)
+                label = f"{stage}: {name.removeprefix(start)}"
+                _take(chain, chain.others, label, runs / stage / read_best(runs, stage)[name]["run"])
     for stage in OTHER_STAGES:
         _take_newest(chain, stage, runs)
     return chain
 
 
-def _take(chain: Chain, into: dict[str, Path], label: str, stage: Path, key: str) -> None:
-    """Enter the best run of a stage for a key, or say why not; a stage that has none stays away."""
-    best = read_best(stage.parent, stage.name).get(key)
-    if best is None:
+def _wanted(cfg: Config, split: Split) -> tuple[str, ...]:
+    """Judges need classes; the second one may not be wanted."""
+    judges = [] if not split.classes else ["train_classifier"]
+    judges += [SECOND_JUDGE] if judges and cfg.reconstruct_masked.clean_classifier is not None else []
+    before, after = CHAIN_STAGES[: CHAIN_STAGES.index("train_classifier")], CHAIN_STAGES[-2:]
+    return (*before, *judges, *after)
+
+
+def _take(chain: Chain, into: dict[str, Path], label: str, folder: Path | None) -> None:
+    """Enter the run of a stage, or say why not; a stage that has none stays away."""
+    if folder is None:
         return
-    folder = stage / str(best["run"])
     if trouble := trouble_with(folder):
         chain.troubles.append(f"{label}: {trouble}")
     else:

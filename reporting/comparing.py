@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pipeline.commands import command
 from pipeline.files import InputError, read_json
 from pipeline.runs import duration, named_run
 from reporting.facts import COMMON, RunFacts, read_facts
@@ -36,7 +37,7 @@ def _finished(folder: Path) -> RunFacts:
         stage = folder.resolve().parent.name
         raise InputError(
             f"{folder} is not finished (run.json says {status}); expected a finished run; to go on with one that was "
-            f"interrupted, type: python {stage}.py --resume"
+            f"interrupted, type: {command(stage)} --resume"
         )
     return read_facts("", folder, {}, shown=False)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.files import read_json
-from pipeline.runs import run_settings
+from pipeline.runs import run_settings, used_settings
 from reporting.chain import metrics_of
 from settings.kinds import flatten
 
@@ -113,7 +113,8 @@ def read_facts(label: str, folder: Path, shipped: Mapping[str, Any], shown: bool
 
 
 def _read_settings(facts: RunFacts, shipped: Mapping[str, Any]) -> None:
-    flat = flatten(run_settings(facts.folder))
+    flat = flatten(used_settings(facts.folder))
+    flat |= {key: value for key, value in flatten(run_settings(facts.folder)).items() if ".tune." in key}  # as asked
     order = (facts.stage, *COMMON)
     place = {name: number for number, name in enumerate(order)}
     keys = sorted(flat, key=lambda key: place.get(key.split(".")[0], len(order)))  # sorted keeps the order within

@@ -12,7 +12,6 @@ from reporting.markup import definitions, figure_html, folded, megabytes, said, 
 from reporting.numbers import CrossTable, crossed, in_front
 from reporting.stages import MainNumber, caption_of, made_at, plain_number, title_of
 from settings import loading
-from settings.kinds import flatten
 
 PROJECT = "Reconstruct Masked Images"
 QUESTION = "How much of a picture must a memory keep so that the rest can be completed?"
@@ -40,7 +39,7 @@ def write_report(file: Path, chain: Chain, main: Sequence[MainNumber]) -> int:
         raise InputError(f"--report would write {file}; expected the name of a file that ends in .html")
     if not file.parent.is_dir():
         raise InputError(f"--report would write {file}, but there is no folder {file.parent}")
-    shipped = flatten(loading.load([], {}).model_dump(mode="json"))
+    shipped = loading.as_shipped()
     runs = _read_runs(chain, shipped)
     text = report_html(chain, runs, main)
     write_text(file, text)
@@ -123,7 +122,7 @@ def _main_section(main: Sequence[MainNumber], tops: Sequence[Picture]) -> str:
 def _footer(chain: Chain, runs: Sequence[RunFacts]) -> str:
     lines = [f"{trouble}." for trouble in chain.troubles]
     if chain.missing:
-        lines.append(f"Not run yet{chain.with_vqvae}: {', '.join(f'{stage}.py' for stage in chain.missing)}.")
+        lines.append(f"Not run yet{chain.with_vqvae}: {', '.join(chain.missing_typed)}.")
     left = f"<p>Left out:</p><ul>{''.join(f'<li>{said(line)}</li>' for line in lines)}</ul>" if lines else ""
     pictures = [one for facts in runs for one in facts.pictures]
     size = megabytes(sum(len(one.content) for one in pictures))

@@ -9,15 +9,20 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from pydantic.fields import FieldInfo
 
+from pipeline.commands import command
 from settings import loading
-from settings.config import Config
-from settings.helping import COMMON_SECTIONS, Shortcut, build_parser, options_without_key
+from settings.config import OF_THE_SPLIT, READS, Config
+from settings.helping import COMMON_SECTIONS, Once, Shortcut, build_parser, options_without_key
+from settings.kinds import flatten
+from settings.layers import TYPED
 from settings.plain_yaml import read_plain
+from settings.training import Training
 
 FEWER = "take fewer pictures at once (batch_size, run.memory), a smaller model or smaller pictures"
 
@@ -40,9 +45,12 @@ def stage_main(
     """
     parser = build_parser(stage, description, shortcuts or {}, resumable)
     known, unknown = parser.parse_known_args(argv)  # ends here for --help, before torch is imported
+    from pipeline.loopback import pass_proxies
     from pipeline.world import is_first, processes
 
+    pass_proxies()
     arguments = vars(known)
+    twice = arguments.pop(Once.replaced, [])
     overlays, resume = [Path(file) for file in arguments.pop("config")], arguments.pop("resume", False)
     dry_run = {"run.dry_run": True} if arguments.pop("dry_run", False) else {}
     fields = dict(loading.options(Config))
@@ -54,19 +62,55 @@ def stage_main(
     except loading.ConfigError as error:
         _complain("\n".join(f"error: {problem}" for problem in error.problems), is_first())
         return 2
+    settings.noting(replace(settings.typed, stage=stage))
     if settings.run.dry_run and not resumable:
         _complain(
             f"error: run.dry_run is true, but {stage} makes no run of a stage; type --run.dry_run false", is_first()
         )
         return 2
     if processes() > 1 and not parallel:
-        _complain(f"error: {stage} runs in one process; type: python {stage}.py", is_first())
+        _complain(f"error: {stage} runs in one process; type: {command(stage)}", is_first())
         return 2
-    for key, value in loading.changed_keys(settings).items() if is_first() else ():
-        if key.split(".")[0] in (stage, *COMMON_SECTIONS) and key != "run.dry_run":
-            print(f"{key} = {loading.as_typed(value)} (changed from config.yaml)")
+    for line in what_is_set(settings, stage, twice) if is_first() else ():
+        print(line)
     how = _how_to_go_on(stage, sys.argv[1:] if argv is None else argv) if resumable else ""
     return _guarded(run, settings, resume, how)
+
+
+def what_is_set(settings: Config, stage: str, twice: Sequence[tuple[str, Any]] = ()) -> Iterator[str]:
+    """A line for each setting that is not as shipped, with who set it, what it replaced, and what follows: that it is
+    not searched, that it has no effect, or that another stage reads it. twice: options that were typed before, and
+    their values."""
+    by, section = settings.typed.by, getattr(settings, stage, None)
+    values, shipped = flatten(settings.model_dump()), loading.as_shipped()
+    spaces = {f"{stage}.tune.space"} if any(key.startswith(f"{stage}.") for key in by.kept) else set()
+    mine = [key for key in values if key.split(".")[0] in (stage, *COMMON_SECTIONS) and key != "run.dry_run"]
+    for key in mine:
+        lost = (
+            [f"over {by.lost[key].origin}, which has {loading.as_typed(by.lost[key].value)}"] if key in by.lost else []
+        )
+        lost += [f"typed before as {' '.join(before)}" for name, before in twice if name == key]
+        if (values[key] != shipped[key] or lost) and key not in spaces:
+            who = [by.set[key]] if key in by.set else []
+            said = ", ".join([*who, f"{loading.as_typed(shipped[key])} as shipped", *lost])
+            yield f"{key} = {loading.as_typed(values[key])} ({said})"
+    set_here = [key for key in mine if key in by.set and (by.set[key] == TYPED or values[key] != shipped[key])]
+    for why, keys in loading.without_effect(settings, set_here).items():
+        yield f"without effect: {', '.join(keys)}, as {why}"
+    if isinstance(section, Training) and section.tune.trials:
+        for key, entry in by.kept.items():
+            if key.startswith(f"{stage}."):
+                searched = shlex.quote(loading.as_typed(entry))
+                name = key.removeprefix(f"{stage}.")
+                yield (
+                    f"{key} is kept as it is set, tuning does not search it; to search it from there, add "
+                    f"--{stage}.tune.space.{name} {searched}"
+                )
+    read = (stage, *COMMON_SECTIONS, *READS.get(stage, ()))
+    others = [key for key in settings.typed.values if key.split(".")[0] not in read]
+    others += [key for key in set_here if key in OF_THE_SPLIT and stage != "data_split"]
+    if others and (section is not None or stage == "data_split"):
+        yield f"for other stages: {', '.join(others)}"
 
 
 def _how_to_go_on(stage: str, typed: Sequence[str]) -> str:
@@ -75,10 +119,8 @@ def _how_to_go_on(stage: str, typed: Sequence[str]) -> str:
 
     if processes() > 1:
         return "; type the same command with --resume to go on"
-    started = Path(sys.argv[0]).name
-    program = started if started.startswith("rmi-") else f"python {stage}.py"
     words = [word for word in typed if word != "--resume"]
-    return f"; to go on, type: {shlex.join([*program.split(), *words, '--resume'])}"
+    return f"; to go on, type: {command(stage)} {shlex.join([*words, '--resume'])}"
 
 
 def _unknown_settings(words: list[str], stage: str, plain: list[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from settings.kinds import Names, PositiveInt, Real, Section, Text, Whole
+from settings.kinds import Names, Only, PositiveInt, Real, Section, Text, Whole
 
 
 class RunSection(Section):
@@ -34,7 +34,7 @@ class RunSection(Section):
     """Say what a stage would use and make, and how long it took last time; make nothing."""
     mlflow: bool = True
     """Also write to MLflow. The run folders are complete without it."""
-    tracking_uri: str | None = None
+    tracking_uri: Annotated[str | None, Only("mlflow")] = None
     """MLflow's server or database, such as http://127.0.0.1:5000 or postgresql://user@host/mlflow; null: mlflow.db in
     run.dir. Passwords come from the environment (MLFLOW_TRACKING_PASSWORD, PGPASSWORD)."""
 
@@ -78,7 +78,7 @@ class DataSection(Section):
     """Seed of the split and of the embedded demo."""
     workers: Annotated[Whole, Field(ge=0, le=1024)] = 0
     """Processes that decode pictures; 0 takes all cores."""
-    download_dir: str = "downloads"
+    download_dir: Annotated[str, Only("source", "imagenette")] = "downloads"
     """Where source imagenette is stored."""
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ from settings.compare_bits import CompareBitsSection
 from settings.compare_priors import ComparePriorsSection
 from settings.compare_seeds import CompareSeedsSection
 from settings.kinds import Section, flatten
+from settings.layers import Provenance
 from settings.reconstruct_masked import ReconstructMaskedSection
 from settings.sample import SampleSection
 from settings.train_classifier import TrainClassifierSection
@@ -24,12 +25,14 @@ from settings.vqvae_reconstruction import VQVAEReconstructionSection
 
 @dataclass(frozen=True)
 class Typed:
-    """What a user has laid over config.yaml: files, and values by their dotted keys. Settings that come to the same are
-    equal however they were typed. known: they were read from a command line."""
+    """What a user has laid over config.yaml: files, and values by their dotted keys; and who set what. Settings that
+    come to the same are equal however they were typed. known: they were read from a command line, of `stage`."""
 
     overlays: tuple[str, ...] = field(default=(), compare=False)
     values: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    by: Provenance = field(default_factory=Provenance, compare=False)
     known: bool = field(default=False, compare=False)
+    stage: str = field(default="", compare=False)
 
 
 class Config(Section):
@@ -96,3 +99,29 @@ class Config(Section):
     def flat(self, *sections: str) -> dict[str, Any]:
         """The settings of some sections, dotted key -> value; sections that do not exist are passed over."""
         return flatten({name: values for name, values in self.model_dump().items() if name in sections})
+
+
+OF_THE_SPLIT = ("data.workers", "data.skip_broken", "data.download_dir")  # read while pictures are decoded only
+GRID = ("train_vqvae", "train_classifier", "train_distil")
+#: stage -> sections that say which runs it takes, beside its own
+READS = {
+    "vqvae_reconstruction": GRID[:1],
+    "train_classifier": GRID[:1],
+    "train_distil": GRID[:1],
+    "train_prior": GRID[:1],
+    "train_mae": GRID[:1],
+    "train_painter": ("train_vqvae", "train_distil"),
+    "reconstruct_masked": (*GRID, "train_mae", "train_painter"),
+    "sample": ("train_vqvae", "train_distil", "train_prior"),
+    "compare_bits": (*GRID, "reconstruct_masked"),
+    "compare_priors": (*GRID, "reconstruct_masked"),
+}
+#: stage -> the section in which it looks for the runs to take, where that is not its own
+LOOKS_IN = {"compare_bits": "reconstruct_masked", "compare_priors": "reconstruct_masked", "app": "reconstruct_masked"}
+
+
+def names_run(cfg: Config, setting: str) -> str:
+    """The option of the stage that is run with which a run is named, such as --train_distil.vqvae; empty where there is
+    none of that name."""
+    section = LOOKS_IN.get(cfg.typed.stage, cfg.typed.stage)
+    return f"--{section}.{setting}" if setting and hasattr(getattr(cfg, section, None), setting) else ""

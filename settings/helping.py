@@ -3,8 +3,9 @@
 import argparse
 import textwrap
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
+from pipeline.commands import command
 from settings import loading
 from settings.config import Config
 from settings.kinds import flatten
@@ -34,6 +35,21 @@ CHANGED_MOST: dict[str, tuple[str, ...]] = {
 OTHERS_CHANGE = ("run.dir", "data.source", "data.image_size")
 
 
+class Once(argparse.Action):
+    """Stores a value. Of an option that is typed again with another value, the last one counts; `replaced` has the
+    others."""
+
+    replaced: ClassVar[str] = "replaced"
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        before = getattr(namespace, self.dest)
+        if before is not None and before != values:
+            setattr(namespace, self.replaced, [*getattr(namespace, self.replaced, []), (self.dest, before)])
+        setattr(namespace, self.dest, values)
+
+
 class ShortHelp(argparse.Action):
     """Print the screen and end."""
 
@@ -51,7 +67,7 @@ def build_parser(
 ) -> argparse.ArgumentParser:
     """One option for each key, with range, sentence and default; --help-all shows the stage's and the common ones."""
     parser = argparse.ArgumentParser(
-        prog=f"python {stage}.py",
+        prog=command(stage),
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -64,6 +80,7 @@ def build_parser(
     parser.add_argument(
         "--config",
         nargs="+",
+        action="extend",
         default=[],
         metavar="FILE",
         help="overlays on config.yaml, such as presets/imagenette.yaml",
@@ -77,7 +94,9 @@ def build_parser(
         )
     for option, meant in shortcuts.items():
         key, count = (meant, None) if isinstance(meant, str) else meant
-        parser.add_argument(option, dest=key, nargs=count, metavar="VALUE", default=None, help=f"short for --{key}")
+        parser.add_argument(
+            option, dest=key, nargs=count, action=Once, metavar="VALUE", default=None, help=f"short for --{key}"
+        )
     defaults = shipped_defaults()
     sections = sorted(Config.model_fields, key=lambda name: (name != stage, name not in COMMON_SECTIONS))
     for name in sections:
@@ -88,7 +107,12 @@ def build_parser(
             default = loading.as_typed(defaults.get(key))
             text = f"{field.description} [{loading.describe_range(field)}; default {default}]".replace("%", "%%")
             group.add_argument(
-                f"--{key}", dest=key, metavar="VALUE", default=None, help=text if shown else argparse.SUPPRESS
+                f"--{key}",
+                dest=key,
+                action=Once,
+                metavar="VALUE",
+                default=None,
+                help=text if shown else argparse.SUPPRESS,
             )
     return parser
 
@@ -100,7 +124,7 @@ def options_without_key(parser: argparse.ArgumentParser) -> list[str]:
 
 def _usage(stage: str, resumable: bool) -> str:
     more = " [--resume] [--dry-run]" if resumable else ""
-    return f"python {stage}.py [--config FILE ...] [--section.key VALUE ...]{more}"
+    return f"{command(stage)} [--config FILE ...] [--section.key VALUE ...]{more}"
 
 
 def short_help(stage: str, description: str, shortcuts: Mapping[str, Shortcut], resumable: bool) -> str:
@@ -124,8 +148,8 @@ def short_help(stage: str, description: str, shortcuts: Mapping[str, Shortcut], 
 
 
 def shipped_defaults() -> dict[str, Any]:
-    """The defaults that help shows: config.yaml's; the schema's own when that file cannot be used."""
+    """The defaults that help shows: config.yaml's; those that ship when that file cannot be used."""
     try:
         return flatten(loading.load([], {}).model_dump())
     except loading.ConfigError:
-        return flatten(Config().model_dump())
+        return loading.as_shipped()

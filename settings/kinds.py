@@ -1,6 +1,7 @@
 """Kinds of values that settings have, and what all sections share."""
 
 import difflib
+from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -32,6 +33,52 @@ def _as_list(value: Any) -> Any:
 
 Text = Annotated[str, BeforeValidator(_as_text)]
 Names = Annotated[list[Text], BeforeValidator(_as_list)]
+
+
+class Only:
+    """Beside the type of a key that has an effect only where another key is so: one of the values, or the list that
+    it is has one of them; without values it is anything but null, false, 0 and empty.
+
+    key: of the same section, or with its own section's name before it; several, of which one is enough, with ` or `.
+    above: it is larger than that. `Only(...) | Only(...)`: one of both is enough.
+    """
+
+    def __init__(self, key: str, *values: Any, above: float | None = None) -> None:
+        self.keys, self.values, self.above = key.split(" or "), values, above
+        self.other: Only | None = None
+
+    def __or__(self, other: "Only") -> "Only":
+        self.other = other
+        return self
+
+    def unmet(self, key: str, settings: Mapping[str, Any]) -> str:
+        """Why `key` does nothing with these settings, in words; empty where it does something, or may while tuning."""
+        beside = key.rpartition(".")[0]
+        named = [name if name in settings else f"{beside}.{name}" for name in self.keys]
+        if any(self._met(settings[name]) or self._searched(name, settings) for name in named):
+            return ""
+        if self.other and not self.other.unmet(key, settings):
+            return ""
+        found = " and ".join(f"{name} is {_shown(settings[name])}" for name in named)
+        needs = [f"more than {self.above:g}"] if self.above is not None else [_shown(value) for value in self.values]
+        return f"{found}, and not {' or '.join(needs)}" if needs else found
+
+    def _met(self, value: Any) -> bool:
+        if self.above is not None:
+            return bool(value > self.above)
+        if not self.values:
+            return bool(value)
+        return any(each in self.values for each in (value if isinstance(value, list) else [value]))
+
+    def _searched(self, name: str, settings: Mapping[str, Any]) -> bool:
+        """Whether tuning may try a value with which it has an effect."""
+        stage, _, key = name.partition(".")
+        entry = (settings.get(f"{stage}.tune.space") or {}).get(key) if settings.get(f"{stage}.tune.trials") else None
+        return isinstance(entry, dict) or any(self._met(value) for value in entry or ())
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class Section(BaseModel):

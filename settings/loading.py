@@ -1,5 +1,7 @@
 """Settings as the stages get them: config.yaml, overlays and command-line values, checked all at once."""
 
+from collections.abc import Iterable
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -8,7 +10,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from settings.config import Config, Typed
-from settings.kinds import Section, flatten, nearest
+from settings.kinds import Only, Section, flatten, nearest
+from settings.layers import TYPED, Layer, is_of_a_run, provenance, searched_no_more, setters_of, shipped_values
 from settings.plain_yaml import odd_text, read_plain
 
 BASE_FILE = Path(__file__).resolve().parent.parent / "config.yaml"
@@ -22,17 +25,44 @@ class ConfigError(ValueError):
         self.problems = problems
 
 
-def load(overlays: list[Path], overrides: dict[str, Any], base: Path = BASE_FILE) -> Config:
-    """config.yaml, then each overlay, then command-line values such as {"train_vqvae.epochs": 3}.
+def load(overlays: list[Path], overrides: dict[str, Any], base: Path | None = None) -> Config:
+    """config.yaml, then each overlay, then command-line values such as {"train_vqvae.epochs": 3}. What config.yaml
+    lacks is as it ships. A key that a user sets leaves the search space, see `settings.layers`.
 
     Raises ConfigError that lists every problem: missing files, misspelt keys, values out of range.
     """
-    merged: dict[str, Any] = {}
-    for file in [base, *overlays]:
-        _merge(merged, _read_yaml(file))
+    layers = [_layer(file) for file in [base or BASE_FILE, *overlays]]
+    typed: dict[str, Any] = {}
+    for dotted, value in overrides.items():
+        _set(typed, dotted.split("."), value)
+    merged = deepcopy(dict(shipped_values(BASE_FILE)))
+    for layer in layers:
+        _merge(merged, deepcopy(dict(layer.values)))
     for dotted, value in overrides.items():
         _set(merged, dotted.split("."), value)
-    return check(merged).noting(Typed(tuple(str(file) for file in overlays), overrides, known=True))
+    check(merged)
+    setters = setters_of([*layers, Layer(TYPED, typed)])
+    kept = searched_no_more(setters, merged)
+    for stage, name in (key.split(".", 1) for key in kept):
+        del merged[stage]["tune"]["space"][name]
+    noted = Typed(tuple(str(file) for file in overlays), overrides, provenance(setters, kept), known=True)
+    return check(merged).noting(noted)
+
+
+def _layer(file: Path) -> Layer:
+    return Layer(str(file), _without_empty(_read_yaml(file), Config), shipped_values(_found(file)), is_of_a_run(file))
+
+
+def _without_empty(values: dict[str, Any], section: type[Section]) -> dict[str, Any]:
+    """Without sections in which nothing stands: all lines below a heading may have been taken out."""
+    found = {}
+    for key, value in values.items():
+        kind = field.annotation if (field := section.model_fields.get(key)) else None
+        if not (isinstance(kind, type) and issubclass(kind, Section)):
+            found[key] = value
+        elif value is not None:
+            found[key] = _without_empty(value, kind) if isinstance(value, dict) else value
+    return found
 
 
 def check(values: dict[str, Any]) -> Config:
@@ -56,10 +86,27 @@ def _with_odd_text(values: dict[Any, Any], prefix: str) -> list[str]:
     return found
 
 
-def changed_keys(config: Config, base: Path = BASE_FILE) -> dict[str, Any]:
-    """The settings that differ from config.yaml, dotted key -> value."""
-    shipped = flatten(check(_read_yaml(base)).model_dump())
+def changed_keys(config: Config) -> dict[str, Any]:
+    """The settings that differ from those that ship, dotted key -> value."""
+    shipped = as_shipped()
     return {key: value for key, value in flatten(config.model_dump()).items() if shipped.get(key) != value}
+
+
+def as_shipped() -> dict[str, Any]:
+    """The settings as they ship, dotted key -> value."""
+    return flatten(check(deepcopy(shipped_values(BASE_FILE))).model_dump())
+
+
+def without_effect(config: Config, keys: Iterable[str]) -> dict[str, list[str]]:
+    """Why -> those of the keys that do nothing with these settings, see `kinds.Only`."""
+    values, fields = flatten(config.model_dump()), dict(options(Config))
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        for only in [item for item in fields[key].metadata if isinstance(item, Only)] if key in fields else ():
+            if why := only.unmet(key, values):
+                found.setdefault(why, []).append(key)
+                break
+    return found
 
 
 def as_typed(value: Any) -> str:
@@ -111,16 +158,20 @@ def _readable(bound: float) -> str:
     return f"{bound:,}" if isinstance(bound, int) and abs(bound) >= 10_000 else f"{bound}"
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
+def _found(file: Path) -> Path:
+    """presets/NAME.yaml is found from any folder, as the installed commands need."""
     shipped = BASE_FILE.parent / file
-    if file.parent == Path("presets") and not file.is_file() and shipped.is_file():
-        file = shipped  # so that presets/NAME.yaml is found from any folder, as the installed commands need
+    return shipped if file.parent == Path("presets") and not file.is_file() and shipped.is_file() else file
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    file = _found(file)
     if not file.is_file():
         presets = sorted(p.name for p in BASE_FILE.parent.glob("presets/*.yaml"))
         found = "is a folder" if file.is_dir() else "does not exist"
         raise ConfigError([f"config file {file} {found}; in presets/ are: {', '.join(presets)}"])
     try:
-        values = read_plain(file.read_text(encoding="utf-8"))
+        values = read_plain(file.read_text(encoding="utf-8"), file.name)
     except UnicodeDecodeError:
         raise ConfigError([f"{file} is not UTF-8 text"]) from None
     except OSError as error:

@@ -14,8 +14,9 @@ MERGE = "tag:yaml.org,2002:merge"
 class PlainLoader(yaml.SafeLoader):
     """Refuses keys that stand twice, and nesting without end."""
 
-    def __init__(self, stream: str) -> None:
+    def __init__(self, stream: str, name: str) -> None:
         super().__init__(stream)
+        self.name = name  # what errors call it
         self._depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
@@ -41,12 +42,13 @@ class PlainLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def read_plain(text: str) -> Any:
-    """The one document in a text. Raises ValueError with one line that says what is wrong, and where."""
+def read_plain(text: str, name: str = "what is typed") -> Any:
+    """The one document in a text; name: of its file. Raises ValueError with one line that says what is wrong, and
+    where."""
     try:
-        loader = PlainLoader(text)
+        loader = PlainLoader(text, name)
     except yaml.YAMLError as error:  # a character that YAML does not have
-        raise ValueError(f"is not YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(f"is not YAML: {' '.join(str(error).split())}".replace("<unicode string>", name)) from None
     try:
         node = loader.get_single_node()
         if node is None:

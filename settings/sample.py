@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from settings.kinds import Names, Real, RunName, Section, Text, Whole
+from settings.kinds import Names, Only, Real, RunName, Section, Text, Whole
 from settings.strategies import MaskName
 
 
@@ -27,17 +27,17 @@ class SampleSection(Section):
     """Class to ask for; null takes all in turn in mode conditional (--class)."""
     values: Names = []
     """What to ask for, in the order of train_prior.condition_numbers, then condition_classes (--values)."""
-    passes: Annotated[Whole, Field(ge=1, le=100_000)] = 16
+    passes: Annotated[Whole, Field(ge=1, le=100_000), Only("prior", "distil")] = 16
     """Passes in which the DistilBERT fills a grid."""
-    fill_order: Literal["confidence", "halton"] = "halton"
+    fill_order: Annotated[Literal["confidence", "halton"], Only("prior", "distil")] = "halton"
     """The DistilBERT's sure tokens first, or well spread ones."""
-    choice_noise: Annotated[Real, Field(ge=0, le=100)] = 0.0
+    choice_noise: Annotated[Real, Field(ge=0, le=100), Only("prior", "distil"), Only("fill_order", "confidence")] = 0.0
     """Of fill_order confidence: scale of the noise in the first pass, which falls to zero (MaskGIT took 4.5)."""
-    pool: Annotated[Whole, Field(ge=1, le=1_000_000)] = 512
+    pool: Annotated[Whole, Field(ge=1, le=1_000_000), Only("prior", "gan"), Only("mode", "inpainting")] = 512
     """Grids of the GAN among which mode inpainting looks for what fits."""
-    mask: MaskName = "block"
+    mask: Annotated[MaskName, Only("mode", "inpainting")] = "block"
     """What is missing in mode inpainting: tokens at random, a rectangle, or the lower part."""
-    percent: Annotated[Real, Field(ge=0, le=100)] = 50
+    percent: Annotated[Real, Field(ge=0, le=100), Only("mode", "inpainting")] = 50
     """How much is missing in mode inpainting."""
     vqvae: RunName = "best"
     """The VQ-VAE: best, a run folder, or models:/NAME@ALIAS."""

@@ -1,14 +1,18 @@
 """Settings of train_mae.py."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from settings.kinds import Real, RunName, Whole
+from settings.kinds import Only, Real, RunName, Whole
 from settings.training import Training
 
 
 class TrainMAESection(Training):
+    SHAPE: ClassVar[tuple[str, ...]] = ("dim", "layers", "heads", "decoder_dim", "decoder_layers")
+    KIND: ClassVar[tuple[str, ...]] = ("inputs",)
+    TAKEN_AS: ClassVar[str] = "reconstruct_masked.rival_mae"
+
     epochs: Annotated[Whole, Field(ge=1, le=1_000_000)] = 40
     """Epochs of the final fit at most."""
     learning_rate: Annotated[Real, Field(gt=0, le=100)] = 2e-3
@@ -32,7 +36,7 @@ class TrainMAESection(Training):
     """Transformer layers of the decoder."""
     mask_schedule: Literal["cosine", "uniform", "fixed"] = "uniform"
     """How the mask ratio varies in training: cosine, uniform, or fixed."""
-    fixed_ratio: Annotated[Real, Field(gt=0, le=1)] = 0.75
+    fixed_ratio: Annotated[Real, Field(gt=0, le=1), Only("mask_schedule", "fixed")] = 0.75
     """The mask ratio with mask_schedule: fixed."""
     augmentation: Literal["none", "shift", "shift_flip"] = "shift"
     """Random shifts by up to an eighth of the side; also left-right flips."""

@@ -1,14 +1,16 @@
 """Settings of train_painter.py."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from settings.kinds import Real, RunName, Whole
+from settings.kinds import Only, Real, RunName, Whole
 from settings.training import Training
 
 
 class TrainPainterSection(Training):
+    TAKEN_AS: ClassVar[str] = "reconstruct_masked.painter"
+
     epochs: Annotated[Whole, Field(ge=1, le=1_000_000)] = 20
     """Epochs of the final fit at most."""
     batch_size: Annotated[Whole, Field(ge=1, le=100_000)] = 64
@@ -21,7 +23,7 @@ class TrainPainterSection(Training):
     """The DistilBERT whose answers it paints: best, a run folder, or models:/NAME@ALIAS."""
     mask_schedule: Literal["cosine", "uniform", "fixed"] = "uniform"
     """How the mask ratio varies in training: cosine, uniform, or fixed."""
-    fixed_ratio: Annotated[Real, Field(gt=0, le=1)] = 0.5
+    fixed_ratio: Annotated[Real, Field(gt=0, le=1), Only("mask_schedule", "fixed")] = 0.5
     """The mask ratio with mask_schedule: fixed."""
     percentages: Annotated[list[Annotated[Whole, Field(ge=1, le=100)]], Field(min_length=1)] = [10, 25, 50, 75, 90]
     """Mask percentages at which validation and test are measured."""

@@ -1,10 +1,10 @@
 """Settings of train_vqvae.py."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from settings.kinds import Names, Real, Section, Whole
+from settings.kinds import Names, Only, Real, Section, Whole
 from settings.training import Training
 
 
@@ -13,13 +13,29 @@ class ComponentMasking(Section):
 
     enabled: bool = False
     """Show only one component of some pictures in training."""
-    mask_prob_max: Annotated[Real, Field(ge=0, le=1)] = 0.7
+    mask_prob_max: Annotated[Real, Field(ge=0, le=1), Only("enabled")] = 0.7
     """Share of the pictures that show one component only, at its highest."""
-    warmup_epochs: Annotated[Whole, Field(ge=0, le=1_000_000)] = 20
+    warmup_epochs: Annotated[Whole, Field(ge=0, le=1_000_000), Only("enabled")] = 20
     """Epochs over which that share rises from 0; 0 starts with mask_prob_max."""
 
 
 class TrainVQVAESection(Training):
+    SHAPE: ClassVar[tuple[str, ...]] = (
+        "stride",
+        "hidden",
+        "residual_blocks",
+        "codebook_size",
+        "code_dim",
+        "stem",
+        "normalize_codes",
+    )
+    KIND: ClassVar[tuple[str, ...]] = (
+        "component_masking.enabled",
+        "condition_numbers",
+        "condition_classes",
+    )
+    TAKEN_AS: ClassVar[str] = "vqvae_reconstruction.vqvae"
+
     epochs: Annotated[Whole, Field(ge=1, le=1_000_000)] = 12
     """Epochs of the final fit at most."""
     learning_rate: Annotated[Real, Field(gt=0, le=100)] = 1e-2
@@ -38,7 +54,7 @@ class TrainVQVAESection(Training):
     """beta, weight of the commitment loss."""
     codebook_update: Literal["ema", "gradient"] = "ema"
     """Codebook by moving averages, or by the gradient of the codebook loss."""
-    ema_decay: Annotated[Real, Field(ge=0, lt=1)] = 0.97
+    ema_decay: Annotated[Real, Field(ge=0, lt=1), Only("codebook_update", "ema") | Only("restart_share")] = 0.97
     """Decay of the moving averages per step."""
     data_init: bool = True
     """Start the codebook from the first batch (clustered)."""
@@ -56,7 +72,7 @@ class TrainVQVAESection(Training):
     """Columns of numbers in the split's manifest.csv that the decoder is told."""
     condition_classes: Names = []
     """Columns of classes in the split's manifest.csv that the decoder is told (class: the picture's own)."""
-    label_drop: Annotated[Real, Field(ge=0, lt=1)] = 0.1
+    label_drop: Annotated[Real, Field(ge=0, lt=1), Only("condition_numbers or condition_classes")] = 0.1
     """With conditions: how often the decoder is told nothing in training; above 0 allows guidance."""
     ssim_weight: Annotated[Real, Field(ge=0, le=100)] = 0.0
     """Weight of 1 - SSIM, added to the loss; 0 leaves it out."""
@@ -64,7 +80,7 @@ class TrainVQVAESection(Training):
     """Change pictures in training: mirror left-right, mirror and move a little, or all eight ways to lay a square."""
     stem: Literal["unshuffle", "strided"] = "unshuffle"
     """Pixels moved into channels, or the plain strided convolutions of 2017."""
-    codebook_start: Literal["normal", "uniform"] = "normal"
+    codebook_start: Annotated[Literal["normal", "uniform"], Only("data_init", False)] = "normal"
     """Without data_init: standard normal codes, or uniform in [-1/K, 1/K]."""
 
     @model_validator(mode="after")

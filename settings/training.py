@@ -1,11 +1,12 @@
 """What all training stages share: epochs, optimizer, and the search space of Optuna."""
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, model_validator
 
-from settings.kinds import Real, Section, Whole, nearest
+from settings.kinds import Only, Real, Section, Whole, flatten, nearest
 
 
 class Tune(Section):
@@ -13,20 +14,20 @@ class Tune(Section):
 
     trials: Annotated[Whole, Field(ge=0, le=100_000)] = 3
     """How many settings to try before the final fit; 0 skips tuning."""
-    epochs: Annotated[Whole, Field(ge=1, le=1_000_000)] = 3
+    epochs: Annotated[Whole, Field(ge=1, le=1_000_000), Only("trials")] = 3
     """Epochs of a trial."""
-    share: Annotated[Real, Field(gt=0, le=1)] = 1.0
+    share: Annotated[Real, Field(gt=0, le=1), Only("trials")] = 1.0
     """Share of the training and validation pictures that a trial sees, evenly spread over the classes."""
-    patience: Annotated[Whole, Field(ge=1, le=1_000_000)] = 3
+    patience: Annotated[Whole, Field(ge=1, le=1_000_000), Only("trials")] = 3
     """Epochs without a better validation score after which a trial stops."""
-    startup_trials: Annotated[Whole, Field(ge=0, le=100_000)] = 2
+    startup_trials: Annotated[Whole, Field(ge=0, le=100_000), Only("trials")] = 2
     """Trials before bad ones are pruned."""
-    study: str | None = None
+    study: Annotated[str | None, Only("trials")] = None
     """Name of a study to continue and add to; null starts one for this run."""
-    storage: str | None = None
+    storage: Annotated[str | None, Only("trials")] = None
     """Database of the study, such as postgresql://user@host/optuna; null: optuna.db in run.dir. The password comes from
     the environment (PGPASSWORD)."""
-    space: dict[str, list[int | float | str | bool] | dict[str, Any]] = {}
+    space: Annotated[dict[str, list[int | float | str | bool] | dict[str, Any]], Only("trials")] = {}
     """What is searched: KEY: [choices] or KEY: {low: x, high: y, log: true}."""
 
     @model_validator(mode="after")
@@ -42,7 +43,16 @@ class Tune(Section):
 
 
 class Training(Section):
-    """What all training stages have."""
+    """What all training stages have.
+
+    SHAPE: keys that decide what the model is; runs of the same shape are compared first. KIND: keys that say which kind
+    of model is trained, which later stages ask for in settings of their own. TAKEN_AS: the setting with which a later
+    stage names a run.
+    """
+
+    SHAPE: ClassVar[tuple[str, ...]] = ()
+    KIND: ClassVar[tuple[str, ...]] = ()
+    TAKEN_AS: ClassVar[str] = ""
 
     epochs: Annotated[Whole, Field(ge=1, le=1_000_000)] = 12
     """Epochs of the final fit at most."""
@@ -83,6 +93,16 @@ class Training(Section):
         self.tune.space.update(checked)
         return self
 
+    def unlike(self, used: Mapping[str, Any], keys: Iterable[str]) -> dict[str, tuple[Any, Any]]:
+        """key -> (in `used`, here) of the keys in which a run was made otherwise: with another value, which is not one
+        that is searched either. used: its section, dotted key -> value; keys that it lacks are passed over."""
+        mine = flatten(self.model_dump(mode="json"))
+        return {
+            key: (used[key], mine[key])
+            for key in keys
+            if key in used and used[key] != mine[key] and not within(used[key], self.tune.space.get(key, []))
+        }
+
     def _alone_is_valid(self) -> bool:
         """Whether the section would be without its search."""
         try:
@@ -90,6 +110,13 @@ class Training(Section):
         except ValidationError:
             return False
         return True
+
+
+def within(value: Any, entry: Any) -> bool:
+    """Whether a value is one of those that an entry of a search space stands for."""
+    if isinstance(entry, list):
+        return value in entry
+    return isinstance(value, int | float) and float(entry["low"]) <= value <= float(entry["high"])
 
 
 MOST_CHECKED = 5000  # whole numbers of a range that are tried one by one

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from settings.kinds import Names, Real, RunName, Section, Whole
+from settings.kinds import Names, Only, Real, RunName, Section, Whole
 
 
 class VQVAEReconstructionSection(Section):
@@ -18,13 +18,13 @@ class VQVAEReconstructionSection(Section):
     """Instead of the split: reconstruct this picture or folder of pictures."""
     indices: str | None = None
     """Instead of the split: paint the pictures of this .npy file of indices."""
-    components: Names | None = None
+    components: Annotated[Names | None, Only("input")] = None
     """With input: show only these components and paint the others (--components a,b)."""
     rival: RunName | None = None
     """A second VQ-VAE of the same split, such as one trained without component masking, beside it in components.csv."""
     tell_metadata: bool = False
     """Tell a decoder that was trained with conditions the metadata of each picture."""
-    guidance_scale: Annotated[Real, Field(ge=0, le=20)] = 1.0
+    guidance_scale: Annotated[Real, Field(ge=0, le=20), Only("tell_metadata")] = 1.0
     """With tell_metadata: 1 plain, more exaggerates what is told (needs label_drop above 0 in training)."""
     brain: bool = False
     """Brain slices: also SSIM in the brain only, with the wrong range, and of a 2x copy (mri.csv, figure, GIF)."""

@@ -8,7 +8,7 @@ import yaml
 from handoff.split import Split, open_split
 from handoff.vqvae import vqvae_key
 from pipeline.files import write_csv, write_json
-from pipeline.runs import RunFolder, note_best
+from pipeline.runs import RunFolder
 from settings.config import Config
 from toys import copied, draw_classes, make_split, png, split_settings
 
@@ -29,7 +29,8 @@ def fake_run(
     noted = {"status": "finished", "inputs": {}, "commit": "0123456789abcdef", "versions": VERSIONS, "key": key}
     folder.update(**noted | record)
     if key is not None:
-        note_best(folder, key, None, "", True)
+        folder.finish(key, None, "", True)
+        folder.update(**record)
     return folder
 
 

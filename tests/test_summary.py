@@ -1,22 +1,26 @@
 """The table of what the stages found, and the MLflow UI."""
 
+import json
 import os
 import re
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 import summary
 from pipeline.files import InputError, read_json
+from pipeline.loopback import listening
 from pipeline.runs import RunFolder
-from pipeline.spool import Spool
+from pipeline.spool import Spool, undelivered
 from pipeline.tracking import database_uri, open_ledger
 from settings.config import Config
 from toys import ROOT, STAGES, tiny
@@ -39,12 +43,8 @@ def test_the_summary_names_numbers_that_the_stages_write(ran, capsys):
 
 # --- the MLflow UI ----------------------------------------------------------------------------------------------------
 
-PORT = 5000
-
-
-def is_taken() -> bool:
-    with socket.socket() as asked:
-        return asked.connect_ex(("127.0.0.1", PORT)) == 0
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs /proc to see which are left")
+DEAD = "http://127.0.0.1:9"
 
 
 def alive(group: int) -> int:
@@ -57,46 +57,134 @@ def alive(group: int) -> int:
     return found
 
 
-def answer_of(url: str, seconds: float) -> int:
-    """The status with which the address answers, as soon as it does."""
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                return answer.status
-        except OSError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.2)
+class Shown:
+    """The UI in a process group of its own, behind a proxy that is dead."""
 
-
-@pytest.mark.skipif(is_taken(), reason=f"port {PORT} is taken on this machine")
-@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs /proc to see which processes are left")
-def test_the_ui_answers_on_this_machine_and_leaves_nothing_when_it_is_stopped(tmp_path: Path) -> None:
-    """As in a terminal, Ctrl-C goes to the whole group."""
-    open_ledger(tmp_path / "runs", "train_vqvae", "a run", {}, None).metrics({"best_val_mse": 0.25}, step=0)
-    call = [sys.executable, str(ROOT / "summary.py"), "--ui", "--run.dir", str(tmp_path / "runs")]
-    log = tmp_path / "log.txt"
-    with log.open("w") as written:
-        process = subprocess.Popen(
-            call, cwd=tmp_path, stdout=written, stderr=written, text=True, start_new_session=True
-        )
-    try:
-        assert answer_of(f"http://127.0.0.1:{PORT}/", 120) == 200
-        printed = log.read_text()
-        assert f"open one of these, or http://127.0.0.1:{PORT} (Ctrl-C ends it)" in printed
-        (link,) = re.findall(r"train_vqvae +(http\S+)", printed)
-        assert answer_of(link, 5) == 200
-        os.killpg(process.pid, signal.SIGINT)
-        process.wait(timeout=30)
-        end = time.monotonic() + 15
-        while (alive(process.pid) or is_taken()) and time.monotonic() < end:
+    def __init__(self, runs: Path, *options: str) -> None:
+        self.log = runs.parent / "log.txt"
+        call = [sys.executable, str(ROOT / "summary.py"), "--ui", "--run.dir", str(runs), *options]
+        proxies = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), DEAD)
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                call, cwd=runs.parent, env=os.environ | proxies, stdout=log, stderr=log, start_new_session=True
+            )
+        end = time.monotonic() + 120
+        while not (found := re.search(r"^open .*(http://127\.0\.0\.1:\d+) ", self.printed, re.MULTILINE)):
+            assert self.process.poll() is None and time.monotonic() < end, self.printed
             time.sleep(0.1)
-        assert not alive(process.pid) and not is_taken()
-    finally:
+        self.address = found[1]
+
+    @property
+    def printed(self) -> str:
+        return self.log.read_text()
+
+    def ask(self, path: str) -> tuple[dict[str, str], bytes]:
+        """Headers, in small letters, and content. It listens already; the answer may take seconds."""
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"{self.address}{path}", timeout=60) as answer:
+            return {name.lower(): value for name, value in answer.headers.items()}, answer.read()
+
+    def end(self, number: int = signal.SIGKILL) -> int:
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(timeout=30)
+            os.kill(self.process.pid, number)  # as plain `kill` does, not to the group
+        return self.process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def old_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("ui") / "runs"
+    ledger = open_ledger(runs, "train_vqvae", "a run", {}, None)
+    ledger.metrics({"best_val_mse": 0.25}, step=0)
+    (runs / "curves.png").write_bytes(b"a picture")
+    ledger.artifacts(runs / "curves.png", "figures")
+    ledger.end("FINISHED")
+    return runs
+
+
+@pytest.fixture(scope="module")
+def shown(old_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
+    """Over a copy of the runs, without the old ones' artifacts, while the usual port is taken."""
+    runs = tmp_path_factory.mktemp("moved") / "runs"
+    shutil.copytree(old_runs, runs)
+    shutil.rmtree(old_runs / "artifacts")
+    with listening(None, summary.PORT):  # the usual one, where no other program has it
+        found = Shown(runs)
+        yield found
+        found.end()
+
+
+def test_the_ui_says_which_port_it_has_and_links_to_what_answers(shown: Shown) -> None:
+    assert shown.address != f"http://127.0.0.1:{summary.PORT}"
+    assert f"port {summary.PORT} is taken; this is {shown.address.rsplit(':', 1)[1]} (--port NUMBER" in shown.printed
+    (link,) = re.findall(r"train_vqvae +(http\S+)", shown.printed)
+    assert link.startswith(f"{shown.address}/#/experiments/")
+    headers, page = shown.ask("/")
+    assert b'id="root"' in page and int(headers["content-length"]) == len(page)
+    assert headers["x-frame-options"] == "SAMEORIGIN", "what MLflow guards its pages with"
+
+
+def test_figures_are_shown_where_the_runs_were_copied_to(shown: Shown, old_runs: Path) -> None:
+    assert f"came from {old_runs}: its artifact places now lead to" in shown.printed
+    client = MlflowClient(database_uri(old_runs), database_uri(old_runs))
+    experiment = client.get_experiment_by_name("train_vqvae")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert shown.ask(f"/get-artifact?path=figures/curves.png&run_uuid={run.info.run_id}")[1] == b"a picture"
+
+
+def test_the_ui_collects_no_usage_data(shown: Shown) -> None:
+    assert json.loads(shown.ask("/ajax-api/3.0/mlflow/ui-telemetry")[1])["disable_ui_telemetry"] is True
+
+
+def test_the_first_page_does_not_say_that_usage_data_are_collected(shown: Shown) -> None:
+    """Seen in Chromium: the notice that MLflow's page opens with."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--no-proxy-server"])
+        page = browser.new_page()
+        page.goto(shown.address)
+        page.get_by_text("Welcome to MLflow").wait_for(timeout=60_000)
+        page.wait_for_timeout(1000)
+        assert page.get_by_text("collects usage data").count() == 0
+        browser.close()
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)],
+    ids=lambda each: str(each),
+)
+def test_the_ui_leaves_nothing_when_it_is_ended(old_runs: Path, number: int, status: int) -> None:
+    with listening(None, 20000) as free:
+        port = free.getsockname()[1]
+    shown = Shown(old_runs, "--port", str(port))
+    try:
+        assert shown.address == f"http://127.0.0.1:{port}"
+        assert shown.ask("/health")[1] == b"OK" and alive(shown.process.pid) == 1, "no children"
+        started = time.monotonic()
+        assert shown.end(number) == status and time.monotonic() - started < 15
+        assert shown.printed.endswith("(Ctrl-C ends it)\ninterrupted\n") and not alive(shown.process.pid)
+        listening(port, port).close()
+    finally:
+        shown.end()
+
+
+@pytest.mark.parametrize(
+    ("port", "words"), [("taken", "is taken"), ("0", "expected a whole number"), ("many", "expected a whole number")]
+)
+def test_a_port_that_cannot_be_is_one_line_and_status_2(
+    port: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mlflow.db").touch()
+    with listening(None, 20000) as other:
+        named = str(other.getsockname()[1]) if port == "taken" else port
+        monkeypatch.setattr(sys, "argv", ["summary.py", "--ui", "--run.dir", str(tmp_path), "--port", named])
+        assert summary.main() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: --port {'' if port == 'taken' else 'is '}{named}") and words in line
 
 
 def test_without_a_database_the_ui_says_what_to_type(tmp_path: Path) -> None:
@@ -118,6 +206,42 @@ def test_sync_delivers_what_waits_and_leaves_runs_that_go_on(
     assert summary.sync(cfg) == 1
     assert "still runs, or was killed" in capsys.readouterr().out
     assert summary.sync(cfg) == 0, "once"
+
+
+def test_sync_says_of_each_folder_why_not_and_delivers_the_others(
+    old_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    shutil.copytree(old_runs, runs)
+    folders = []
+    for stage in ("train_mae", "train_painter", "train_vqvae"):
+        folders.append(RunFolder.create(runs, stage, "", "key"))
+        folders[-1].update(status="finished")
+        opened = open_ledger(runs, stage, "x", {}, None)
+        where = {"uri": None, "experiment": opened.experiment_id}
+        Spool(folders[-1].path, where, lambda text: None).add(opened.run_id, "tags", [{"told": "late"}])
+    (folders[0].path / "run.json").write_text("{")
+    (folders[1].path / "undelivered.jsonl").write_text("damaged\n")
+    monkeypatch.setattr(sys, "argv", ["summary.py", "--sync", "--run.dir", str(runs)])
+    capsys.readouterr()
+    assert summary.main() == 2
+    out, err = capsys.readouterr()
+    first, second, third = out.splitlines()[-3:]
+    assert first.startswith(f"{folders[0].path} is not delivered: {folders[0].path / 'run.json'} is not JSON: ")
+    assert second.startswith(f"{folders[1].path} is not delivered: line 1 of ")
+    assert third == f"{folders[2].path}: 1 entries delivered"
+    assert err == "error: not delivered: 2, see above; mend that, then type: python summary.py --sync\n"
+    assert undelivered(runs) == [folders[0].path, folders[1].path]
+
+
+def test_sync_into_a_database_that_was_lost_is_no_traceback(old_runs: Path, tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "runs", "train_vqvae", "", "key")
+    folder.update(status="finished")
+    Spool(folder.path, {"uri": None, "experiment": "1"}, lambda text: None).add("0" * 32, "tags", [{"told": "late"}])
+    call = [sys.executable, str(ROOT / "summary.py"), "--sync", "--run.dir", str(tmp_path / "runs")]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2 and done.stderr.startswith("error: not delivered: 1") and "Traceback" not in done.stderr
+    assert "Run with id=00000000000000000000000000000000 not found" in done.stdout
 
 
 def test_help_names_every_option_and_asks_for_no_torch(tmp_path: Path) -> None:

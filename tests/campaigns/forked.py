@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -68,8 +68,9 @@ class Ended(NamedTuple):
     seconds: float
 
 
-def make_little_world(folder: Path, tracked: bool = False) -> World:
-    """Pictures, and runs of all stages whose results others read. tracked: there are an mlflow.db and an optuna.db."""
+def make_little_world(folder: Path, tracked: bool = False, base: dict[str, Any] = LITTLE) -> World:
+    """Pictures, and runs of all stages whose results others read. tracked: there are an mlflow.db and an optuna.db.
+    base: the settings."""
     world = World(folder / "runs", draw_classes(folder / "pictures"), folder / "little.yaml")
     write_json(world.overlay, LITTLE)  # JSON is YAML
     here = {"run__dir": str(world.runs), "data__source": str(world.source)}
@@ -82,7 +83,7 @@ def make_little_world(folder: Path, tracked: bool = False) -> World:
         (train_prior, {}),
         (train_prior, {"train_prior__kind": "gan"}),
     ):
-        stage.run(loading.check(changed(LITTLE, here | changes)))
+        stage.run(loading.check(changed(base, here | changes)))
     return world
 
 

@@ -17,7 +17,7 @@ from own_picture.completing import request_of
 from page.guard import Gate
 from page.opening import Opening, Studied, example_pictures
 from pipeline.files import InputError, read_json, write_json
-from pipeline.runs import read_best, run_settings
+from pipeline.runs import RunFolder, read_best, run_settings
 from settings import loading
 from settings.config import Config
 from toys import STAGES, copied, newest, tiny
@@ -134,7 +134,7 @@ def test_they_are_laid_out_once_and_what_lies_beside_them_stays(ran, tmp_path: P
     assert shipped.lend(cfg).run.dir == str(place)
     weights = next(place.glob("train_vqvae/*/model/model.safetensors"))
     changed, made = weights.stat().st_mtime_ns, newest(place, "data_split")
-    write_json(place / "train_vqvae" / "best.json", read_best(place, "train_vqvae") | {"mine": {"run": "other"}})
+    RunFolder.create(place, "train_vqvae", "", "").finish("mine", None, "", True)
     shipped.lend(cfg)
     assert newest(place, "data_split") == made and weights.stat().st_mtime_ns == changed
     assert "mine" in read_best(place, "train_vqvae")

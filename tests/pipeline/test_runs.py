@@ -1,8 +1,10 @@
 """Run folders and the hand-off between stages."""
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from pipeline import files, runs
 from pipeline.files import InputError, read_json, write_json
 from pipeline.processes import this_process
-from pipeline.runs import RunFolder, bury_gone, check_handed, named_run, note_best, read_best, resolve_run
+from pipeline.runs import RunFolder, Sought, bury_gone, check_handed, named_run, read_best, resolve_run
 from toys import ROOT
 
 MEND = "python train_vqvae.py"
@@ -20,6 +22,19 @@ def made(runs: Path, stage: str = "train_vqvae", digest: str = "d1", status: str
     folder = RunFolder.create(runs, stage, "run:\n  seed: 0\n", digest)
     folder.update(status=status)
     return folder
+
+
+def finished(runs: Path, key: str = "split a", score: float | None = 0.1, lower: bool = True) -> RunFolder:
+    folder = made(runs)
+    folder.finish(key, score, "mse", lower)
+    return folder
+
+
+def best_of(runs: Path) -> dict[str, str]:
+    """key -> name of the best run, which best.json says as well."""
+    best = read_best(runs, "train_vqvae")
+    assert read_json(runs / "train_vqvae" / "best.json") == best
+    return {key: entry["run"] for key, entry in best.items()}
 
 
 def said(error: pytest.ExceptionInfo[InputError]) -> str:
@@ -131,58 +146,83 @@ def test_the_newest_unfinished_run_is_found(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("lower_is_better", [True, False])
 def test_the_better_score_stays_in_either_direction(lower_is_better: bool, tmp_path: Path) -> None:
     good, bad = (1.0, 2.0) if lower_is_better else (2.0, 1.0)
-    first, second, third = made(tmp_path), made(tmp_path), made(tmp_path)
-    assert note_best(first, "split a", bad, "mse", lower_is_better)
-    assert note_best(second, "split a", good, "mse", lower_is_better)
-    assert not note_best(third, "split a", bad, "mse", lower_is_better)
+    runs = [finished(tmp_path, score=score, lower=lower_is_better) for score in (bad, good, bad)]
+    assert best_of(tmp_path) == {"split a": runs[1].name}
     entry = read_best(tmp_path, "train_vqvae")["split a"]
-    assert (entry["run"], entry["score"], entry["metric"]) == (second.name, good, "mse")
+    assert (entry["score"], entry["metric"], entry["lower_is_better"]) == (good, "mse", lower_is_better)
 
 
 def test_each_key_has_a_best_run_of_its_own(tmp_path: Path) -> None:
-    first, second = made(tmp_path), made(tmp_path)
-    assert note_best(first, "split a", 0.1, "mse", True)
-    assert note_best(second, "split b", 9.9, "mse", True)
-    assert {key: entry["run"] for key, entry in read_best(tmp_path, "train_vqvae").items()} == {
-        "split a": first.name,
-        "split b": second.name,
-    }
+    first, second = finished(tmp_path), finished(tmp_path, "split b", 9.9)
+    assert best_of(tmp_path) == {"split a": first.name, "split b": second.name}
 
 
-def test_without_a_score_the_newest_run_is_the_best(tmp_path: Path) -> None:
-    first, second = made(tmp_path), made(tmp_path)
-    assert note_best(first, "split a", None, "", True) and note_best(second, "split a", None, "", True)
-    assert read_best(tmp_path, "train_vqvae")["split a"]["run"] == second.name
+def test_of_equal_scores_and_without_a_score_the_newest_run_is_the_best(tmp_path: Path) -> None:
+    """The one that ended last, whatever its name."""
+    for score in (None, 0.1):
+        _, second = (finished(tmp_path, f"split {score}", score) for _ in range(2))
+        assert best_of(tmp_path)[f"split {score}"] == second.name
 
 
-def test_a_best_run_whose_folder_is_gone_can_be_replaced(tmp_path: Path) -> None:
-    first, second = made(tmp_path), made(tmp_path)
-    note_best(first, "split a", 0.1, "mse", True)
-    first.path.rename(tmp_path / "elsewhere")
-    assert note_best(second, "split a", 0.9, "mse", True)
+def test_the_best_is_found_again_when_best_json_is_gone_or_damaged_and_runs_are_deleted_or_renamed(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "train_vqvae" / "best.json"
+    first, second = finished(tmp_path, score=0.1), finished(tmp_path, score=0.9)
+    file.unlink()
+    assert resolve(tmp_path) == first.path
+    file.write_text("{", encoding="utf-8")
+    assert resolve(tmp_path) == first.path
+    moved = renamed(first, "my best one")
+    assert resolve(tmp_path) == moved
+    shutil.rmtree(moved)
+    assert resolve(tmp_path) == second.path
+    third = finished(tmp_path, score=0.95)
+    assert resolve(tmp_path) == second.path and best_of(tmp_path) == {"split a": second.name} != third.name
+
+
+def test_runs_of_before_scores_had_a_direction_and_a_time_count_as_well(tmp_path: Path) -> None:
+    """As c5e1d6a wrote run.json."""
+    for score in (0.5, 0.2):
+        made(tmp_path).update(status="finished", key="split a", score=score, metric="mse")
+    assert read_best(tmp_path, "train_vqvae")["split a"]["score"] == 0.2
+
+
+def test_runs_that_cannot_be_read_or_have_not_ended_well_are_never_the_best(tmp_path: Path) -> None:
+    good = finished(tmp_path, score=0.5)
+    for content in ("{", "[]", "{}", '{"status": "finished"}'):
+        (made(tmp_path).path / "run.json").write_text(content, encoding="utf-8")
+    made(tmp_path).update(key="split a", score=0.1, metric="mse")
+    assert resolve(tmp_path) == good.path
 
 
 @pytest.mark.parametrize("lower_is_better", [True, False])
-def test_a_score_that_is_no_number_never_replaces_one(lower_is_better: bool, tmp_path: Path) -> None:
-    first, second = made(tmp_path), made(tmp_path)
-    note_best(first, "split a", 0.5, "mse", lower_is_better)
-    assert not note_best(second, "split a", float("nan"), "mse", lower_is_better)
-    assert read_best(tmp_path, "train_vqvae")["split a"]["run"] == first.name
+def test_a_score_that_is_no_number_is_never_the_best(lower_is_better: bool, tmp_path: Path) -> None:
+    first = finished(tmp_path, score=0.5, lower=lower_is_better)
+    finished(tmp_path, score=float("nan"), lower=lower_is_better)
+    assert best_of(tmp_path) == {"split a": first.name}
+
+
+def test_runs_that_are_alike_come_before_better_ones_and_others_where_there_are_none(tmp_path: Path) -> None:
+    good, better = finished(tmp_path, score=0.5), finished(tmp_path, score=0.2)
+
+    def taken(like: Callable[[Path], bool]) -> Path:
+        return resolve_run(tmp_path, "best", Sought("train_vqvae", "split a", "", MEND), like=like)
+
+    assert taken(lambda folder: folder == good.path) == good.path
+    assert taken(lambda folder: False) == better.path
 
 
 # Finding a run
 
 
 def resolve(runs: Path, asked: str = "best", key: str = "split a") -> Path:
-    return resolve_run(runs, "train_vqvae", asked, key, "split a (32 pixels)", MEND)
+    return resolve_run(runs, asked, Sought("train_vqvae", key, "split a (32 pixels)", MEND))
 
 
 def test_best_is_the_best_run_of_the_key(tmp_path: Path) -> None:
-    for score in (0.5, 0.2, 0.9):
-        note_best(made(tmp_path), "split a", score, "mse", True)
-    found = resolve(tmp_path)
-    assert found.name == read_best(tmp_path, "train_vqvae")["split a"]["run"]
-    assert read_best(tmp_path, "train_vqvae")["split a"]["score"] == 0.2
+    runs = [finished(tmp_path, score=score) for score in (0.5, 0.2, 0.9)]
+    assert resolve(tmp_path) == runs[1].path
 
 
 def test_a_named_run_folder_is_taken_even_from_elsewhere(tmp_path: Path) -> None:
@@ -241,19 +281,9 @@ def test_a_missing_run_says_for_what_and_what_to_type(tmp_path: Path) -> None:
         resolve(tmp_path)
     message = said(caught)
     assert "train_vqvae for split a (32 pixels)" in message and message.endswith(f"type: {MEND}")
-    note_best(made(tmp_path), "split b", 0.1, "mse", True)
+    finished(tmp_path, "split b")
     with pytest.raises(InputError, match=r"1 for others"):
         resolve(tmp_path)
-
-
-def test_a_best_run_that_was_deleted_is_named(tmp_path: Path) -> None:
-    folder = made(tmp_path)
-    note_best(folder, "split a", 0.1, "mse", True)
-    folder.path.rename(tmp_path / "elsewhere")
-    with pytest.raises(InputError) as caught:
-        resolve(tmp_path)
-    message = said(caught)
-    assert folder.name in message and "gone" in message and message.endswith(f"type: {MEND}")
 
 
 def test_a_folder_that_is_no_run_is_refused_with_what_is_expected(tmp_path: Path) -> None:
@@ -274,14 +304,12 @@ def test_a_hand_off_that_fits_passes_and_one_that_does_not_names_both_values() -
 
 FINISHES = """
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from pipeline.runs import RunFolder, note_best
+from pipeline.runs import RunFolder
 runs, worker = Path(sys.argv[1]), int(sys.argv[2])
 for number in range(25):
-    folder = RunFolder.create(runs, "stage", "", "")
-    note_best(folder, f"{worker}-{number}", 0.5, "mse", True)
-    note_best(folder, "all", 1.0 - (25 * worker + number) / 1000, "mse", True)
-    note_best(folder, "all", 1.0, "mse", True)
+    RunFolder.create(runs, "stage", "", "").finish("all", 1.0 - (25 * worker + number) / 1000, "mse", True)
 """
 
 
@@ -289,9 +317,8 @@ def test_a_hundred_runs_that_finish_at_once_are_all_entered(tmp_path: Path) -> N
     call = [sys.executable, "-c", FINISHES, str(tmp_path)]
     workers = [subprocess.Popen([*call, str(number)], cwd=ROOT) for number in range(4)]
     assert [worker.wait(timeout=120) for worker in workers] == [0] * 4
-    best = read_best(tmp_path, "stage")
-    assert set(best) == {f"{worker}-{number}" for worker in range(4) for number in range(25)} | {"all"}
-    assert best["all"]["score"] == pytest.approx(1.0 - 99 / 1000)
+    best = read_json(tmp_path / "stage" / "best.json")
+    assert set(best) == {"all"} and best["all"]["score"] == pytest.approx(1.0 - 99 / 1000)
     assert len(list((tmp_path / "stage").glob("*/run.json"))) == 100
 
 

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -88,11 +89,80 @@ def test_the_first_trial_is_the_setting_of_the_config(opened: Callable[..., optu
     assert study.trials[1].params != START != study.trials[2].params
 
 
-def test_a_start_outside_the_space_is_left_out(opened: Callable[..., optuna.Study]) -> None:
+@pytest.mark.parametrize("odd", [{"width": 3}, {"rate": 0.5}, {"kind": "plainest"}])
+def test_the_first_trial_has_the_settings_as_they_stand_also_outside_of_the_space(
+    odd: dict[str, Any], opened: Callable[..., optuna.Study]
+) -> None:
+    """With nothing to warn of. A choice that the space lacks is one more choice."""
+    study, start = opened(), START | odd
+    search = tuning.Search.of(SimpleNamespace(**start, tune=SimpleNamespace(space=SPACE)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        run(study, 6, space=search.space, start=search.start)
+    assert study.trials[0].params == start and len(study.trials) == 6
+    assert all(4 <= trial.params["width"] <= 64 for trial in study.trials[1:])
+    assert all(1e-4 <= trial.params["rate"] <= 1e-1 for trial in study.trials[1:])
+
+
+def test_further_trials_of_a_study_begin_with_settings_that_it_has_not_tried(
+    opened: Callable[..., optuna.Study],
+) -> None:
+    study, other = opened(), START | {"rate": 0.02}
+    run(study, 3)
+    run(study, 3, start=other)
+    assert len(study.trials) == 3, "all trials have ended"
+    run(study, 5, start=other)
+    assert [trial.number for trial in study.trials if trial.params == other] == [3]
+
+
+def test_a_study_that_searched_other_keys_is_refused(opened: Callable[..., optuna.Study]) -> None:
+    """Its best values would take the place of what is set."""
+    study, fewer = opened(), {key: SPACE[key] for key in ("rate", "width")}
+    run(study, 2)
+    with pytest.raises(
+        InputError, match=r"has searched rate, width, kind, and now rate, width .* name another tune\.study"
+    ):
+        run(study, 4, space=fewer, start={"rate": 0.01, "width": 16})
+
+
+def test_a_study_that_was_begun_with_other_settings_says_so(opened: Callable[..., optuna.Study]) -> None:
+    said: list[str] = []
+    for hidden in (64, 64, 96):
+        tuning.note_settings(opened(), {"train_vqvae.hidden": hidden, "run.seed": 0}, said.append)
+    assert len(said) == 1 and "(train_vqvae.hidden was 64, is 96)" in said[0]
+
+
+@pytest.mark.parametrize("lower_is_better", [True, False])
+def test_the_table_says_what_was_tried_what_was_set_and_what_is_taken(
+    lower_is_better: bool, opened: Callable[..., optuna.Study]
+) -> None:
+    study = opened(lower_is_better=lower_is_better)
+    best = run(study, 30)
+    head, *rows, rest = tuning.trials_table(study, START, "mse")
+    assert head.split() == ["trial", "mse", "rate", "width", "kind"]
+    (taken,) = [row for row in rows if row.endswith("taken")]
+    assert taken.split()[2:5] == [f"{best['rate']:.4g}", str(best["width"]), best["kind"]]
+    assert float(taken.split()[1]) == pytest.approx(study.best_value, rel=1e-3)
+    (as_set,) = [row for row in rows if "as set" in row]
+    assert as_set.split()[0] == "0" and as_set.split()[2:5] == ["0.01", "16", "fancy"]
+    numbers = [int(row.split()[0]) for row in rows]
+    assert numbers == sorted(numbers) and len(rows) in (12, 13)
+    ended = [t for t in study.trials if t.state != TrialState.FAIL]
+    assert rest == f"and {len(ended) - len(rows)} more that were worse or ended early"
+
+
+def test_the_table_names_trials_that_were_pruned_or_failed(opened: Callable[..., optuna.Study]) -> None:
+    def objective(trial: optuna.Trial, values: dict[str, Any]) -> float:
+        if trial.number == 1:
+            raise optuna.TrialPruned
+        if trial.number == 2:
+            raise TrainingDiverged("not finite")
+        return bowl(trial, values)
+
     study = opened()
-    run(study, 2, start={**START, "width": 3})
-    assert all(4 <= trial.params["width"] <= 64 for trial in study.trials)
-    assert len(study.trials) == 2
+    run(study, 4, objective)
+    lines = tuning.trials_table(study, START, "mse")
+    assert [line.split()[1] for line in lines[2:4]] == ["pruned", "fail"]
 
 
 def test_the_best_values_are_returned(opened: Callable[..., optuna.Study]) -> None:

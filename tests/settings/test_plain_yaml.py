@@ -26,7 +26,7 @@ BAD = {
     "a bomb of aliases": (BOMB + "run: {dir: *i}", "more than 20,000 values when its aliases are written out"),
     "a list in itself": ("run: &a [*a]", "holds itself"),
     "a mapping in itself": ("run: &a {dir: *a}", "holds itself"),
-    "an empty section": ("train_vqvae:", "train_vqvae is None"),
+    "nothing for a value": ("train_vqvae: {epochs: }", "train_vqvae.epochs is None"),
     "a section of text": ("run: abc", "run is 'abc'"),
     "a list of pairs": ("run: [[seed, 3]]", "run is"),
     "ordered pairs": ("run: !!omap [seed: 3]", "run is"),
@@ -74,3 +74,13 @@ def test_plain_values_aliases_and_merged_keys_are_read() -> None:
         "e": {"b": 9, "c": [2, 3.5, True, None, "text"]},
     }
     assert read_plain("") is None
+
+
+def test_errors_name_the_file_and_the_line(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    for text in ("run: [1", "run: {seed: 1}\nrun: {seed: 2}", "run: \x01"):
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigError) as refused:
+            loading.load([file], {})
+        (problem,) = refused.value.problems
+        assert problem.startswith(f"{file} is not YAML") and "unicode string" not in problem

@@ -1,0 +1,104 @@
+"""Which run of an earlier stage is taken: the best of those that are made as the settings say, before all others; and a
+line where what is taken is not what is set.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pipeline.files import InputError
+from pipeline.runs import Sought, finished_runs, named_run, resolve_run, run_settings, used_settings
+from pipeline.stage import say
+from settings.config import Config, names_run
+from settings.kinds import flatten
+from settings.loading import as_typed, without_effect
+from settings.training import Training
+
+NAMES_OF_RUNS = ("vqvae", "indices", "distil")  # settings of training stages
+
+
+def take_run(cfg: Config, asked: str, sought: Sought, setting: str, described: bool = True) -> Path:
+    """The run folder that `asked` stands for, see `resolve_run`. setting: what names it in the section of the asking
+    stage, such as vqvae. described: the settings say how such a run is made, so that runs of the same shape come
+    first, and it is said where one is made otherwise.
+
+    Raises InputError when there is none.
+    """
+    stage, section = sought.stage, getattr(cfg, sought.stage)
+    like = same_shape(cfg, stage) if described else (lambda folder: True)
+    folder = resolve_run(Path(cfg.run.dir), asked, sought, cfg.run.tracking_uri, like)
+    say_of_names(cfg, stage, asked, setting, folder)
+    for key, used, here in made_otherwise(cfg, stage, folder, section.KIND) if described else ():
+        say(f"{key} is {as_typed(here)} here and {as_typed(used)} in {folder}, which is of the kind that is asked for")
+    if described and (found := made_otherwise(cfg, stage, folder)):
+        differs = ", ".join(f"{name} is {as_typed(used)} there and {as_typed(here)} here" for name, used, here in found)
+        to_keep = " ".join(f"--{name} {as_typed(used)}" for name, used, _ in found)
+        other = as_set(cfg, sought, folder, setting) or f"type: {sought.mend}"
+        say(f"not as set: {folder} is taken, but {differs}; for what is set, {other}; to go on so, add {to_keep}")
+    return folder
+
+
+def as_set(cfg: Config, sought: Sought, but: Path, setting: str) -> str:
+    """How to take the best other run that is made as the settings say, in words; empty where there is none."""
+    found = finished_runs(but.parent.parent, sought.stage, sought.key)
+    fitting = [one.folder for one in found if one.folder != but and not made_otherwise(cfg, sought.stage, one.folder)]
+    option = names_run(cfg, setting)
+    return f"name {fitting[0].name}{f' with {option}' if option else ''}" if fitting else ""
+
+
+def say_of_names(cfg: Config, stage: str, asked: str, setting: str, folder: Path) -> None:
+    """Say where the user has named another run for another stage, as people do who mean it for all."""
+    option = names_run(cfg, setting)
+    values = flatten(cfg.model_dump())
+    for key in cfg.typed.by.set if option and asked == "best" else ():
+        if key.split(".")[1:] != [setting] or key == option.removeprefix("--") or values[key] in (None, "best"):
+            continue
+        with suppress(InputError):
+            if named_run(Path(cfg.run.dir), str(values[key]), stage).resolve() != folder.resolve():
+                say(
+                    f"{key} names {values[key]}, and this stage takes the best, {folder}; to take the other here, too, "
+                    f"add {option} {values[key]}"
+                )
+
+
+def best_run(cfg: Config, stage: str, key: str) -> Path | None:
+    """The run that `best` stands for; None where there is none."""
+    found = finished_runs(Path(cfg.run.dir), stage, key)
+    like = same_shape(cfg, stage) if isinstance(getattr(cfg, stage), Training) else (lambda folder: True)
+    return next((one.folder for one in found if like(one.folder)), found[0].folder if found else None)
+
+
+def same_shape(cfg: Config, stage: str) -> Callable[[Path], bool]:
+    """Whether a run of the stage made a model of the shape that the settings say."""
+    section = getattr(cfg, stage)
+    return lambda folder: not section.unlike(_used(folder, stage), section.SHAPE)
+
+
+def made_otherwise(
+    cfg: Config, stage: str, folder: Path, among: Sequence[str] | None = None
+) -> list[tuple[str, Any, Any]]:
+    """(dotted key, value in the run, value here) of what decides the shape of its model or was set by the user. among:
+    of these keys only those that were set; None: of all but those that say of which kind a model is."""
+    section: Training = getattr(cfg, stage)
+    by_user = [key for key in cfg.typed.by.set if key.startswith(f"{stage}.")]
+    useless = {key for keys in without_effect(cfg, by_user).values() for key in keys}
+    names = [key.removeprefix(f"{stage}.") for key in by_user if key not in useless]
+    others = [name for name in names if name not in (*section.KIND, *NAMES_OF_RUNS)]
+    compared = dict.fromkeys([*section.SHAPE, *others]) if among is None else [name for name in names if name in among]
+    found = [(f"{stage}.{name}", *both) for name, both in section.unlike(_used(folder, stage), compared).items()]
+    if among is not None:
+        return found
+    seed = _used(folder, "run").get("seed", cfg.run.seed)
+    return found + (
+        [("run.seed", seed, cfg.run.seed)] if "run.seed" in cfg.typed.by.set and seed != cfg.run.seed else []
+    )
+
+
+def _used(folder: Path, section: str) -> dict[str, Any]:
+    """Dotted key -> value, with the search as it was asked for. Of a run whose settings are gone: nothing."""
+    try:
+        used, asked = (flatten(read(folder).get(section) or {}) for read in (used_settings, run_settings))
+    except (InputError, AttributeError):
+        return {}
+    return used | {key: value for key, value in asked.items() if key.startswith("tune.")}
