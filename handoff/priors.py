@@ -73,8 +73,10 @@ def take_prior(
         )
     wanted = f"{kind}{' told ' + ' and '.join(told) if told else ''} on {vqvae.describe()}"
     key = fitting[0] if fitting else f"{plain} told {' and '.join(told)}"
-    described = cfg.typed.stage == "sample" and cfg.train_prior.kind == kind
-    folder = take_run(cfg, asked, Sought("train_prior", key, wanted, command), "prior_run", described)
+    sampled, mine = cfg.typed.stage == "sample", cfg.train_prior.kind
+    if sampled and kind != mine and "train_prior.kind" in cfg.typed.by.set:
+        say(f"train_prior.kind is {mine}, and a {kind} is taken, as sample.prior says")
+    folder = take_run(cfg, asked, Sought("train_prior", key, wanted, command), "prior_run", sampled and kind == mine)
     meta = checked_meta(folder, "train_prior", split.identity | vqvae.identity | {"kind": kind}, command)
     stored, weights = read_json(folder / "model" / "config.json"), load_file(folder / "model" / "model.safetensors")
     model = Generator(LatentGANConfig(**stored)) if kind == "gan" else PixelCNN(PixelCNNConfig(**stored))

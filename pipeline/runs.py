@@ -87,7 +87,8 @@ class RunFolder:
         """Note that the run has ended well, and what it competes for: from now on later stages may take it."""
         ended = {"status": "finished", "error": None, "ended": time.time()}
         self.update(**ended, key=key, score=score, metric=metric, lower_is_better=lower_is_better)
-        write_best(self.path.parent.parent, self.path.parent.name)
+        if key is not None:
+            write_best(self.path.parent.parent, self.path.parent.name)
 
     def write_metrics(self, metrics: dict[str, float]) -> None:
         write_json(self.path / "metrics.json", metrics)
@@ -200,12 +201,20 @@ def finished_runs(runs: Path, stage: str, key: str | None = None) -> list[Finish
 
 
 def read_best(runs: Path, stage: str) -> dict[str, dict[str, Any]]:
-    """Key -> its best run, from what is there: a run that is gone or was renamed needs no mending."""
-    best: dict[str, dict[str, Any]] = {}
-    for one in finished_runs(runs, stage):
-        entry = {"run": one.folder.name, "score": one.score, "metric": one.metric}
-        best.setdefault(one.key, entry | {"lower_is_better": one.lower_is_better})
-    return best
+    """Key -> its best run, from what is there: a run that is gone or was renamed needs no mending. Keys are in the order
+    of their first runs."""
+    found = finished_runs(runs, stage)
+    first = sorted(found, key=lambda one: (one.ended, one.folder.name))
+    best = {one.key: one for one in reversed(found)}
+    return {
+        key: {
+            "run": best[key].folder.name,
+            "score": best[key].score,
+            "metric": best[key].metric,
+            "lower_is_better": best[key].lower_is_better,
+        }
+        for key in dict.fromkeys(one.key for one in first)
+    }
 
 
 def write_best(runs: Path, stage: str) -> None:

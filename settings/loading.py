@@ -50,7 +50,9 @@ def load(overlays: list[Path], overrides: dict[str, Any], base: Path | None = No
 
 
 def _layer(file: Path) -> Layer:
-    return Layer(str(file), _without_empty(_read_yaml(file), Config), shipped_values(_found(file)), is_of_a_run(file))
+    here = Path.cwd()
+    shown = file.relative_to(here) if file.is_relative_to(here) else file
+    return Layer(str(shown), _without_empty(_read_yaml(file), Config), shipped_values(_found(file)), is_of_a_run(file))
 
 
 def _without_empty(values: dict[str, Any], section: type[Section]) -> dict[str, Any]:

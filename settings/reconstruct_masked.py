@@ -7,6 +7,10 @@ from pydantic import Field
 from settings.kinds import Only, PositiveInt, Real, RunName, Section, Text, Whole
 from settings.strategies import DECODINGS, STRATEGIES, DecodingName, StrategyName
 
+CHOOSES = "strategies or own.strategy"
+LOOKING_AHEAD = Only(CHOOSES, "adaptive", "distortion-per-bit")
+GREEDY = Only(CHOOSES, *("additive", "greedy-surprisal", "distortion", "painted"), *LOOKING_AHEAD.values)
+
 
 class OwnPicture(Section):
     """A picture of yours, completed under a mask of yours."""
@@ -76,20 +80,20 @@ class ReconstructMaskedSection(Section):
     """Pictures per step; on a CPU about 100 are fastest, they stay in its cache."""
     seeds: Annotated[Whole, Field(ge=1, le=20), Only("own.image", None), Only("strategies", "random", "block")] = 3
     """How often the strategies random and block are repeated, in the last of the decodings."""
-    choosing_passes: Annotated[Whole, Field(ge=1, le=100_000)] = 24
+    choosing_passes: Annotated[Whole, Field(ge=1, le=100_000), GREEDY] = 24
     """Passes over the grid of the greedy strategies; each keeps tokens / passes more. Fewer on grids beyond 16x16, in
     proportion to the side."""
-    selective_passes: Annotated[Whole, Field(ge=1, le=100_000), Only("strategies or own.strategy", "selective")] = 64
+    selective_passes: Annotated[Whole, Field(ge=1, le=100_000), Only(CHOOSES, "selective")] = 64
     """The same of selective; one token in each pass on grids of up to so many."""
-    look_ahead: Annotated[Real, Field(ge=0, le=1), Only("strategies or own.strategy", "adaptive")] = 0.5
+    look_ahead: Annotated[Real, Field(ge=0, le=1), LOOKING_AHEAD] = 0.5
     """Share of the tokens for which adaptive tries candidates out before it keeps one."""
-    look_ahead_tokens: Annotated[Whole, Field(ge=0, le=100_000), Only("strategies or own.strategy", "adaptive")] = 32
+    look_ahead_tokens: Annotated[Whole, Field(ge=0, le=100_000), LOOKING_AHEAD] = 32
     """No more of them than so many; fewer on grids beyond 16x16, in proportion to the side."""
-    candidates: Annotated[Whole, Field(ge=1, le=10_000), Only("strategies or own.strategy", "adaptive")] = 8
+    candidates: Annotated[Whole, Field(ge=1, le=10_000), LOOKING_AHEAD] = 8
     """Candidates for the first of them; evenly fewer for the next, one for the last."""
-    code_share: Annotated[Real, Field(ge=0, le=1), Only("strategies or own.strategy", "adaptive")] = 0.5
+    code_share: Annotated[Real, Field(ge=0, le=1), LOOKING_AHEAD] = 0.5
     """Weight of the code vectors beside the pixels in adaptive."""
-    blocks: Annotated[Whole, Field(ge=1, le=16), Only("strategies or own.strategy", "block")] = 1
+    blocks: Annotated[Whole, Field(ge=1, le=16), Only(CHOOSES, "block")] = 1
     """Rectangles of the strategy block."""
     passes: Annotated[Whole, Field(ge=1, le=100_000)] = 1
     """Passes in which masked tokens are filled: 1 fills all at once."""

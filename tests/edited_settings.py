@@ -52,12 +52,14 @@ NEXT = {
     "data_split": "train_vqvae", "train_vqvae": "vqvae_reconstruction", "vqvae_reconstruction": "train_distil",
     "train_classifier": "reconstruct_masked", "train_distil": "reconstruct_masked", "train_prior": "sample",
 }  # fmt: skip
+NEXT_WORDS = {"train_prior": ("--sample.prior", "pixelcnn")}
+COMPARING = ("compare_bits", "compare_priors")
 #: What changes nothing that could be found in numbers or figures, and what it does.
 ELSEWHERE = {
     "run.threads": "cores", "run.memory": "how many at once", "run.check_every": "when it is looked",
     "run.tf32": "GPUs", "run.compile": "speed", "data.workers": "cores", "run.dry_run": "nothing is made",
     "data.skip_broken": "no file is broken", "run.mlflow": "MLflow",
-    **dict.fromkeys(f"{stage}.batch_size" for stage in ("vqvae_reconstruction", "compare_bits", "compare_priors")),
+    **dict.fromkeys(f"{stage}.batch_size" for stage in ("vqvae_reconstruction", "reconstruct_masked", *COMPARING)),
 }  # fmt: skip
 #: Last parts of keys that matter in longer fits or to larger models than the tiny ones here.
 LONGER = (
@@ -70,6 +72,10 @@ LONGER = (
     "restart_share",
     "startup_trials",
     "clip_norm",
+    "choosing_passes",
+    "look_ahead_tokens",
+    "rival_pictures",
+    "sample_every",
 )
 #: Other values of keys that have no plain other one.
 OTHERS: dict[str, Any] = {
@@ -201,7 +207,7 @@ def try_edit(project: Project, key: str, value: Any) -> Outcome:
     here = what_became(project, stage, key, runs, ended)
     then = ""
     if stage in NEXT and section != "run":
-        _, after = project.run(NEXT[stage], "--run.dry_run", "true", *option)
+        _, after = project.run(NEXT[stage], "--run.dry_run", "true", *NEXT_WORDS.get(stage, ()), *option)
         named = [line for line in after.said.splitlines() if key in line and not line.startswith(f"{key} = ")]
         own = section not in READS.get(NEXT[stage], ()) and section != "data"
         then = "refused" if after.status == 2 else "said" if named else "same" if here != "numbers" else "SILENT"

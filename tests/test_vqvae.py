@@ -554,7 +554,9 @@ def test_a_stored_model_comes_back_bit_equal(update: str, tmp_path: Path) -> Non
 
 
 def test_a_missing_folder_says_which_command_makes_the_model(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"absent.*config\.json is missing; type: python train_vqvae\.py"):
+    with pytest.raises(
+        FileNotFoundError, match=r"absent.*config\.json is missing; expected model/ of a run of train_vqvae"
+    ):
         load_vqvae(tmp_path / "absent", CPU)
 
 

@@ -93,9 +93,10 @@ def test_a_run_that_is_named_is_taken_and_what_differs_is_said(tmp_path: Path, t
 
 def test_what_is_searched_fits_with_every_value_that_may_be_tried(tmp_path: Path, take: Taken) -> None:
     space = {"tune__space__hidden": [64, 96]}
-    narrow = trained(tmp_path, 0.1, hidden=64)
+    narrow = trained(tmp_path, 0.1, hidden=64, **space)
     assert take(settings(tmp_path, **space)) == (narrow, [])
-    assert len(take(settings(tmp_path, tune__space__hidden=[96, 128]))[1]) == 1
+    _, (line,) = take(settings(tmp_path, tune__space__hidden=[96, 128]))
+    assert "train_vqvae.hidden is 64 there and 96 here" in line
 
 
 def test_the_seed_that_is_set_is_compared(tmp_path: Path, take: Taken) -> None:

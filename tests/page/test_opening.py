@@ -15,7 +15,8 @@ from own_picture.completing import MID_GREY, Request
 from page import drawing, opening
 from page.drawing import curve_figure, nice_top, opening_html, sentence, tokens_svg, value_at
 from page.opening import Opening, Studied, newest_study, read_study
-from pipeline.files import InputError, write_json, write_text
+from pipeline.files import InputError, write_text
+from pipeline.runs import RunFolder
 from toys import certain_memory, vivid_memory
 
 CLASSES = ["ant", "bee", "<cat>"]
@@ -119,11 +120,11 @@ def test_another_decoding_is_taken_and_named(tmp_path: Path) -> None:
 def test_the_newest_study_of_these_models_is_found(tmp_path: Path) -> None:
     handed: Any = SimpleNamespace(split=None, vqvae=SimpleNamespace(key=lambda split: "these"))
     assert newest_study(tmp_path, handed, "expected") is None
-    folder = tmp_path / "reconstruct_masked"
-    write_json(folder / "best.json", {"others": {"run": "other"}})
+    RunFolder.create(tmp_path, "reconstruct_masked", "", "").finish("others", None, "", True)
     assert newest_study(tmp_path, handed, "expected") is None
-    file = study_file(folder, row("random", 10, 0.1), row("random", 50, 0.2))
-    write_json(folder / "best.json", {"these": {"run": file.parent.name}})
+    file = study_file(tmp_path / "reconstruct_masked", row("random", 10, 0.1), row("random", 50, 0.2))
+    RunFolder(file.parent).update(stage="reconstruct_masked")
+    RunFolder(file.parent).finish("these", None, "", True)
     found = newest_study(tmp_path, handed, "expected")
     assert found is not None and found.run == file.parent.name
     file.unlink()
