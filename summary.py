@@ -73,6 +73,10 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
         print(f"  {number.label:<46}{number.shown}")
     seconds = sum(metrics_of(folder).get("seconds", 0.0) for folder in chain.folders.values())
     print(f"  {'time of these runs':<46}{seconds / 60:.1f} minutes")
+    if chain.remarks:
+        print("\nnot as set")
+    for remark in chain.remarks:
+        print(f"  {one_line(remark)}")
     if chain.troubles:
         print("\nleft out")
     for trouble in chain.troubles:

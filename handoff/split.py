@@ -21,7 +21,7 @@ from pipeline.runs import Sought, resolve_run
 from pipeline.stage import Stage
 from pipeline.world import is_first
 from settings.common import DataSection
-from settings.config import Config
+from settings.config import READS, Config
 from settings.loading import as_typed, changed_keys
 from sources.embedded import DRAWN, EMBEDDED
 from sources.pixels import as_pictures, to_model
@@ -191,8 +191,9 @@ def mend(stage: str, cfg: Config, presets: Sequence[str] = ()) -> str:
     matter to the stage. presets: laid over all of them."""
     files, changed = cfg.typed.overlays, cfg.typed.values if cfg.typed.known else changed_keys(cfg)
     overlays = f" --config {shlex.join([*files, *presets])}" if files or presets else ""
-    sections = ("data.", f"{stage}.") if cfg.typed.known else ("data.",)
-    kept = {key: value for key, value in changed.items() if key == "run.dir" or key.startswith(sections)}
+    sections = ("data", "run", stage, *READS.get(stage, ())) if cfg.typed.known else ("data",)
+    kept = {key: value for key, value in changed.items() if key == "run.dir" or key.split(".")[0] in sections}
+    kept.pop("run.dry_run", None)
     options = "".join(f" --{key} {shlex.quote(as_typed(value))}" for key, value in kept.items())
     return f"{command(stage)}{overlays}{options}"
 

@@ -2,19 +2,21 @@
 line where what is taken is not what is set.
 """
 
+import shlex
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pipeline.files import InputError
-from pipeline.runs import Sought, finished_runs, named_run, resolve_run, run_settings, used_settings
+from pipeline.runs import Sought, finished_runs, named_run, resolve_run, run_settings, said_by_model, used_settings
 from pipeline.stage import say
 from settings.config import Config, names_run
 from settings.kinds import flatten
 from settings.loading import as_typed, without_effect
 from settings.training import Training
 
+UNKNOWN = object()  # the value of a key of which a run of an earlier version does not say what tuning chose
 NAMES_OF_RUNS = ("vqvae", "indices", "distil")  # settings of training stages
 
 
@@ -32,11 +34,20 @@ def take_run(cfg: Config, asked: str, sought: Sought, setting: str, described: b
     for key, used, here in made_otherwise(cfg, stage, folder, section.KIND) if described else ():
         say(f"{key} is {as_typed(here)} here and {as_typed(used)} in {folder}, which is of the kind that is asked for")
     if described and (found := made_otherwise(cfg, stage, folder)):
-        differs = ", ".join(f"{name} is {as_typed(used)} there and {as_typed(here)} here" for name, used, here in found)
-        to_keep = " ".join(f"--{name} {as_typed(used)}" for name, used, _ in found)
+        known = [(name, used) for name, used, _ in found if used is not UNKNOWN]
+        to_keep = " ".join(f"--{name} {shlex.quote(as_typed(used))}" for name, used in known)
         other = as_set(cfg, sought, folder, setting) or f"type: {sought.mend}"
-        say(f"not as set: {folder} is taken, but {differs}; for what is set, {other}; to go on so, add {to_keep}")
+        so = f"; to go on so, add {to_keep}" if to_keep else ""
+        say(
+            f"not as set: {folder} is taken, but {otherwise_in_words(cfg, stage, folder)}; for what is set, {other}{so}"
+        )
     return folder
+
+
+def otherwise_in_words(cfg: Config, stage: str, folder: Path) -> str:
+    """What of a run is not as set; empty where all is."""
+    found = made_otherwise(cfg, stage, folder) if isinstance(getattr(cfg, stage, None), Training) else []
+    return ", ".join(f"{name} is {_shown(used)} there and {as_typed(here)} here" for name, used, here in found)
 
 
 def as_set(cfg: Config, sought: Sought, but: Path, setting: str) -> str:
@@ -70,9 +81,14 @@ def best_run(cfg: Config, stage: str, key: str) -> Path | None:
 
 
 def same_shape(cfg: Config, stage: str) -> Callable[[Path], bool]:
-    """Whether a run of the stage made a model of the shape that the settings say."""
-    section = getattr(cfg, stage)
-    return lambda folder: not section.unlike(_used(folder, stage), section.SHAPE)
+    """Whether a run of the stage has a model, and that the shape that the settings say."""
+    section: Training = getattr(cfg, stage)
+
+    def fits(folder: Path) -> bool:
+        whole = (folder / "model" / "meta.json").is_file()
+        return whole and not section.unlike(_used(folder, stage), section.SHAPE)
+
+    return fits
 
 
 def made_otherwise(
@@ -86,7 +102,12 @@ def made_otherwise(
     names = [key.removeprefix(f"{stage}.") for key in by_user if key not in useless]
     others = [name for name in names if name not in (*section.KIND, *NAMES_OF_RUNS)]
     compared = dict.fromkeys([*section.SHAPE, *others]) if among is None else [name for name in names if name in among]
-    found = [(f"{stage}.{name}", *both) for name, both in section.unlike(_used(folder, stage), compared).items()]
+    used = _used(folder, stage)
+    if isinstance(space := used.get("tune.space"), dict):  # without keys that have left it since
+        used["tune.space"] = {
+            name: entry for name, entry in space.items() if f"{stage}.{name}" not in cfg.typed.by.kept
+        }
+    found = [(f"{stage}.{name}", *both) for name, both in section.unlike(used, compared).items()]
     if among is not None:
         return found
     seed = _used(folder, "run").get("seed", cfg.run.seed)
@@ -96,9 +117,14 @@ def made_otherwise(
 
 
 def _used(folder: Path, section: str) -> dict[str, Any]:
-    """Dotted key -> value, with the search as it was asked for. Of a run whose settings are gone: nothing."""
+    """Dotted key -> value, with the search as it was asked for. Of a run whose settings are gone or damaged: what its
+    model says of itself."""
     try:
-        used, asked = (flatten(read(folder).get(section) or {}) for read in (used_settings, run_settings))
-    except (InputError, AttributeError):
-        return {}
-    return used | {key: value for key, value in asked.items() if key.startswith("tune.")}
+        used, asked = (flatten(read(folder)[section]) for read in (used_settings, run_settings))
+    except (InputError, AttributeError, KeyError, TypeError):
+        return said_by_model(folder)
+    return dict.fromkeys(asked, UNKNOWN) | used | {key: v for key, v in asked.items() if key.startswith("tune.")}
+
+
+def _shown(value: Any) -> str:
+    return "not known" if value is UNKNOWN else as_typed(value)

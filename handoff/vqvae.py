@@ -131,8 +131,9 @@ def take_vqvae(
     """
     section = cfg.train_vqvae
     masked, names = section.component_masking.enabled if masked is None else masked, told_columns(section)
-    command = mend("train_vqvae", cfg) + (" --train_vqvae.component_masking.enabled true" if masked else "")
-    command += " --train_vqvae.stem strided" if section.stem == "strided" else ""
+    command = mend("train_vqvae", cfg)
+    if masked != section.component_masking.enabled:
+        command += f" --train_vqvae.component_masking.enabled {str(masked).lower()}"
     wanted = f"split {split.hash}{' with component masking' if masked else ''}"
     wanted += f" told {', '.join(names)}" if names else ""
     key = vqvae_key(split, section, masked)

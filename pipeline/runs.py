@@ -12,6 +12,7 @@ import secrets
 import shlex
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,8 +54,9 @@ class RunFolder:
     def find(cls, runs: Path, stage: str, fits: Callable[[dict[str, Any]], bool]) -> "RunFolder | None":
         """The newest run of the stage whose run.json fits."""
         for path in sorted((runs / stage).glob("*/run.json"), reverse=True):
-            if fits(read_json(path)):
-                return cls(path.parent)
+            with suppress(KeyError, TypeError):  # of a file that says something else than a run
+                if fits(read_json(path)):
+                    return cls(path.parent)
         return None
 
     def _take_over(self, record: dict[str, Any]) -> None:
@@ -201,8 +203,8 @@ def finished_runs(runs: Path, stage: str, key: str | None = None) -> list[Finish
 
 
 def read_best(runs: Path, stage: str) -> dict[str, dict[str, Any]]:
-    """Key -> its best run, from what is there: a run that is gone or was renamed needs no mending. Keys are in the order
-    of their first runs."""
+    """Key -> its best run, from what is there: a run that is gone or was renamed needs no mending. Keys stand in the
+    order of their first runs."""
     found = finished_runs(runs, stage)
     first = sorted(found, key=lambda one: (one.ended, one.folder.name))
     best = {one.key: one for one in reversed(found)}
@@ -245,16 +247,27 @@ def named_run(runs: Path, word: str, stage: str = "*") -> Path:
 
 
 def used_settings(folder: Path) -> dict[str, Any]:
-    """The settings that a run was made with: used.yaml; of an earlier version config.yaml, with what its model says of
-    itself, as tuning may have chosen that. Raises InputError as `run_settings`."""
+    """The settings that a run was made with: used.yaml. Of an earlier version config.yaml, where a key that was
+    searched is as its model says, and left out where that does not say it. Raises InputError as `run_settings`."""
     if (folder / "used.yaml").is_file():
         return run_settings(folder, "used.yaml")
     settings, stage = run_settings(folder), str(RunFolder(folder).record().get("stage"))
-    file = folder / "model" / "config.json"
-    if isinstance(section := settings.get(stage), dict) and file.is_file():
-        model = read_json(file)
-        section |= {name: model[given] for name in section for given in (f"n_{name}", name) if given in model}
+    section = settings.get(stage)
+    if isinstance(section, dict) and isinstance(tune := section.get("tune"), dict) and tune.get("trials"):
+        model = said_by_model(folder)
+        for name in tune.get("space") or {}:
+            section.pop(name, None)
+            section |= {name: model[name]} if name in model else {}
     return settings
+
+
+def said_by_model(folder: Path) -> dict[str, Any]:
+    """What a model says of itself, by the names of settings; nothing where there is no model."""
+    try:
+        model = read_json(folder / "model" / "config.json")
+    except InputError:
+        return {}
+    return model | {name.removeprefix("n_"): model[name] for name in ("n_layers", "n_heads") if name in model}
 
 
 def _usable(folder: Path) -> Path:

@@ -120,12 +120,13 @@ class Stage:
             if path.exists():
                 self.ledger.artifacts(path, entry if path.is_dir() else "")
         self.folder.finish(key, score, metric, lower_is_better)
-        won = self._compared(key)
+        best = self._compared(key)
         if registered_as:
-            self.ledger.register(registered_as, "champion" if won else None)
+            self.ledger.register(registered_as, "champion" if best else None)
 
     def _compared(self, key: str | None) -> bool:
-        """Whether this run is the one that later stages take from now on, which is said where a number decides."""
+        """Say whether later stages take this run from now on, where a number decides. Returns whether it is the best of
+        all, whatever their shape."""
         runs, here = self.folder.path.parent.parent, self.folder.path
         if key is None:
             return False
@@ -134,7 +135,7 @@ class Stage:
         like = [one for one in every if not hasattr(section, "SHAPE") or self._has_shape(one.folder, section)]
         mine = next((one for one in like if one.folder == here), None)
         if mine is None or mine.score is None:
-            return mine is not None and like[0] is mine
+            return mine is not None and every[0] is mine
         said = f"validation {mine.metric} {mine.score:.4g}: "
         if like[0] is not mine:
             name = f"; to take this one there, name it, such as --{section.TAKEN_AS} {here.name}" if section else ""
@@ -143,11 +144,11 @@ class Stage:
             )
             return False
         equal = len(like) > 1 and like[1].score == mine.score
-        said += "as good as the best so far, which it replaces" if equal else "the best so far"
-        if every[0] is not mine and every[0].score != mine.score:
-            said += f" of its shape; {every[0].folder} is of another shape and has {every[0].score:.4g}"
-        say(said)
-        return True
+        better = every[0] is not mine and every[0].score != mine.score
+        best = f"the best so far{' of its shape' if better else ''}"
+        said += f"as good as {best}, which it replaces" if equal else best
+        say(said + (f"; {every[0].folder} is of another shape and has {every[0].score:.4g}" if better else ""))
+        return every[0] is mine
 
     def _has_shape(self, folder: Path, section: Any) -> bool:
         try:

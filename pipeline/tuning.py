@@ -104,7 +104,7 @@ def suggest(trial: optuna.trial.BaseTrial, space: Space) -> dict[str, Any]:
     ends are. The settings as they stand may lie outside of a range."""
     chosen: dict[str, Any] = {}
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Fixed parameter")
+        warnings.simplefilter("ignore", UserWarning)  # of Optuna, about values outside of a range
         for key, values in space.items():
             chosen[key] = _suggested(trial, key, values)
     return chosen
@@ -260,7 +260,7 @@ def _check_space(study: optuna.Study, space: Space) -> None:
         if set(trial.params) != set(space):
             raise InputError(
                 f"study {study.study_name} has searched {', '.join(trial.params)}, and now {', '.join(space)} would be "
-                "searched; name another tune.study, or give tune.space the same keys"
+                "searched; name another tune.study, or search the same keys (one that is set leaves the space)"
             )
 
 

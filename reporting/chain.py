@@ -1,11 +1,11 @@
 """Which runs a summary and a report are about: the best of each stage for one split, and others on the same split."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from handoff.split import Split, open_split
-from handoff.taking import best_run
+from handoff.taking import best_run, otherwise_in_words
 from handoff.vqvae import vqvae_key
 from pipeline.files import InputError, read_json
 from pipeline.runs import read_best
@@ -17,13 +17,15 @@ from settings.config import Config
 class Chain:
     """folders: the run folder of each stage, by the stage or what is typed for another of its runs, in the order in
     which they are made. others: the same for stages that are no part of the demo. troubles: what is left out and why,
-    a line each. wanted: what the demo runs with these settings."""
+    a line each. wanted: what the demo runs with these settings. remarks: runs that were made with other
+    settings, a line each."""
 
     split: Split
     folders: dict[str, Path]
     others: dict[str, Path]
     troubles: list[str]
     wanted: tuple[str, ...] = CHAIN_STAGES
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def missing(self) -> list[str]:
@@ -49,19 +51,19 @@ def find_chain(cfg: Config) -> Chain:
     """
     runs, split = Path(cfg.run.dir), open_split(cfg)
     chain = Chain(split, {"data_split": split.folder}, {}, [], _wanted(cfg, split))
-    _take(chain, chain.folders, "train_vqvae", best_run(cfg, "train_vqvae", vqvae_key(split, cfg.train_vqvae)))
+    _take(cfg, chain, chain.folders, "train_vqvae", best_run(cfg, "train_vqvae", vqvae_key(split, cfg.train_vqvae)))
     codebook = _codebook(chain)
     if codebook is not None:
         key = f"{split.key}-codebook {codebook}"
         for stage in CHAIN_STAGES[2:]:
-            _take(chain, chain.folders, stage, best_run(cfg, stage, key))
+            _take(cfg, chain, chain.folders, stage, best_run(cfg, stage, key))
             if stage == "train_classifier":
-                _take(chain, chain.folders, SECOND_JUDGE, best_run(cfg, stage, f"{key}-clean"))
+                _take(cfg, chain, chain.folders, SECOND_JUDGE, best_run(cfg, stage, f"{key}-clean"))
         for stage, kinds in KINDS_OF.items():
             start = f"{key}-{kinds} "
             for name in sorted(one for one in read_best(runs, stage) if one.startswith(start)):
                 label = f"{stage}: {name.removeprefix(start)}"
-                _take(chain, chain.others, label, runs / stage / read_best(runs, stage)[name]["run"])
+                _take(cfg, chain, chain.others, label, runs / stage / read_best(runs, stage)[name]["run"])
     for stage in OTHER_STAGES:
         _take_newest(chain, stage, runs)
     return chain
@@ -75,14 +77,16 @@ def _wanted(cfg: Config, split: Split) -> tuple[str, ...]:
     return (*before, *judges, *after)
 
 
-def _take(chain: Chain, into: dict[str, Path], label: str, folder: Path | None) -> None:
-    """Enter the run of a stage, or say why not; a stage that has none stays away."""
+def _take(cfg: Config, chain: Chain, into: dict[str, Path], label: str, folder: Path | None) -> None:
+    """Enter the run of a stage, or say why not; a stage that has none stays away. What is not as set is remarked."""
     if folder is None:
         return
     if trouble := trouble_with(folder):
         chain.troubles.append(f"{label}: {trouble}")
-    else:
-        into[label] = folder
+        return
+    into[label] = folder
+    if otherwise := otherwise_in_words(cfg, folder.parent.name, folder) if into is chain.folders else "":
+        chain.remarks.append(f"{label}: {folder.name} is shown, but {otherwise}")
 
 
 def trouble_with(folder: Path) -> str:

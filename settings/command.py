@@ -81,36 +81,44 @@ def what_is_set(settings: Config, stage: str, twice: Sequence[tuple[str, Any]] =
     """A line for each setting that is not as shipped, with who set it, what it replaced, and what follows: that it is
     not searched, that it has no effect, or that another stage reads it. twice: options that were typed before, and
     their values."""
-    by, section = settings.typed.by, getattr(settings, stage, None)
-    values, shipped = flatten(settings.model_dump()), loading.as_shipped()
-    spaces = {f"{stage}.tune.space"} if any(key.startswith(f"{stage}.") for key in by.kept) else set()
+    by, values, shipped = settings.typed.by, flatten(settings.model_dump()), loading.as_shipped()
     mine = [key for key in values if key.split(".")[0] in (stage, *COMMON_SECTIONS) and key != "run.dry_run"]
+    left = {f"{key.split('.')[0]}.tune.space" for key in by.kept}  # spaces that keys have left: these have their lines
     for key in mine:
-        lost = (
-            [f"over {by.lost[key].origin}, which has {loading.as_typed(by.lost[key].value)}"] if key in by.lost else []
-        )
-        lost += [f"typed before as {' '.join(before)}" for name, before in twice if name == key]
-        if (values[key] != shipped[key] or lost) and key not in spaces:
-            who = [by.set[key]] if key in by.set else []
+        lost = [f"over {one.origin}, which has {loading.as_typed(one.value)}" for one in [by.lost.get(key)] if one]
+        lost += [f"typed before as {before if isinstance(before, str) else ' '.join(before)}"
+                 for name, before in twice if name == key]  # fmt: skip
+        if (values[key] != shipped[key] or lost) and key not in left:
+            who = [by.origin[key]] if key in by.origin else []
             said = ", ".join([*who, f"{loading.as_typed(shipped[key])} as shipped", *lost])
             yield f"{key} = {loading.as_typed(values[key])} ({said})"
+    if lacking := [key for key in by.lacking if key.split(".")[0] in (stage, *COMMON_SECTIONS)]:
+        yield f"as shipped, as config.yaml lacks it: {', '.join(lacking)}"
     set_here = [key for key in mine if key in by.set and (by.set[key] == TYPED or values[key] != shipped[key])]
     for why, keys in loading.without_effect(settings, set_here).items():
         yield f"without effect: {', '.join(keys)}, as {why}"
-    if isinstance(section, Training) and section.tune.trials:
-        for key, entry in by.kept.items():
-            if key.startswith(f"{stage}."):
-                searched = shlex.quote(loading.as_typed(entry))
-                name = key.removeprefix(f"{stage}.")
-                yield (
-                    f"{key} is kept as it is set, tuning does not search it; to search it from there, add "
-                    f"--{stage}.tune.space.{name} {searched}"
-                )
+    yield from _searched_or_not(settings, stage)
     read = (stage, *COMMON_SECTIONS, *READS.get(stage, ()))
     others = [key for key in settings.typed.values if key.split(".")[0] not in read]
     others += [key for key in set_here if key in OF_THE_SPLIT and stage != "data_split"]
-    if others and (section is not None or stage == "data_split"):
+    if others and (hasattr(settings, stage) or stage == "data_split"):
         yield f"for other stages: {', '.join(others)}"
+
+
+def _searched_or_not(settings: Config, stage: str) -> Iterator[str]:
+    """Of each key that was set and could be searched."""
+    by, section = settings.typed.by, getattr(settings, stage, None)
+    if not isinstance(section, Training) or not section.tune.trials:
+        return
+    for key, entry in by.kept.items():
+        if key.startswith(f"{stage}."):
+            option = f"--{stage}.tune.space.{key.removeprefix(f'{stage}.')} {shlex.quote(loading.as_typed(entry))}"
+            yield f"{key} is kept as it is set, tuning does not search it; to search it from there, add {option}"
+    for name in section.tune.space:
+        if f"{stage}.{name}" in by.set:
+            who = by.origin.get(f"{stage}.tune.space.{name}", "config.yaml")
+            value = loading.as_typed(getattr(section, name))
+            yield f"{stage}.{name} is searched, from {value} on, as tune.space names it ({who})"
 
 
 def _how_to_go_on(stage: str, typed: Sequence[str]) -> str:

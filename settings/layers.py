@@ -23,12 +23,14 @@ SHIPPED_FILE = Path(__file__).with_name("shipped.json")
 @dataclass(frozen=True)
 class Layer:
     """origin: a file's name, or `typed`. shipped: what a file of that name holds as it ships. whole: the settings that
-    a run was made with, which hold as they stand."""
+    a run was made with, which hold as they stand. copy: it has most of all keys, as a copy of config.yaml in which some
+    lines were changed: what it repeats is not set by it."""
 
     origin: str
     values: Mapping[str, Any]
     shipped: Mapping[str, Any] = field(default_factory=dict)
     whole: bool = False
+    copy: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,15 @@ class Setter:
 
 @dataclass(frozen=True)
 class Provenance:
-    """set: key -> who set it, of those that a user has set. lost: key -> what a user had set in a layer below. kept:
-    key -> its entry in the search space, which it has left."""
+    """set: key -> who set it, of those that a user has set. origin: the same of all keys that a user or any layer above
+    config.yaml has set. lost: key -> what a layer below had set. kept: key -> its entry in the search space, which it
+    has left. lacking: keys that config.yaml lacks, which are as they ship."""
 
     set: Mapping[str, str] = field(default_factory=dict)
+    origin: Mapping[str, str] = field(default_factory=dict)
     lost: Mapping[str, Setter] = field(default_factory=dict)
     kept: Mapping[str, Any] = field(default_factory=dict)
+    lacking: tuple[str, ...] = ()
 
 
 def shipped_values(file: Path) -> dict[str, Any]:
@@ -64,24 +69,38 @@ def shipped_values(file: Path) -> dict[str, Any]:
     return found
 
 
+def lacking_of(values: Mapping[str, Any], shipped: Mapping[str, Any], prefix: str = "") -> tuple[str, ...]:
+    """What a file lacks of what ships: sections that are not there at all by their name, otherwise keys."""
+    found: list[str] = []
+    for key, value in shipped.items():
+        if key not in values:
+            found.append(prefix + key)
+        elif isinstance(value, dict) and key != "space" and isinstance(inner := values[key], dict):
+            found += lacking_of(inner, value, f"{prefix}{key}.")
+    return tuple(found)
+
+
+def is_copy(values: Mapping[str, Any], shipped: Mapping[str, Any]) -> bool:
+    return len(flatten(dict(values))) > len(flatten(dict(shipped))) / 2
+
+
 def is_of_a_run(file: Path) -> bool:
     """Whether it holds all settings of a run, as run folders do."""
     return (file.parent / "run.json").is_file()
 
 
 def setters_of(layers: list[Layer]) -> dict[str, Setter]:
-    """Key -> who set it last; entries of a search space are keys of their own. What a file says that holds already is
-    not set by it: people copy whole files, and change a line."""
+    """Key -> who set it last; entries of a search space are keys of their own."""
     setters: dict[str, Setter] = {}
     for number, layer in enumerate(layers):
         ships = _entries(layer.shipped)
         for key, value in _entries(layer.values).items():
             below = setters.get(key)
             known = below is not None and alike(below.value, value)
-            if known and layer.origin != TYPED and not layer.whole:
+            if known and layer.copy:
                 continue
             by_user = not (key in ships and alike(ships[key], value)) and not (known and layer.whole)
-            lost = None if below is None else below if below.by_user else below.lost
+            lost = None if below is None else below if below.by_user or below.at >= 1 else below.lost
             setters[key] = Setter(number + (by_user or layer.whole) / 2, layer.origin, value, by_user, lost)
     return setters
 
@@ -114,22 +133,29 @@ def _plain(value: Any) -> Any:
 
 
 def searched_no_more(setters: Mapping[str, Setter], merged: Mapping[str, Any]) -> dict[str, Any]:
-    """Key -> its entry in tune.space, for keys that were set in a later layer than this entry."""
+    """Key -> its entry in tune.space, for keys that a user set, but not their entry, or that in an earlier layer."""
     found = {}
     for stage, section in merged.items():
         tune = section.get("tune") if isinstance(section, dict) else None
         for name, entry in (tune.get("space") or {}).items() if isinstance(tune, dict) else ():
             value, searched = setters.get(f"{stage}.{name}"), setters.get(f"{stage}.tune.space.{name}")
-            if value and searched and value.by_user and value.at > searched.at:
+            if (
+                value
+                and searched
+                and value.by_user
+                and (value.at > searched.at or (value.at != searched.at and not searched.by_user))
+            ):
                 found[f"{stage}.{name}"] = entry
     return found
 
 
-def provenance(setters: Mapping[str, Setter], kept: Mapping[str, Any]) -> Provenance:
+def provenance(setters: Mapping[str, Setter], kept: Mapping[str, Any], lacking: tuple[str, ...]) -> Provenance:
     lost = {key: one.lost for key, one in setters.items() if one.lost and not alike(one.lost.value, one.value)}
-    by_user = {key: one.origin for key, one in setters.items() if one.by_user}
-    spaces = {f"{key.partition('.space.')[0]}.space": who for key, who in by_user.items() if ".space." in key}
-    return Provenance(by_user | spaces, lost, kept)
+    origin = {key: one.origin for key, one in setters.items() if one.by_user or one.at >= 1}
+    origin |= {f"{key.partition('.space.')[0]}.space": who for key, who in origin.items() if ".space." in key}
+    by_user = {key for key, one in setters.items() if one.by_user}
+    by_user |= {f"{key.partition('.space.')[0]}.space" for key in by_user if ".space." in key}
+    return Provenance({key: origin[key] for key in origin if key in by_user}, origin, lost, kept, lacking)
 
 
 def write_shipped() -> None:

@@ -11,7 +11,17 @@ from pydantic.fields import FieldInfo
 
 from settings.config import Config, Typed
 from settings.kinds import Only, Section, flatten, nearest
-from settings.layers import TYPED, Layer, is_of_a_run, provenance, searched_no_more, setters_of, shipped_values
+from settings.layers import (
+    TYPED,
+    Layer,
+    is_copy,
+    is_of_a_run,
+    lacking_of,
+    provenance,
+    searched_no_more,
+    setters_of,
+    shipped_values,
+)
 from settings.plain_yaml import odd_text, read_plain
 
 BASE_FILE = Path(__file__).resolve().parent.parent / "config.yaml"
@@ -45,14 +55,17 @@ def load(overlays: list[Path], overrides: dict[str, Any], base: Path | None = No
     kept = searched_no_more(setters, merged)
     for stage, name in (key.split(".", 1) for key in kept):
         del merged[stage]["tune"]["space"][name]
-    noted = Typed(tuple(str(file) for file in overlays), overrides, provenance(setters, kept), known=True)
+    by = provenance(setters, kept, lacking_of(layers[0].values, shipped_values(BASE_FILE)))
+    noted = Typed(tuple(str(file) for file in overlays), overrides, by, known=True)
     return check(merged).noting(noted)
 
 
 def _layer(file: Path) -> Layer:
     here = Path.cwd()
     shown = file.relative_to(here) if file.is_relative_to(here) else file
-    return Layer(str(shown), _without_empty(_read_yaml(file), Config), shipped_values(_found(file)), is_of_a_run(file))
+    values, whole = _without_empty(_read_yaml(file), Config), is_of_a_run(file)
+    copied = not whole and is_copy(values, shipped_values(BASE_FILE))
+    return Layer(str(shown), values, shipped_values(_found(file)), whole, copied)
 
 
 def _without_empty(values: dict[str, Any], section: type[Section]) -> dict[str, Any]:

@@ -96,11 +96,11 @@ class Training(Section):
     def unlike(self, used: Mapping[str, Any], keys: Iterable[str]) -> dict[str, tuple[Any, Any]]:
         """key -> (in `used`, here) of the keys in which a run was made otherwise: with another value, which is not one
         that is searched either. used: its section, dotted key -> value; keys that it lacks are passed over."""
-        mine = flatten(self.model_dump(mode="json"))
+        mine, space = flatten(self.model_dump(mode="json")), self.tune.space if self.tune.trials else {}
         return {
             key: (used[key], mine[key])
             for key in keys
-            if key in used and used[key] != mine[key] and not within(used[key], self.tune.space.get(key, []))
+            if key in used and used[key] != mine[key] and not within(used[key], space.get(key, []))
         }
 
     def _alone_is_valid(self) -> bool:
@@ -119,6 +119,7 @@ def within(value: Any, entry: Any) -> bool:
     return isinstance(value, int | float) and float(entry["low"]) <= value <= float(entry["high"])
 
 
+NOT_SEARCHED = ("patience", "retrain")
 MOST_CHECKED = 5000  # whole numbers of a range that are tried one by one
 
 
@@ -130,6 +131,10 @@ def _checked_entry(section: Training, key: str, values: Any) -> Any:
     known = [name for name in type(section).model_fields if name != "tune"]
     if key not in known:
         raise ValueError(f"tune.space.{key} is not a key of this stage{nearest(key, known)}")
+    if key in NOT_SEARCHED or (key == "epochs" and not section.least_steps):
+        raise ValueError(
+            f"tune.space.{key} would change no trial: trials have tune.epochs, tune.patience and no retrain"
+        )
     if isinstance(values, list):
         if not values:
             raise ValueError(f"tune.space.{key} is empty; expected at least one choice")

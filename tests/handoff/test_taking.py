@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import yaml
 
 from handoff import taking
 from handoff.taking import best_run, take_run
+from pipeline.files import write_json
 from pipeline.runs import RunFolder, Sought, used_settings
 from settings import loading
 from settings.config import Config
@@ -30,6 +32,8 @@ def trained(runs: Path, score: float, **values: Any) -> Path:
     cfg = settings(runs, "train_vqvae", **values)
     folder = RunFolder.create(runs, "train_vqvae", yaml.safe_dump(cfg.model_dump(mode="json")), "d")
     (folder.path / "used.yaml").write_text((folder.path / "config.yaml").read_text(), encoding="utf-8")
+    for name in ("meta.json", "config.json"):
+        write_json(folder.model / name, {})
     folder.finish(KEY, score, "mse", True)
     return folder.path
 
@@ -145,13 +149,48 @@ def test_a_run_whose_settings_are_gone_can_be_taken(tmp_path: Path, take: Taken)
 
 
 def test_runs_of_before_used_yaml_say_their_shape_with_their_model(tmp_path: Path, take: Taken) -> None:
-    """As c5e1d6a wrote them: tuning chose another width than config.yaml has."""
-    found = trained(tmp_path, 0.1)
+    """As c5e1d6a wrote them: tuning chose another width than config.yaml has, and a rate that nothing says."""
+    space = {"tune__space__hidden": [64, 96]}
+    found = trained(tmp_path, 0.1, **space)
     (found / "used.yaml").unlink()
-    (found / "model").mkdir()
-    (found / "model" / "config.json").write_text('{"hidden": 64, "stride": 4, "n_layers": 5}', encoding="utf-8")
-    assert used_settings(found)["train_vqvae"]["hidden"] == 64
-    assert "hidden is 64 there and 96 here" in take(settings(tmp_path))[1][0]
+    write_json(found / "model" / "config.json", {"hidden": 64, "stride": 4, "condition_numbers": 0})
+    used = used_settings(found)["train_vqvae"]
+    assert (used["hidden"], used["condition_numbers"]) == (64, []) and "learning_rate" not in used
+    folder, (line,) = take(settings(tmp_path, learning_rate=1e-2, **space))
+    assert folder == found and "train_vqvae.learning_rate is not known there and 0.01 here" in line
+    assert "to go on so" not in line
+    _, (line,) = take(settings(tmp_path))
+    assert "hidden is 64 there and 96 here" in line
+
+
+def test_a_run_without_a_model_comes_last(tmp_path: Path, take: Taken) -> None:
+    bare, whole = trained(tmp_path, 0.1), trained(tmp_path, 0.3)
+    shutil.rmtree(bare / "model")
+    assert take(settings(tmp_path)) == (whole, [])
+
+
+def test_a_run_whose_settings_are_gone_has_the_shape_that_its_model_says(tmp_path: Path, take: Taken) -> None:
+    odd, plain = trained(tmp_path, 0.1), trained(tmp_path, 0.3)
+    write_json(odd / "model" / "config.json", {"hidden": 64, "n_layers": 2})
+    for content in ("train_vqvae: 3", "a: [", None):
+        for name in ("used.yaml", "config.yaml"):
+            (odd / name).unlink(missing_ok=True)
+            if content is not None:
+                (odd / name).write_text(content, encoding="utf-8")
+        assert take(settings(tmp_path)) == (plain, [])
+
+
+def test_lists_that_are_to_be_typed_are_quoted(tmp_path: Path, take: Taken) -> None:
+    trained(tmp_path, 0.1)
+    _, (line,) = take(settings(tmp_path, tune__space__code_dim=[8, 16]))
+    words = shlex.split(line.partition("to go on so, add ")[2])
+    assert words[0] == "--train_vqvae.tune.space" and isinstance(yaml.safe_load(words[1]), dict) and len(words) == 2
+
+
+def test_a_space_that_is_not_searched_decides_nothing(tmp_path: Path, take: Taken) -> None:
+    trained(tmp_path, 0.1, hidden=64, tune__trials=0)
+    off = {"tune__trials": 0, "tune__space__hidden": [64, 96]}
+    assert "train_vqvae.hidden is 64 there and 96 here" in take(settings(tmp_path, **off))[1][0]
 
 
 def test_commands_that_are_named_can_be_typed_where_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

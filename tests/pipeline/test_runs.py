@@ -196,6 +196,13 @@ def test_runs_that_cannot_be_read_or_have_not_ended_well_are_never_the_best(tmp_
     assert resolve(tmp_path) == good.path
 
 
+def test_run_json_that_says_something_else_is_passed_over(tmp_path: Path) -> None:
+    kept = made(tmp_path)
+    for content in ("{}", "[1]", "3"):
+        (made(tmp_path).path / "run.json").write_text(content, encoding="utf-8")
+    assert RunFolder.take_unfinished(tmp_path, "train_vqvae", "d1") == kept
+
+
 @pytest.mark.parametrize("lower_is_better", [True, False])
 def test_a_score_that_is_no_number_is_never_the_best(lower_is_better: bool, tmp_path: Path) -> None:
     first = finished(tmp_path, score=0.5, lower=lower_is_better)

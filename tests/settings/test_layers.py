@@ -1,5 +1,6 @@
 """Who set what: what ships, what a file edits, what is typed; and what a user sets is not searched."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,46 @@ def test_the_space_that_is_named_for_a_key_brings_it_back(tmp_path: Path) -> Non
     assert searched(loading.load([], same)) == set(SPACE), "also as it ships"
 
 
+def test_a_small_overlay_sets_what_it_names_also_as_it_ships(tmp_path: Path) -> None:
+    mine = write(tmp_path / "mine.yaml", {"train_vqvae": {"batch_size": 16}})
+    assert "batch_size" not in searched(loading.load([mine], {}))
+    space = {"learning_rate": SPACE["learning_rate"]}
+    back = write(tmp_path / "back.yaml", {"train_vqvae": {**RATE, "tune": {"space": space}}})
+    assert searched(loading.load([back], {})) == {"learning_rate"}
+    lines = list(what_is_set(loading.load([back], {}), "train_vqvae"))
+    assert f"train_vqvae.learning_rate is searched, from 0.001 on, as tune.space names it ({back})" in lines
+
+
+def test_the_space_of_a_preset_does_not_bring_back_what_is_set_in_config_yaml(tmp_path: Path) -> None:
+    base = write(tmp_path / "config.yaml", merged(SHIPPED, {"train_distil": RATE}))
+    cfg = loading.load([ROOT / "presets" / "published_study.yaml"], {}, base=base)
+    assert cfg.train_distil.learning_rate == 1e-3 and "learning_rate" not in cfg.train_distil.tune.space
+
+
+def test_what_config_yaml_lacks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "shipped_values", lambda file: dict(SHIPPED))
+    values = copy.deepcopy(SHIPPED)
+    del values["train_vqvae"]["tune"]["space"], values["train_distil"]
+    cfg = loading.load([], {}, base=write(tmp_path / "config.yaml", values))
+    assert list(what_is_set(cfg, "train_vqvae")) == ["as shipped, as config.yaml lacks it: train_vqvae.tune.space"]
+    assert list(what_is_set(cfg, "train_distil")) == ["as shipped, as config.yaml lacks it: train_distil"]
+
+
+def test_a_preset_that_is_undone_is_said(tmp_path: Path) -> None:
+    whole = write(tmp_path / "copy.yaml", SHIPPED)
+    cfg = loading.load([ROOT / "presets" / "imagenette.yaml", whole], {})
+    (line,) = [line for line in what_is_set(cfg, "train_vqvae") if line.startswith("data.source")]
+    assert line.startswith("data.source = digits_in_context (") and line.endswith(
+        "imagenette.yaml, which has imagenette)"
+    )
+
+
+@pytest.mark.parametrize("key", ["patience", "retrain", "epochs"])
+def test_what_no_trial_has_is_not_searched(key: str) -> None:
+    with pytest.raises(loading.ConfigError, match=f"tune.space.{key} would change no trial"):
+        loading.load([], {f"train_vqvae.tune.space.{key}": [True] if key == "retrain" else [1, 2]})
+
+
 def test_an_edit_in_a_preset_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A preset sets values and searches them, as it ships; a line that is edited in it is the user's."""
     monkeypatch.setattr(layers, "HOME", tmp_path)
@@ -144,7 +185,7 @@ def test_a_preset_over_an_edit_is_said(tmp_path: Path, monkeypatch: pytest.Monke
     base = write(tmp_path / "config.yaml", merged(SHIPPED, {"train_vqvae": {"hidden": 64}}))
     cfg = loading.load([ROOT / "presets" / "imagenette.yaml"], {}, base=base)
     (line,) = [line for line in what_is_set(cfg, "train_vqvae") if line.startswith("train_vqvae.hidden")]
-    assert "160 (96 as shipped, over " in line and line.endswith("config.yaml, which has 64)")
+    assert "160 (presets/imagenette.yaml, 96 as shipped, over " in line and line.endswith("config.yaml, which has 64)")
 
 
 def test_a_key_that_is_kept_says_how_to_search_it(tmp_path: Path) -> None:

@@ -249,8 +249,8 @@ def test_a_command_has_what_was_typed_and_matters_to_its_stage(tmp_path):
         f"python train_vqvae.py --config '{mine}' --run.dir r --data.source 'p q' --train_vqvae.hidden 32"
     )
     assert mend("train_mae", cfg, ["presets/x.yaml"]) == (
-        f"python train_mae.py --config '{mine}' presets/x.yaml --run.dir r --data.source 'p q'"
-    )
+        f"python train_mae.py --config '{mine}' presets/x.yaml --run.dir r --data.source 'p q' --train_vqvae.hidden 32"
+    ), "what says which VQ-VAE it takes"
     assert mend("train_mae", load([], {})) == "python train_mae.py"
 
 

@@ -1,6 +1,7 @@
 """What a user edits is what runs: over tuning and the run folder to the stages that take the run."""
 
 import json
+import shlex
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -134,6 +135,35 @@ def test_a_run_that_is_worse_says_which_one_is_taken(typed: Typed, runs: Path, r
     assert status == 0 and "stays the one that later stages take" in line and line.endswith(option)
     _, out, _ = typed("vqvae_reconstruction", runs, ran.source, *option.split(), "--run.dry_run", "true")
     assert f"would use train_vqvae: {folder}" in out
+
+
+def test_the_champion_of_mlflow_is_the_best_of_all_shapes(typed: Typed, runs: Path, ran: Ran) -> None:
+    tracked = ("--train_vqvae.tune.trials", 0, "--run.mlflow", "true")
+    assert typed("train_vqvae", runs, ran.source, *tracked)[0] == 0
+    best = newest(runs, "train_vqvae")
+    worse = ("--train_vqvae.hidden", 24, "--train_vqvae.learning_rate", "1e-6")
+    _, out, _ = typed("train_vqvae", runs, ran.source, *tracked, *worse)
+    assert "the best so far of its shape; " in out
+    with closing(sqlite3.connect(runs / "mlflow.db")) as database:
+        found = database.execute(
+            "SELECT runs.name FROM registered_model_aliases alias JOIN model_versions version"
+            " ON alias.name = version.name AND alias.version = version.version"
+            " JOIN runs ON runs.run_uuid = version.run_id WHERE alias.alias = 'champion'"
+        ).fetchall()
+    assert found == [(best.name,)]
+
+
+def test_the_command_of_an_error_leads_to_the_same_model(typed: Typed, runs: Path, ran: Ran) -> None:
+    """For a VQ-VAE that is only taken as its shape was typed."""
+    shape = ("--train_vqvae.tune.trials", 0, "--train_vqvae.hidden", 32)
+    assert typed("train_vqvae", runs, ran.source, *shape)[0] == 0
+    mine = newest(runs, "train_vqvae")
+    status, _, err = typed("train_distil", runs, ran.source, *shape)
+    assert status == 2 and mine.name in err
+    words = shlex.split(err.strip().rpartition("type: ")[2])[2:]
+    assert typed("vqvae_reconstruction", runs, ran.source, *words)[0] == 0
+    _, out, _ = typed("train_distil", runs, ran.source, *shape, "--run.dry_run", "true")
+    assert f"would use train_vqvae: {mine}" in out
 
 
 def test_a_second_config_is_laid_over_the_first(typed: Typed, runs: Path, ran: Ran, tmp_path: Path) -> None:
