@@ -3,9 +3,12 @@
 import json
 import shlex
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import yaml
@@ -15,16 +18,32 @@ import summary
 from pipeline.files import read_json
 from pipeline.runs import used_settings
 from settings import layers, loading
-from toys import Ran, copied, newest
+from toys import ROOT, Ran, copied, newest, words_of
 
 Typed = Callable[..., tuple[int, str, str]]
 RATE = ("--train_vqvae.learning_rate", "0.009")  # outside of the tiny settings' space
 
 
-@pytest.fixture(scope="module")
-def runs(ran: Ran, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def runs(ran: Ran, tmp_path: Path) -> Path:
     """The split, and room for VQ-VAEs."""
-    return copied(ran.runs, tmp_path_factory.mktemp("set") / "runs", "data_split")
+    return copied(ran.runs, tmp_path / "runs", "data_split")
+
+
+class Fitted(NamedTuple):
+    """A run with a rate that was set, with MLflow, and what it printed."""
+
+    folder: Path
+    runs: Path
+    out: str
+
+
+@pytest.fixture(scope="module")
+def fitted(ran: Ran, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    runs = copied(ran.runs, tmp_path_factory.mktemp("fitted") / "runs", "data_split")
+    words = words_of("train_vqvae", runs, ran.source, *RATE, "--run.mlflow", "true")
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True, cwd=ROOT)
+    return Fitted(newest(runs, "train_vqvae"), runs, done.stdout)
 
 
 def params(runs: Path, name: str) -> dict[str, dict[str, str]]:
@@ -53,18 +72,17 @@ def metrics(runs: Path, name: str) -> dict[str, dict[str, float]]:
         return found
 
 
-def test_a_rate_that_is_set_is_fitted_and_everywhere_written_down(typed: Typed, runs: Path, ran: Ran) -> None:
+def test_a_rate_that_is_set_is_fitted_and_everywhere_written_down(fitted: Fitted) -> None:
     """With one value outside of the space: the other keys are still searched, the first trial has what is set, and run
     folder, MLflow and --compare say what was fitted."""
-    status, out, _ = typed("train_vqvae", runs, ran.source, *RATE, "--run.mlflow", "true")
-    folder = newest(runs, "train_vqvae")
-    assert status == 0 and "train_vqvae.learning_rate is kept as it is set" in out
+    folder, runs, out = fitted
+    assert "train_vqvae.learning_rate is kept as it is set" in out
     assert used_settings(folder)["train_vqvae"]["learning_rate"] == 0.009
-    fitted = json.loads((folder / "model" / "config.json").read_text())["code_dim"]
-    assert used_settings(folder)["train_vqvae"]["code_dim"] == fitted, "what tuning chose"
+    chosen = json.loads((folder / "model" / "config.json").read_text())["code_dim"]
+    assert used_settings(folder)["train_vqvae"]["code_dim"] == chosen, "what tuning chose"
     assert used_settings(folder)["train_vqvae"]["tune"]["trials"] == 0, "used.yaml makes the same model again"
     noted = params(runs, folder.name)[folder.name]
-    assert noted["train_vqvae.learning_rate"] == "0.009" and noted["train_vqvae.code_dim"] == str(fitted)
+    assert noted["train_vqvae.learning_rate"] == "0.009" and noted["train_vqvae.code_dim"] == str(chosen)
     trials = params(runs, "trial %")
     assert trials["trial 0"] == {"code_dim": "8"}
     decided = metrics(runs, "trial %")
@@ -73,20 +91,10 @@ def test_a_rate_that_is_set_is_fitted_and_everywhere_written_down(typed: Typed, 
     assert table[0].split() == ["trial", "mse", "code_dim"] and "as set" in table[1]
 
 
-def test_what_was_fitted_makes_the_same_model_again(typed: Typed, runs: Path, ran: Ran, tmp_path: Path) -> None:
+def test_what_was_fitted_makes_the_same_model_again(typed: Typed, runs: Path, ran: Ran, fitted: Fitted) -> None:
     """used.yaml of the run above."""
-    first = newest(runs, "train_vqvae")
-    status, out, _ = typed(
-        "train_vqvae",
-        runs,
-        ran.source,
-        "--config",
-        first / "used.yaml",
-        "--run.mlflow",
-        "false",
-        "--run.dir",
-        str(runs),
-    )
+    first = fitted.folder
+    status, out, _ = typed("train_vqvae", runs, ran.source, "--config", first / "used.yaml", "--run.dir", str(runs))
     again = newest(runs, "train_vqvae")
     assert status == 0 and "trial 0" not in out and again != first
     weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (first, again)]
@@ -94,13 +102,16 @@ def test_what_was_fitted_makes_the_same_model_again(typed: Typed, runs: Path, ra
 
 
 def test_two_runs_are_compared_by_what_they_were_fitted_with(
-    typed: Typed, runs: Path, ran: Ran, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    typed: Typed,
+    runs: Path,
+    ran: Ran,
+    fitted: Fitted,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    first = newest(runs, "train_vqvae")
     assert typed("train_vqvae", runs, ran.source, "--train_vqvae.tune.trials", 0, "--train_vqvae.code_dim", 4)[0] == 0
-    monkeypatch.setattr(
-        "sys.argv", ["summary.py", "--compare", first.name, newest(runs, "train_vqvae").name, "--run.dir", str(runs)]
-    )
+    both = [str(folder) for folder in (fitted.folder, newest(runs, "train_vqvae"))]
+    monkeypatch.setattr("sys.argv", ["summary.py", "--compare", *both])
     assert summary.main() == 0
     (rate,) = [line.split() for line in capsys.readouterr().out.splitlines() if "train_vqvae.learning_rate" in line]
     assert rate == ["train_vqvae.learning_rate", "0.009", "0.01"]
@@ -127,6 +138,7 @@ def test_the_next_stage_takes_the_model_that_is_set_or_says_which_it_takes(typed
 
 
 def test_a_run_that_is_worse_says_which_one_is_taken(typed: Typed, runs: Path, ran: Ran) -> None:
+    assert typed("train_vqvae", runs, ran.source, "--train_vqvae.tune.trials", 0)[0] == 0
     worse = ("--train_vqvae.tune.trials", 0, "--train_vqvae.learning_rate", "1e-6")
     status, out, _ = typed("train_vqvae", runs, ran.source, *worse)
     folder = newest(runs, "train_vqvae")
