@@ -1,4 +1,5 @@
-# Each line also works typed by hand. CONFIG="presets/imagenette.yaml" lays presets over config.yaml.
+# Each line also works typed by hand. CONFIG="presets/imagenette.yaml" lays presets over config.yaml. What stands behind ##
+# is what `make help` prints.
 VENV ?= .venv
 PYTHON ?= python3
 RUN = $(VENV)/bin/python
@@ -16,21 +17,24 @@ RIVALS = "train_prior prior_pixelcnn" "train_prior prior_pixelcnn $(UNTOLD)" "tr
 AGAINST = --reconstruct_masked.pictures null --reconstruct_masked.strategies "[random, selective, adaptive]" \
   --reconstruct_masked.rival_distil best --reconstruct_masked.rival_mae best --reconstruct_masked.painter best
 
-.PHONY: demo study seeds app shipped rivals bits test test-lowest torture lint lock audit sbom docs bench bench-gpu ui
+.PHONY: help demo study seeds app shipped rivals bits test test-system test-all test-lowest torture lint lock audit sbom docs bench bench-gpu ui
 
-demo: $(VENV)/installed
+help:
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+
+demo: $(VENV)/installed ## set up, run every stage on the demo, print the main numbers (10 to 15 min on two cores)
 	@for stage in $(STAGES); do echo "== $$stage"; $(RUN) $$stage $(ARGS) || exit $$?; done
 	@$(RUN) summary.py $(ARGS)
 
-study: $(VENV)/installed
+study: $(VENV)/installed ## repeat the last stage on the whole test set (7 min)
 	$(RUN) reconstruct_masked.py $(ARGS) --reconstruct_masked.pictures null
 
-app: $(VENV)/installed
+app: $(VENV)/installed ## a page: test pictures recalled at any percentage, and pictures of your own; also before the demo
 	$(RUN) app.py $(ARGS)
 
 # The trained models that come with the project, made anew: those of the demo and a PixelCNN.
 TO_SHIP = --run.dir runs/to_ship
-shipped: $(VENV)/installed
+shipped: $(VENV)/installed ## train the models that come with the project anew
 	@for stage in $(STAGES) train_prior.py; do echo "== $$stage"; $(RUN) $$stage $(TO_SHIP) || exit $$?; done
 	$(RUN) -m handoff.shipped $(TO_SHIP)
 
@@ -39,7 +43,7 @@ SEEDS ?= 0 1 2 3 4
 SEED_RUNS ?= runs/seeds
 UNTUNED = $(foreach stage,train_vqvae train_classifier train_distil,--$(stage).tune.trials 0)
 STUDIED = --reconstruct_masked.pictures null --reconstruct_masked.rivals false
-seeds: $(VENV)/installed
+seeds: $(VENV)/installed ## the demo with five training seeds: spread, and which differences hold (45 min)
 	@$(MAKE) --no-print-directory -j 2 $(SEEDS:%=$(SEED_RUNS)/%/done)
 	$(RUN) compare_seeds.py $(ARGS) --compare_seeds.folders "$(SEED_RUNS)/*"
 
@@ -49,7 +53,7 @@ $(SEED_RUNS)/%/done: | $(VENV)/installed
 	  --run.threads 1 >> $(@D)/log.txt 2>&1 || { tail -n 3 $(@D)/log.txt; exit 1; }; done
 	@touch $@
 
-rivals: $(VENV)/installed
+rivals: $(VENV)/installed ## older priors, the published recipe, a masked autoencoder, a painter; all compared (1 h)
 	@for stage in $(RIVALS); do echo "== $$stage"; set -- $$stage; script=$$1; preset=$$2; shift 2; \
 	  $(RUN) $$script.py --config $(CONFIG) presets/$$preset.yaml $(OPTIONS) $$@ || exit $$?; done
 	$(RUN) train_mae.py $(ARGS)
@@ -57,31 +61,38 @@ rivals: $(VENV)/installed
 	$(RUN) compare_priors.py $(ARGS) --compare_priors.told_distil best --compare_priors.masked_vqvae best
 	$(RUN) reconstruct_masked.py $(ARGS) $(AGAINST)
 
-bits: $(VENV)/installed
+bits: $(VENV)/installed ## forgetting beside coding everything, JPEG, WebP, AVIF and JPEG XL, at equal bits (10 min)
 	$(RUN) compare_bits.py $(ARGS)
 
-bench: $(VENV)/installed
+bench: $(VENV)/installed ## time training steps, reading and the choice of tokens
 	$(RUN) benchmarks/training_step.py
 	$(RUN) benchmarks/peak_memory.py
 	$(RUN) benchmarks/reading.py
 	$(RUN) benchmarks/published_loop.py $(ARGS)
 
-bench-gpu: $(VENV)/installed
+bench-gpu: $(VENV)/installed ## the same on a GPU
 	$(RUN) benchmarks/gpu.py
 
-test: $(VENV)/installed-tests
-	$(RUN) -m pytest
+# Two at once, each with folders of its own. What starts whole pipelines, processes, servers or browsers comes apart.
+TESTED = $(RUN) -m pytest -n 2
+test: $(VENV)/installed-tests ## the quick tests
+	$(TESTED) -m "not system"
+
+test-system: $(VENV)/installed-tests ## the others: pipelines, processes, servers, packaging
+	$(TESTED) -m system
+
+test-all: test test-system ## all tests
 
 # The same tests with the lowest versions that the requirements allow, in an environment of their own.
 LOWEST = $(VENV)-lowest
-test-lowest: $(LOWEST)/installed
-	$(LOWEST)/bin/python -m pytest
+test-lowest: $(LOWEST)/installed ## all tests with the lowest versions that are allowed
+	$(LOWEST)/bin/python -m pytest -n 2
 
 # Many tries to make the program fail, about half an hour; a part of them is among the tests.
-torture: $(VENV)/installed-tests
+torture: $(VENV)/installed-tests ## many tries to make stages fail (30 min)
 	$(RUN) tests/torture.py $(OPTIONS)
 
-lint: $(VENV)/installed-tests
+lint: $(VENV)/installed-tests ## linters and types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
@@ -105,10 +116,10 @@ sbom: $(VENV)/installed-tests
 	PYTHONWARNINGS=ignore $(RUN) -m uv tool run --python $(RUN) --from cyclonedx-bom cyclonedx-py requirements \
 	  --pyproject pyproject.toml --output-reproducible --output-file build/sbom.json requirements-lock.txt
 
-docs: $(VENV)/installed
+docs: $(VENV)/installed ## write the tables of the documentation anew
 	$(RUN) docs/tables.py
 
-ui: $(VENV)/installed
+ui: $(VENV)/installed ## MLflow's page over the runs
 	$(RUN) summary.py --ui $(ARGS)
 
 $(VENV)/installed: requirements.txt

@@ -103,6 +103,7 @@ def served(memory: Memory, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 # --- importing --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.system
 def test_importing_does_nothing_and_leaves_gradio_out(tmp_path: Path) -> None:
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import app; sys.exit('gradio' in sys.modules)"
     call = [sys.executable, "-B", "-c", code]

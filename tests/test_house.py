@@ -195,6 +195,7 @@ def imported(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(call, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.system
 def test_importing_every_module_prints_and_writes_nothing(tmp_path: Path) -> None:
     done = imported("\n".join(f"import {name}" for name in MODULES), tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -11,7 +11,7 @@ import pytest
 
 from toys import ROOT, STAGES, draw_classes, newest
 
-pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+pytestmark = [pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed"), pytest.mark.system]
 GIVEN = "--config presets/imagenette.yaml --run.seed 3"
 
 

@@ -19,6 +19,8 @@ import installed
 from settings import loading
 from toys import ROOT
 
+pytestmark = pytest.mark.system
+
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 COMMANDS: dict[str, str] = PROJECT["project"]["scripts"]
 SETUP: dict[str, Any] = PROJECT["tool"]["setuptools"]

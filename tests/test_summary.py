@@ -113,6 +113,7 @@ def shown(old_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         found.end()
 
 
+@pytest.mark.system
 def test_the_ui_says_which_port_it_has_and_links_to_what_answers(shown: Shown) -> None:
     assert shown.address != f"http://127.0.0.1:{summary.PORT}"
     assert f"port {summary.PORT} is taken; this is {shown.address.rsplit(':', 1)[1]} (--port NUMBER" in shown.printed
@@ -131,10 +132,12 @@ def test_figures_are_shown_where_the_runs_were_copied_to(shown: Shown, old_runs:
     assert shown.ask(f"/get-artifact?path=figures/curves.png&run_uuid={run.info.run_id}")[1] == b"a picture"
 
 
+@pytest.mark.system
 def test_the_ui_collects_no_usage_data(shown: Shown) -> None:
     assert json.loads(shown.ask("/ajax-api/3.0/mlflow/ui-telemetry")[1])["disable_ui_telemetry"] is True
 
 
+@pytest.mark.system
 def test_the_first_page_does_not_say_that_usage_data_are_collected(shown: Shown) -> None:
     """Seen in Chromium: the notice that MLflow's page opens with."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -151,6 +154,7 @@ def test_the_first_page_does_not_say_that_usage_data_are_collected(shown: Shown)
         browser.close()
 
 
+@pytest.mark.system
 @needs_proc
 @pytest.mark.parametrize(
     ("number", "status"),
@@ -234,6 +238,7 @@ def test_sync_says_of_each_folder_why_not_and_delivers_the_others(
     assert undelivered(runs) == [folders[0].path, folders[1].path]
 
 
+@pytest.mark.system
 def test_sync_into_a_database_that_was_lost_is_no_traceback(old_runs: Path, tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "runs", "train_vqvae", "", "key")
     folder.update(status="finished")

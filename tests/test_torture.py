@@ -24,6 +24,8 @@ from pipeline.files import write_json
 from sources.pictures import Decoded
 from strangers import File
 
+pytestmark = pytest.mark.system
+
 SHORT = 30
 
 

@@ -21,6 +21,8 @@ from pipeline.files import InputError, read_json
 from settings.loading import ConfigError, load
 from toys import ROOT, Ran, copied, newest, tiny
 
+pytestmark = pytest.mark.system
+
 #: A worker on a study of toys. Notes each trial that it begins and each that it ends. "hang": it hangs in its second.
 WORKER = """
 import json, sys, time

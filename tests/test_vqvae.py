@@ -584,6 +584,7 @@ def test_weights_of_a_version_with_other_layers_are_refused_with_what_to_do(tmp_
 # It learns
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     "changes",
     [{}, {"codebook_update": "gradient"}, {"rotation_trick": True}, {"normalize_codes": True}, {"stride": 8}],

@@ -11,6 +11,8 @@ from docs.shelf import take_table
 from pipeline.machine import Machine
 from toys import CPU
 
+pytestmark = pytest.mark.system
+
 MACHINE = Machine(CPU, bf16=False, threads=1)
 
 

@@ -12,6 +12,8 @@ from docs.shelf import take_table
 from pipeline.machine import Machine
 from toys import CPU
 
+pytestmark = pytest.mark.system
+
 MACHINE = Machine(CPU, bf16=False, threads=1)
 SMALL = {"pictures": 32, "grid": 4, "codes": 8, "batch": 2, "strategies": 4}
 

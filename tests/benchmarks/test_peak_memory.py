@@ -10,6 +10,8 @@ from docs.shelf import take_table
 from pipeline.machine import Machine
 from toys import CPU
 
+pytestmark = pytest.mark.system
+
 SIZE, CODES, PICTURES = 16, 32, 5
 
 

@@ -17,6 +17,8 @@ from recall.memory import Memory
 from settings.config import Config
 from toys import ROOT, fake_indices, fake_split, tiny_distil, tiny_memory
 
+pytestmark = pytest.mark.system
+
 K, SIDE = 8, 4
 N = SIDE**2
 PERCENTAGES = [0, 10, 50, 90, 100]

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from benchmarks import training_step
 from docs.shelf import take_table
 from vqvae import VQVAEConfig
+
+pytestmark = pytest.mark.system
 
 TINY = {"image_size": 16, "hidden": 16, "codebook_size": 8, "code_dim": 4}
 

@@ -16,6 +16,8 @@ from settings import loading
 from settings.config import Config
 from toys import ROOT, draw_classes, newest, tiny, words_of
 
+pytestmark = pytest.mark.system
+
 CLUSTER = ROOT / "docs" / "cluster"
 SHIMS = {"scontrol": "echo localhost", "srun": 'while [ "${1#-}" != "$1" ]; do shift; done; exec "$@"'}
 

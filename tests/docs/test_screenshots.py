@@ -5,9 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import summary
 from docs import screenshots
 from toys import ROOT
+
+pytestmark = pytest.mark.system
 
 
 def test_without_a_browser_it_says_what_to_type(tmp_path: Path) -> None:

@@ -248,6 +248,7 @@ def test_a_group_of_tables_is_there_whole_or_not_collected_yet() -> None:
 # --- the pages of this project ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.system
 def test_every_page_is_what_the_tables_say() -> None:
     assert tables.update(PAGES, check=True) == 0
 

@@ -22,6 +22,8 @@ from settings import loading
 from settings.config import Config
 from toys import STAGES, copied, newest, tiny
 
+pytestmark = pytest.mark.system
+
 MEASURING = [stage for stage in STAGES if stage != "data_split"]
 
 

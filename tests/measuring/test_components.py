@@ -1,5 +1,6 @@
 """Inpainting of components: what it depends on, its errors, and that training with masks learns it."""
 
+import pytest
 import torch
 
 from handoff.split import mask_of
@@ -41,6 +42,7 @@ def test_errors_of_components_are_those_of_each_channel_alone():
     assert set(component_errors(a[..., :8, :8], b[..., :8, :8])) == {"mse"}
 
 
+@pytest.mark.system
 def test_training_on_one_component_learns_to_paint_the_others(machine):
     """Channels that are copies of each other: what one shows, all can be painted from; a plain fit need not know."""
     base = torch.rand(48, 1, 4, 4, generator=torch.Generator().manual_seed(1)) * 2 - 1

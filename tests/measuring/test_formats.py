@@ -70,6 +70,7 @@ def test_without_reducing_pictures_come_back_as_their_library_decodes_them(
         assert bits == 8 * len(data)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_better_quality_costs_more_and_errs_less(kind: Format, channels: int, pictures: np.ndarray) -> None:

@@ -77,6 +77,7 @@ def test_all_processes_go_by_what_is_free_for_the_first(monkeypatch):
         check_memory(*asked(64, 10), replace(MACHINE, world=Second()))
 
 
+@pytest.mark.system
 def test_a_model_that_does_not_fit_is_refused_before_it_is_filled(monkeypatch):
     """A large one would take minutes to fill, or end the process."""
     monkeypatch.setattr(needs, "free_bytes", lambda machine: 1e9)
@@ -102,6 +103,7 @@ def test_afterwards_models_of_any_size_can_be_made(monkeypatch):
     assert nn.Linear(64, 64).weight.shape == (64, 64)
 
 
+@pytest.mark.system
 def test_a_limit_of_the_process_counts():
     """`ulimit -d`, as clusters set it."""
     pytest.importorskip("resource", reason="there are no such limits on Windows")

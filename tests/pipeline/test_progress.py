@@ -57,6 +57,7 @@ def test_lines_within_lines_are_kept_apart() -> None:
     assert log.getvalue() == "outer: 0%\ninner: 0%\nouter: 9%\n"
 
 
+@pytest.mark.system
 def test_both_streams_in_one_file_end_with_the_run_folder(tmp_path) -> None:
     """As in `python STAGE.py > log 2>&1`."""
     asked = ["--run.dir", tmp_path / "runs", "--run.mlflow", "false", "--data.images_per_class", "5"]

@@ -72,6 +72,7 @@ def history(client: MlflowClient, run: str, metric: str) -> list[tuple[int, floa
     return [(entry.step, entry.value) for entry in client.get_metric_history(run, metric)]
 
 
+@pytest.mark.system
 def test_a_server_that_goes_away_is_told_the_rest_later_and_once(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

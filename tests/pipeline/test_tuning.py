@@ -89,6 +89,7 @@ def test_the_first_trial_is_the_setting_of_the_config(opened: Callable[..., optu
     assert study.trials[1].params != START != study.trials[2].params
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("odd", [{"width": 3}, {"rate": 0.5}, {"kind": "plainest"}])
 def test_the_first_trial_has_the_settings_as_they_stand_also_outside_of_the_space(
     odd: dict[str, Any], opened: Callable[..., optuna.Study]
@@ -132,6 +133,7 @@ def test_a_study_that_was_begun_with_other_settings_says_so(opened: Callable[...
     assert len(said) == 1 and "(train_vqvae.hidden was 64, is 96)" in said[0]
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("lower_is_better", [True, False])
 def test_the_table_says_what_was_tried_what_was_set_and_what_is_taken(
     lower_is_better: bool, opened: Callable[..., optuna.Study]
@@ -340,6 +342,7 @@ def test_the_median_pruner_spares_the_first_trials_and_the_first_epoch(opened: C
 # Interruption
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("interrupted", [[0], [2], [4], [1, 3]])
 def test_an_interrupted_study_resumed_equals_one_that_was_not(
     interrupted: list[int], opened: Callable[..., optuna.Study]
@@ -376,6 +379,7 @@ def test_a_trial_killed_before_its_values_were_drawn_is_no_loss(opened: Callable
     assert completed(resumed) == completed(whole)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("call", ["enqueue_trial", "tell", "ask"])
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_two_workers_on_a_server_take_over_the_trial_of_a_third_at_once(

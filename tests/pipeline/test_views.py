@@ -17,6 +17,7 @@ from settings.config import Config
 STAGES = ("train_vqvae", "vqvae_reconstruction", "train_classifier", "train_distil", "reconstruct_masked")
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("stage", STAGES)
 def test_columns_are_numbers_that_a_stage_writes(ran, stage):
     written = read_json(ran.folders[stage] / "metrics.json")

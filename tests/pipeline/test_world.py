@@ -52,6 +52,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
     return Both(folder / "one", folder / "two", read_json(folder / "found.json"))
 
 
+@pytest.mark.system
 def test_what_processes_agree_on(both: Both) -> None:
     found = both.found
     assert found["sum"] == 3 and found["same"] == "from 0"
@@ -120,6 +121,7 @@ def ranks_of(launcher: int) -> dict[int, int]:
     return found
 
 
+@pytest.mark.system
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes in /proc")
 def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on_with_another_number(
     both: Both, tmp_path: Path
@@ -151,6 +153,7 @@ def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on_with_anoth
     assert len(list((runs / "train_vqvae").glob("*/run.json"))) == 1
 
 
+@pytest.mark.system
 def test_a_stage_for_one_process_says_so() -> None:
     environment = {**ENVIRONMENT, "WORLD_SIZE": "2", "RANK": "0"}
     ended = subprocess.run(

@@ -75,6 +75,7 @@ def test_misspelt_options_that_are_no_settings_are_named_too(capsys, typed, mean
     assert capsys.readouterr().err == f"error: {typed} is not an option; did you mean {meant}?\n"
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("lines", [1, 100_000])
 def test_a_reader_that_goes_away_ends_the_program_in_a_line(lines):
     """Short outputs fail at the end of the process, long ones within the run. As in `python STAGE.py | head -1`."""

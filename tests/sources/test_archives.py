@@ -344,6 +344,7 @@ def test_interrupted_decoding_of_a_tar_resumes(tmp_path, monkeypatch):
     assert resumed.hash == fresh.hash and (np.asarray(resumed.images) == np.asarray(fresh.images)).all()
 
 
+@pytest.mark.system
 @pytest.mark.skipif(not (SHARED / "imagenette_64.tar").is_file(), reason="needs shared/data/imagenette_64.tar")
 def test_pictures_of_imagenette_are_read_from_their_tar(tmp_path):
     split = make_split(tmp_path, SHARED / "imagenette_64.tar", images_per_class=6)

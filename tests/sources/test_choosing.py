@@ -77,6 +77,7 @@ FORMS: dict[str, Callable[[Path], str]] = {
 }
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("form", FORMS)
 def test_a_part_without_classes_is_named_and_can_be_left_out(tmp_path, capsys, form):
     source = FORMS[form](grow(tmp_path / "set", TEST_FLAT))
@@ -147,6 +148,7 @@ def test_label_minus_one_of_hugging_face_is_no_class(tmp_path):
     assert len(split.manifest) == 16 and [row["class"] for row in split.manifest].count("b") == 8
 
 
+@pytest.mark.system
 def test_a_lone_folder_in_a_part_is_no_class(tmp_path):
     """As Tiny ImageNet has it."""
     tree = {"train/a": 9, "train/b": 9, "val/images": 4, "test/images": 5}
@@ -252,6 +254,7 @@ def kaggle(root: Path) -> Path:
     return inner
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(("where", "notes", "lone"), [("", True, "ILSVRC"), ("", False, "Data"), ("ILSVRC", 0, "Data")])
 def test_a_wrapper_beside_notes_is_no_class(tmp_path, where, notes, lone):
     inner = kaggle(tmp_path / "my set")

@@ -24,6 +24,7 @@ SHARES = (0.7, 0.15, 0.15)
 # --- what the pictures are --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.system
 def test_demo_has_exactly_one_in_five_somewhere_unusual():
     demo = make_digits_in_context(0, per_digit=20)
     assert demo.images.shape == (200, 32, 32, 3)
@@ -35,6 +36,7 @@ def test_demo_has_exactly_one_in_five_somewhere_unusual():
     assert (make_digits_in_context(1, per_digit=20).images != demo.images).any()
 
 
+@pytest.mark.system
 def test_demo_splits_each_digit_in_the_shares_asked_for():
     demo = make_digits_in_context(0, per_digit=20, ratios=(0.5, 0.3, 0.2))
     for digit in range(10):
@@ -47,6 +49,7 @@ def test_demo_refuses_too_few_pictures():
         make_digits_in_context(0, per_digit=2)
 
 
+@pytest.mark.system
 def test_pictures_are_the_dimmed_crop_at_their_corner_where_there_is_no_ink():
     demo, photographs = make_digits_in_context(0, per_digit=4), load_photographs()
     for picture, place, (left, top) in zip(demo.images, demo.places, demo.corners, strict=True):
@@ -67,6 +70,7 @@ def background_pixels(demo, side):
     return shown
 
 
+@pytest.mark.system
 def test_train_val_and_test_share_no_pixel_of_a_photograph():
     demo = make_digits_in_context(0)
     train, val, test = (background_pixels(demo, side) for side in ("train", "val", "test"))
@@ -74,6 +78,7 @@ def test_train_val_and_test_share_no_pixel_of_a_photograph():
     assert (train & test).sum() == (train & val).sum() == (val & test).sum() == 0
 
 
+@pytest.mark.system
 def test_the_manifest_says_where_each_crop_lies(tmp_path):
     split = make_split(tmp_path, "digits_in_context", channels=3, image_size=32, images_per_class=10)
     shown = {side: np.zeros((len(PLACES), 1000, 1000), dtype=bool) for side in ("train", "val", "test")}
@@ -83,6 +88,7 @@ def test_the_manifest_says_where_each_crop_lies(tmp_path):
     assert not (shown["train"] & shown["test"]).any() and not (shown["train"] & shown["val"]).any()
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("given_split", [True, False])
 def test_sides_of_the_demo_are_not_dealt_anew(tmp_path, given_split):
     made = make_digits_in_context(0, per_digit=10)

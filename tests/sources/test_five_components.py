@@ -12,6 +12,7 @@ from toys import make_split
 # --- the embedded set -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.system
 def test_five_components_are_deterministic_and_what_they_say() -> None:
     first, second = make_five_components(3, 3), make_five_components(3, 3)
     assert (first.images == second.images).all() and first.metadata == second.metadata
@@ -24,6 +25,7 @@ def test_five_components_are_deterministic_and_what_they_say() -> None:
     assert (edges[:, 3:5] > 200).all() and (edges[:, [0, 1, 6, 7]] == 0).all()
 
 
+@pytest.mark.system
 def test_five_components_as_a_split(tmp_path: Path) -> None:
     split = make_split(tmp_path, "five_components", channels=5, image_size=32, images_per_class=4)
     assert split.components == COMPONENTS and len(split.manifest) == 40 and split.stacks is not None

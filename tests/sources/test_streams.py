@@ -183,6 +183,7 @@ def test_a_line_that_was_torn_counts_for_nothing_and_no_part_is_lost(tmp_path: P
     assert np.load(tmp_path / "images.npy").shape == (20, 8, 8, 3)
 
 
+@pytest.mark.system
 def test_a_stage_that_was_interrupted_goes_on_with_resume(
     tmp_path: Path, in_memory: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

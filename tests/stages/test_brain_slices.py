@@ -13,6 +13,8 @@ from settings import loading
 from settings.config import Config
 from toys import draw_slices
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture(scope="module")
 def slices(tmp_path_factory):

@@ -17,6 +17,8 @@ from settings.compare_bits import CompareBitsSection
 from settings.config import Config
 from toys import QUICK_TUNE, Counted, Made, Reads, copied, newest, prior_settings, run_folders, undrawn
 
+pytestmark = pytest.mark.system
+
 QUICK_BITS: dict[str, Any] = {
     "strategies": ["random", "selective", "adaptive"], "percentages": [50, 100], "coding_passes": 2, "batch_size": 4,
     "bootstrap": 100, "pictures": 5,

@@ -24,6 +24,8 @@ from settings.config import Config
 from sources.splitting import spread
 from toys import QUICK_TUNE, Counted, Made, Reads, copied, newest, prior_settings, run_folders, undrawn
 
+pytestmark = pytest.mark.system
+
 QUICK_COMPARISON = {
     "masks": ["block", "random"], "percentages": [25, 50], "samples": 6, "pool": 5, "passes": 2, "batch_size": 4,
     "bootstrap": 100, "draws": 2, "sweep_passes": [1, 2, 4], "timed_pictures": 3,

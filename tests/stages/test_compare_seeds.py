@@ -15,6 +15,8 @@ from settings import loading
 from settings.config import Config
 from toys import STAGES, Ran, Reads, newest, seeded, tiny, undrawn
 
+pytestmark = pytest.mark.system
+
 MSE = "mse_to_reconstruction"
 
 

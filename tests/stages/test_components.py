@@ -99,6 +99,7 @@ def test_components_csv_has_every_pair_and_the_right_numbers(stacked):
     assert {"components.png", "component_errors.png"} <= {file.name for file in (folder / "figures").glob("*.png")}
 
 
+@pytest.mark.system
 def test_a_rival_stands_beside_it_and_metadata_are_told(stacked):
     cfg, runs, source = stacked
     first = first_of(runs, "train_vqvae")
@@ -235,6 +236,7 @@ def test_sample_refuses_components_in_one_line(stacked, values, message):
         sample.run(cfg.replace({"sample": cfg.sample.replace(values)}))
 
 
+@pytest.mark.system
 def test_a_rival_of_one_component_and_a_rival_that_is_the_model_itself(tmp_path):
     """One component leaves no others to paint."""
     source = draw_classes(tmp_path / "pictures")

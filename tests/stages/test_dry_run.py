@@ -35,6 +35,7 @@ def test_without_earlier_runs_it_says_so(ran, typed, tmp_path):
     assert "no earlier run tells how long it takes" in out and not (tmp_path / "runs").exists()
 
 
+@pytest.mark.system
 def test_a_run_to_go_on_with_is_named(ran, typed, tmp_path):
     runs = copied(ran.runs, tmp_path / "runs", *list(STAGES)[:2])
     status, _, err = typed("train_vqvae", runs, ran.source)

@@ -79,6 +79,7 @@ def test_wrong_kind_of_run_folder_is_refused(ran):
         vqvae_reconstruction.run(tiny(ran.runs, ran.source, run__mlflow=False, vqvae_reconstruction__vqvae="nowhere"))
 
 
+@pytest.mark.system
 @pytest.mark.usefixtures("without_drawing")
 def test_registered_model_is_found_by_its_alias(ran):
     client = MlflowClient(database_uri(ran.runs), database_uri(ran.runs))
@@ -123,6 +124,7 @@ def test_models_that_never_saw_validation_pictures_are_measured_on_them(ran, tmp
     assert max(int(row["pictures"]) for row in rows) == len(split.positions("val", "test"))
 
 
+@pytest.mark.system
 @pytest.mark.usefixtures("without_drawing")
 def test_a_rival_that_scores_better_is_not_taken_for_ours(ran, tmp_path):
     """The published recipe has a key of its own; by `best` it is found as a rival."""
@@ -218,6 +220,7 @@ def test_a_flipped_bit_is_noticed_before_anything_is_made_of_it(ran, typed, tmp_
     assert not list((runs / read_by).glob("*/run.json"))
 
 
+@pytest.mark.system
 def test_the_command_that_is_named_mends_a_damaged_model(ran, typed, tmp_path):
     """With all settings of the run, so that its numbers are the same."""
     runs = copied(ran.runs, tmp_path / "runs", "data_split", "train_vqvae")

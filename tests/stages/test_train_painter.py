@@ -134,6 +134,7 @@ def test_it_trains_in_bf16_too(runs: Path, ran: Ran) -> None:
     assert half == pytest.approx(train_painter.run(cfg, trial), rel=0.05)
 
 
+@pytest.mark.system
 @pytest.mark.usefixtures("without_drawing")
 def test_every_setting_is_read(runs: Path, ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = Reads(monkeypatch)

@@ -73,6 +73,7 @@ def test_numbers_are_standardised_on_train(made):
 # --- killed and resumed -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("kind", ["gan", "pixelcnn"])
 def test_killed_and_resumed_ends_with_the_same_weights(made, monkeypatch, kind):
     """For the GAN that includes the discriminator and its optimizer, without which the generator would differ."""

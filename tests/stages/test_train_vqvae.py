@@ -35,6 +35,7 @@ def test_the_ssim_term_adds_its_weight_times_one_minus_ssim_and_has_a_gradient()
     assert ssim(better, truth).mean() > ssim(painted, truth).mean()
 
 
+@pytest.mark.system
 @pytest.mark.usefixtures("without_drawing")
 @pytest.mark.parametrize("stage", ["train_vqvae", "train_classifier"])
 def test_the_retrain_sees_train_and_validation_and_the_fit_sees_train_only(ran, tmp_path, monkeypatch, stage):

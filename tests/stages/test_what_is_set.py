@@ -72,6 +72,7 @@ def metrics(runs: Path, name: str) -> dict[str, dict[str, float]]:
         return found
 
 
+@pytest.mark.system
 def test_a_rate_that_is_set_is_fitted_and_everywhere_written_down(fitted: Fitted) -> None:
     """With one value outside of the space: the other keys are still searched, the first trial has what is set, and run
     folder, MLflow and --compare say what was fitted."""
@@ -91,6 +92,7 @@ def test_a_rate_that_is_set_is_fitted_and_everywhere_written_down(fitted: Fitted
     assert table[0].split() == ["trial", "mse", "code_dim"] and "as set" in table[1]
 
 
+@pytest.mark.system
 def test_what_was_fitted_makes_the_same_model_again(typed: Typed, runs: Path, ran: Ran, fitted: Fitted) -> None:
     """used.yaml of the run above."""
     first = fitted.folder
@@ -101,6 +103,7 @@ def test_what_was_fitted_makes_the_same_model_again(typed: Typed, runs: Path, ra
     assert weights[0] == weights[1]
 
 
+@pytest.mark.system
 def test_two_runs_are_compared_by_what_they_were_fitted_with(
     typed: Typed,
     runs: Path,
@@ -117,6 +120,7 @@ def test_two_runs_are_compared_by_what_they_were_fitted_with(
     assert rate == ["train_vqvae.learning_rate", "0.009", "0.01"]
 
 
+@pytest.mark.system
 def test_the_next_stage_takes_the_model_that_is_set_or_says_which_it_takes(typed: Typed, runs: Path, ran: Ran) -> None:
     """A stride of 8 that scores worse, a codebook of before, and back to the first settings."""
     untuned = ("--train_vqvae.tune.trials", 0)
@@ -137,6 +141,7 @@ def test_the_next_stage_takes_the_model_that_is_set_or_says_which_it_takes(typed
     assert "not as set" not in out and eight.name not in out and four.parent.name in out
 
 
+@pytest.mark.system
 def test_a_run_that_is_worse_says_which_one_is_taken(typed: Typed, runs: Path, ran: Ran) -> None:
     assert typed("train_vqvae", runs, ran.source, "--train_vqvae.tune.trials", 0)[0] == 0
     worse = ("--train_vqvae.tune.trials", 0, "--train_vqvae.learning_rate", "1e-6")
@@ -214,6 +219,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> edited_settings.Project
         yield edited_settings.Project(tmp_path_factory.mktemp("project"))
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     ("key", "value", "here", "then"),
     [
@@ -235,6 +241,7 @@ def test_no_edit_is_silent(project: edited_settings.Project, key: str, value: ob
     assert (outcome.here, outcome.then) == (here, then), outcome.said
 
 
+@pytest.mark.system
 def test_another_value_of_each_key_is_tried(project: edited_settings.Project) -> None:
     flat = loading.flatten(loading.check(project.shipped).model_dump())
     found = dict(edited_settings.edits(project.folder, project.shipped))

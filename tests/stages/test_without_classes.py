@@ -14,6 +14,7 @@ from pipeline.files import InputError, read_csv, read_json
 from toys import STAGES, UNTUNED, draw_classes, newest, prior_settings, tiny
 
 
+@pytest.mark.system
 @pytest.mark.usefixtures("without_drawing")
 def test_no_classes_no_classifier_but_recall_all_the_same(tmp_path, mine, typed):
     flat, runs = tmp_path / "flat", tmp_path / "runs"
