@@ -17,7 +17,7 @@ from handoff.manifest import Manifest, column_of
 from masking import all_but
 from pipeline.commands import command
 from pipeline.files import InputError, check_digests, digest, read_json, read_rows
-from pipeline.runs import Sought, resolve_run
+from pipeline.runs import Sought, finished_runs, resolve_run, run_settings
 from pipeline.stage import Stage
 from pipeline.world import is_first
 from settings.common import DataSection
@@ -151,6 +151,7 @@ def open_split(cfg: Config) -> Split:
     are damaged; of several processes the first reads them all through for that."""
     runs = Path(cfg.run.dir)
     wanted = f"data.source {cfg.data.source}, data.image_size {cfg.data.image_size}, data.seed {cfg.data.seed}"
+    wanted += _unlike_newest(runs, cfg.data)
     command = mend("data_split", cfg)
     folder = resolve_run(runs, "best", Sought("data_split", data_key(cfg.data), wanted, command))
     if is_first():
@@ -160,6 +161,16 @@ def open_split(cfg: Config) -> Split:
         again = make_again(folder, "data_split")
         raise InputError(f"{folder / 'manifest.csv'} was changed after the split; type: {again}")
     return split
+
+
+def _unlike_newest(runs: Path, data: DataSection) -> str:
+    """What the newest split was made with instead, in words; nothing where there is none, or one as set."""
+    found = finished_runs(runs, "data_split")
+    if not found or any(one.key == data_key(data) for one in found):
+        return ""
+    made, mine = run_settings(found[0].folder).get("data", {}), data.model_dump(mode="json")
+    other = [f"data.{key} {as_typed(value)}" for key, value in made.items() if value != mine.get(key, value)]
+    return f" (the newest there has {', '.join(other)})" if other else ""
 
 
 def open_split_folder(folder: Path) -> Split:

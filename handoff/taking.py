@@ -17,6 +17,7 @@ from settings.loading import as_typed, without_effect
 from settings.training import Training
 
 UNKNOWN = object()  # the value of a key of which a run of an earlier version does not say what tuning chose
+SEED = "run.seed"  # also that of the stage that asks, which is not to be changed for the sake of its input
 NAMES_OF_RUNS = ("vqvae", "indices", "distil")  # settings of training stages
 
 
@@ -34,28 +35,40 @@ def take_run(cfg: Config, asked: str, sought: Sought, setting: str, described: b
     for key, used, here in made_otherwise(cfg, stage, folder, section.KIND) if described else ():
         say(f"{key} is {as_typed(here)} here and {as_typed(used)} in {folder}, which is of the kind that is asked for")
     if described and (found := made_otherwise(cfg, stage, folder)):
-        known = [(name, used) for name, used, _ in found if used is not UNKNOWN]
-        to_keep = " ".join(f"--{name} {shlex.quote(as_typed(used))}" for name, used in known)
+        known = [(key, used) for key, used, _ in found if used is not UNKNOWN and key != SEED and ".tune." not in key]
+        so = " ".join(f"--{key} {shlex.quote(as_typed(used))}" for key, used in known)
         other = as_set(cfg, sought, folder, setting) or f"type: {sought.mend}"
-        so = f"; to go on so, add {to_keep}" if to_keep else ""
-        say(
-            f"not as set: {folder} is taken, but {otherwise_in_words(cfg, stage, folder)}; for what is set, {other}{so}"
-        )
+        said = f"not as set: {folder} is taken, but {said_of(found)}; for what is set, {other}"
+        say(said + (f"; for what is taken, without this line, add {so}" if so else ""))
     return folder
 
 
 def otherwise_in_words(cfg: Config, stage: str, folder: Path) -> str:
     """What of a run is not as set; empty where all is."""
-    found = made_otherwise(cfg, stage, folder) if isinstance(getattr(cfg, stage, None), Training) else []
-    return ", ".join(f"{name} is {_shown(used)} there and {as_typed(here)} here" for name, used, here in found)
+    return said_of(made_otherwise(cfg, stage, folder)) if isinstance(getattr(cfg, stage, None), Training) else ""
+
+
+def said_of(found: Sequence[tuple[str, Any, Any]]) -> str:
+    """What differs, as `made_otherwise` found it; of the search only that it does."""
+    said = [
+        f"{key} is {_shown(used)} there and {_shown(here)} here" for key, used, here in found if ".tune." not in key
+    ]
+    tuned = [key.partition(".")[2] for key, _, _ in found if ".tune." in key]
+    return ", ".join([*said, *([f"it was tuned otherwise ({', '.join(tuned)})"] if tuned else [])])
 
 
 def as_set(cfg: Config, sought: Sought, but: Path, setting: str) -> str:
-    """How to take the best other run that is made as the settings say, in words; empty where there is none."""
-    found = finished_runs(but.parent.parent, sought.stage, sought.key)
-    fitting = [one.folder for one in found if one.folder != but and not made_otherwise(cfg, sought.stage, one.folder)]
+    """How to take the best other run that is made wholly as the settings say, in words; empty where there is none."""
+    stage, runs = sought.stage, but.parent.parent
+    section: Training = getattr(cfg, stage)
+    every = [key for key in flatten(section.model_dump()) if key not in NAMES_OF_RUNS and not key.startswith("tune.")]
     option = names_run(cfg, setting)
-    return f"name {fitting[0].name}{f' with {option}' if option else ''}" if fitting else ""
+    for one in finished_runs(runs, stage, sought.key):
+        seed = _used(one.folder, "run").get("seed")
+        otherwise = made_otherwise(cfg, stage, one.folder) or section.unlike(_used(one.folder, stage), every)
+        if one.folder != but and not otherwise and seed == cfg.run.seed:
+            return f"name {one.folder.name}{f' with {option}' if option else ''}"
+    return ""
 
 
 def say_of_names(cfg: Config, stage: str, asked: str, setting: str, folder: Path) -> None:
@@ -111,9 +124,7 @@ def made_otherwise(
     if among is not None:
         return found
     seed = _used(folder, "run").get("seed", cfg.run.seed)
-    return found + (
-        [("run.seed", seed, cfg.run.seed)] if "run.seed" in cfg.typed.by.set and seed != cfg.run.seed else []
-    )
+    return found + ([(SEED, seed, cfg.run.seed)] if SEED in cfg.typed.by.set and seed != cfg.run.seed else [])
 
 
 def _used(folder: Path, section: str) -> dict[str, Any]:
@@ -127,4 +138,6 @@ def _used(folder: Path, section: str) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> str:
-    return "not known" if value is UNKNOWN else as_typed(value)
+    if value is UNKNOWN:
+        return "not known"
+    return f"{value:.4g}" if isinstance(value, float) else as_typed(value)

@@ -282,6 +282,18 @@ def _usable(folder: Path) -> Path:
     )
 
 
+def renew_best(runs: Path, stage: str) -> None:
+    """best.json as the runs are now: some may have been deleted, renamed or copied. Raises InputError where it cannot
+    be written."""
+    file = runs / stage / "best.json"
+    try:
+        noted = read_json(file) if file.is_file() else {}
+    except InputError:
+        noted = None
+    if noted != read_best(runs, stage):
+        write_best(runs, stage)
+
+
 class Sought(NamedTuple):
     """A run that a later stage looks for, of `stage`: the best of those that compete for `key`. words: what the key
     stands for; mend: the command that makes such a run."""
@@ -312,8 +324,10 @@ def resolve_run(
     if asked != "best":
         return _usable(named_run(runs, asked, stage))
     found = finished_runs(runs, stage, sought.key)
+    with suppress(InputError):  # where nothing can be written
+        renew_best(runs, stage)
     if not found:
-        others = len({one.key for one in finished_runs(runs, stage)})
+        others = len(finished_runs(runs, stage))
         said = f" ({others} for others)" if others else ""
         raise InputError(f"no finished run of {stage} for {sought.words} in {runs / stage}{said}; type: {sought.mend}")
     return next((one.folder for one in found if like(one.folder)), found[0].folder)

@@ -16,10 +16,20 @@ from pipeline import figures
 from pipeline.files import InputError, alone, digest, file_digests, read_json, write_json, write_safetensors, write_text
 from pipeline.interrupts import interrupts_wait
 from pipeline.machine import Machine, commit, versions
-from pipeline.runs import RunFolder, bury_gone, duration, finished_runs, used_settings
+from pipeline.runs import RunFolder, bury_gone, duration, finished_runs, run_settings, used_settings
 from pipeline.spool import PatientLedger, Spool
 from pipeline.tracking import Ledger, NullLedger, database_uri, open_ledger
 from pipeline.world import OnlyAsked, is_first
+
+#: stage -> the setting that names a run of it
+NAMED_AS = {
+    "train_vqvae": "vqvae",
+    "vqvae_reconstruction": "indices",
+    "train_distil": "distil",
+    "train_classifier": "classifier",
+    "train_painter": "painter",
+    "train_prior": "prior_run",
+}
 
 
 def say(text: str) -> None:
@@ -173,12 +183,16 @@ def _known_before(cfg: Any, name: str, inputs: Mapping[str, str]) -> dict[str, A
 
 
 def _write_used(folder: RunFolder, settings: Any, inputs: Mapping[str, str]) -> None:
-    """used.yaml: the settings, in which the section of a stage that made an input is what that was made with."""
+    """used.yaml: the settings, with the runs that were taken by their names, and the section of a stage that made one
+    as that was made."""
     values = settings.model_dump(mode="json")
-    for stage, made in inputs.items():
+    own = values.get(folder.path.parent.name, {})
+    for role, made in inputs.items():
+        if own.get(setting := NAMED_AS.get(role, role)) is not None:
+            own[setting] = Path(made).name
         with suppress(InputError):
-            if stage in values and isinstance(section := used_settings(Path(made)).get(stage), dict):
-                values[stage] = section
+            if role in values and isinstance(section := used_settings(Path(made)).get(role), dict):
+                values[role] = section | {"tune": run_settings(Path(made)).get(role, {}).get("tune")}
     write_text(folder.path / "used.yaml", yaml.safe_dump(values, sort_keys=False))
 
 

@@ -206,13 +206,13 @@ def _tuned(stage: Stage, section: Any, build: Build, goal: Goal, seed: int, runs
         except optuna.TrialPruned:
             ledger.tags({"pruned": "true"})
             status = "FINISHED"
+            say(f"trial {trial.number}: pruned, with {_in_words(values)}")
             raise
         finally:
             if history:  # under the names by which runs are compared
                 ledger.metrics({f"best_{k}": v for k, v in _best_of(history, goal).items()}, step=0)
             ledger.end(status)
-        shown = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
-        say(f"trial {trial.number}: {goal.objective} {score:.4g} with {shown}")
+        say(f"trial {trial.number}: {goal.objective} {score:.4g} with {_in_words(values)}")
         return score
 
     try:
@@ -230,6 +230,10 @@ def _tuned(stage: Stage, section: Any, build: Build, goal: Goal, seed: int, runs
     for figure_name, figure in tuning.study_figures(study).items():
         stage.figure(figure_name, figure)
     return best
+
+
+def _in_words(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {v:.3g}" if isinstance(v, float) else f"{key} {v}" for key, v in values.items())
 
 
 def _best_of(history: History, goal: Goal) -> dict[str, float]:

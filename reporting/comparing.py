@@ -48,7 +48,7 @@ def comparison(first: RunFacts, second: RunFacts) -> list[str]:
     lines = [f"{first.stage}", *_who("A", first), *_who("B", second), ""]
     lines += _settings_differing(first, second)
     lines += _differing("inputs", first.inputs, second.inputs)
-    code = [{"commit": one.commit[:12], **one.versions} for one in (first, second)]
+    code = [{"commit": one.commit[:12] + one.commit[40:], **one.versions} for one in (first, second)]
     lines += _differing("commit and versions", *code)
     lines += _numbers_beside(first.metrics, second.metrics)
     if first.inputs != second.inputs:
@@ -72,7 +72,7 @@ def _settings_differing(first: RunFacts, second: RunFacts) -> list[str]:
     ]
     shown = {key for key in keys if key.split(".")[0] in mine}
     values = [{key: value_shown(found[key]) for key in keys if key in shown and key in found} for found in (one, other)]
-    lines = _differing("settings", *values)
+    lines = _differing(f"settings of {first.stage}", *values)
     rest = [key for key in keys if key not in shown]
     if rest:
         lines[-1:] = [*_wrapped(f"settings of other stages differ, too: {', '.join(rest)}", "  "), ""]

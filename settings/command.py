@@ -83,12 +83,16 @@ def what_is_set(settings: Config, stage: str, twice: Sequence[tuple[str, Any]] =
     their values."""
     by, values, shipped = settings.typed.by, flatten(settings.model_dump()), loading.as_shipped()
     mine = [key for key in values if key.split(".")[0] in (stage, *COMMON_SECTIONS) and key != "run.dry_run"]
-    left = {f"{key.split('.')[0]}.tune.space" for key in by.kept}  # spaces that keys have left: these have their lines
+    left = {f"{key.split('.')[0]}.tune.space" for key in by.kept}  # spaces that keys have left, which have their lines
     for key in mine:
         lost = [f"over {one.origin}, which has {loading.as_typed(one.value)}" for one in [by.lost.get(key)] if one]
         lost += [f"typed before as {before if isinstance(before, str) else ' '.join(before)}"
                  for name, before in twice if name == key]  # fmt: skip
-        if (values[key] != shipped[key] or lost) and key not in left:
+        if key in left:  # beside what has left it
+            values[key] |= {
+                one.rpartition(".")[2]: entry for one, entry in by.kept.items() if one.startswith(f"{stage}.")
+            }
+        if values[key] != shipped[key] or lost:
             who = [by.origin[key]] if key in by.origin else []
             said = ", ".join([*who, f"{loading.as_typed(shipped[key])} as shipped", *lost])
             yield f"{key} = {loading.as_typed(values[key])} ({said})"

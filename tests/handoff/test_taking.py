@@ -72,7 +72,7 @@ def test_where_only_others_exist_it_is_said_with_what_to_type_for_either(tmp_pat
     assert folder == four
     assert line == (
         f"not as set: {four} is taken, but train_vqvae.stride is 4 there and 8 here; for what is set, type: "
-        "python train_vqvae.py; to go on so, add --train_vqvae.stride 4"
+        "python train_vqvae.py; for what is taken, without this line, add --train_vqvae.stride 4"
     )
     option, value = re.search(r"add --train_vqvae\.(\S+) (\S+)", line).groups()
     assert take(settings(tmp_path, **{option: int(value)})) == (four, []), "what is to be typed ends it"
@@ -107,7 +107,7 @@ def test_the_seed_that_is_set_is_compared(tmp_path: Path, take: Taken) -> None:
     trained(tmp_path, 0.1)
     cfg = loading.load([], {"run.dir": str(tmp_path), "run.seed": 1})
     _, (line,) = take(cfg)
-    assert "run.seed is 0 there and 1 here" in line and "--run.seed 0" in line
+    assert "run.seed is 0 there and 1 here" in line and "--run.seed" not in line, "it is this stage's seed, too"
 
 
 def test_what_has_no_effect_is_not_compared_and_another_kind_is_said(tmp_path: Path, take: Taken) -> None:
@@ -119,7 +119,20 @@ def test_what_has_no_effect_is_not_compared_and_another_kind_is_said(tmp_path: P
 
 def test_how_it_was_tuned_is_compared_as_well(tmp_path: Path, take: Taken) -> None:
     trained(tmp_path, 0.1)
-    assert "train_vqvae.tune.trials is 3 there and 7 here" in take(settings(tmp_path, tune__trials=7))[1][0]
+    _, (line,) = take(settings(tmp_path, tune__trials=7, tune__space__hidden=[96, 128]))
+    assert "it was tuned otherwise (tune.trials, tune.space)" in line and len(line) < 400
+
+
+def test_a_run_that_is_offered_is_wholly_as_set(tmp_path: Path, take: Taken) -> None:
+    """Also in what nobody set: another seed, more epochs."""
+    trained(tmp_path, 0.1)
+    cfg = loading.load([], {"run.dir": str(tmp_path), "run.seed": 1, "train_vqvae.learning_rate": 1e-3})
+    folder = RunFolder(trained(tmp_path, 0.3, learning_rate=1e-3, epochs=9))
+    _, (line,) = take(settings(tmp_path, learning_rate=1e-3))
+    assert folder.name not in line and "type: python train_vqvae.py" in line
+    right = trained(tmp_path, 0.4, learning_rate=1e-3)
+    assert f"name {right.name}" in take(settings(tmp_path, learning_rate=1e-3))[1][0]
+    assert right.name not in take(cfg)[1][0], "its seed is another one"
 
 
 def test_a_run_that_another_stage_is_told_to_take_is_said(tmp_path: Path, take: Taken) -> None:
@@ -158,7 +171,7 @@ def test_runs_of_before_used_yaml_say_their_shape_with_their_model(tmp_path: Pat
     assert (used["hidden"], used["condition_numbers"]) == (64, []) and "learning_rate" not in used
     folder, (line,) = take(settings(tmp_path, learning_rate=1e-2, **space))
     assert folder == found and "train_vqvae.learning_rate is not known there and 0.01 here" in line
-    assert "to go on so" not in line
+    assert "without this line" not in line
     _, (line,) = take(settings(tmp_path))
     assert "hidden is 64 there and 96 here" in line
 
@@ -178,13 +191,6 @@ def test_a_run_whose_settings_are_gone_has_the_shape_that_its_model_says(tmp_pat
             if content is not None:
                 (odd / name).write_text(content, encoding="utf-8")
         assert take(settings(tmp_path)) == (plain, [])
-
-
-def test_lists_that_are_to_be_typed_are_quoted(tmp_path: Path, take: Taken) -> None:
-    trained(tmp_path, 0.1)
-    _, (line,) = take(settings(tmp_path, tune__space__code_dim=[8, 16]))
-    words = shlex.split(line.partition("to go on so, add ")[2])
-    assert words[0] == "--train_vqvae.tune.space" and isinstance(yaml.safe_load(words[1]), dict) and len(words) == 2
 
 
 def test_a_space_that_is_not_searched_decides_nothing(tmp_path: Path, take: Taken) -> None:

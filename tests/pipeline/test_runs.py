@@ -172,9 +172,9 @@ def test_the_best_is_found_again_when_best_json_is_gone_or_damaged_and_runs_are_
     file.unlink()
     assert resolve(tmp_path) == first.path
     file.write_text("{", encoding="utf-8")
-    assert resolve(tmp_path) == first.path
+    assert resolve(tmp_path) == first.path and best_of(tmp_path) == {"split a": first.name}
     moved = renamed(first, "my best one")
-    assert resolve(tmp_path) == moved
+    assert resolve(tmp_path) == moved and best_of(tmp_path) == {"split a": moved.name}
     shutil.rmtree(moved)
     assert resolve(tmp_path) == second.path
     third = finished(tmp_path, score=0.95)

@@ -66,7 +66,7 @@ def test_columns_stand_below_each_other(tmp_path: Path, pair: tuple[RunFolder, R
 def test_equal_runs_are_called_equal(tmp_path: Path) -> None:
     two = [str(fake_run(tmp_path, "train_mae", {"test_mse": 1.0}).path) for _ in range(2)]
     text = "\n".join(comparison(*comparable(tmp_path, two)))
-    assert "settings: all the same" in text and "inputs: all the same" in text
+    assert "settings of train_mae: all the same" in text and "inputs: all the same" in text
     assert "commit and versions: all the same" in text and "numbers: all 2 the same" in text
 
 
