@@ -38,17 +38,17 @@ def take_run(cfg: Config, asked: str, sought: Sought, setting: str, described: b
         known = [(key, used) for key, used, _ in found if used is not UNKNOWN and key != SEED and ".tune." not in key]
         so = " ".join(f"--{key} {shlex.quote(as_typed(used))}" for key, used in known)
         other = as_set(cfg, sought, folder, setting) or f"type: {sought.mend}"
-        said = f"not as set: {folder} is taken, but {said_of(found)}; for what is set, {other}"
+        said = f"not as set: {folder} is taken, but {what_differs(found)}; for what is set, {other}"
         say(said + (f"; for what is taken, without this line, add {so}" if so else ""))
     return folder
 
 
 def otherwise_in_words(cfg: Config, stage: str, folder: Path) -> str:
     """What of a run is not as set; empty where all is."""
-    return said_of(made_otherwise(cfg, stage, folder)) if isinstance(getattr(cfg, stage, None), Training) else ""
+    return what_differs(made_otherwise(cfg, stage, folder)) if isinstance(getattr(cfg, stage, None), Training) else ""
 
 
-def said_of(found: Sequence[tuple[str, Any, Any]]) -> str:
+def what_differs(found: Sequence[tuple[str, Any, Any]]) -> str:
     """What differs, as `made_otherwise` found it; of the search only that it does."""
     said = [
         f"{key} is {_shown(used)} there and {_shown(here)} here" for key, used, here in found if ".tune." not in key
