@@ -623,6 +623,7 @@ def test_button_without_a_picture_shows_a_message(opened: Opened) -> None:
     assert opened.page.locator("#completed img").count() == 0
 
 
+@pytest.mark.system
 def test_upload_paint_and_complete(served: Served, opened: Opened, tmp_path: Path) -> None:
     picture, (page, asked) = some_picture(), opened
     Image.fromarray(picture).save(tmp_path / "picture.png")
@@ -634,7 +635,8 @@ def test_upload_paint_and_complete(served: Served, opened: Opened, tmp_path: Pat
     middle = canvas["x"] + canvas["width"] / 2, canvas["y"] + canvas["height"] / 2
     page.mouse.move(middle[0] - 3 * zoom, middle[1])
     page.mouse.down()
-    page.mouse.move(middle[0] + 3 * zoom, middle[1], steps=5)
+    page.mouse.move(middle[0] + 3 * zoom, middle[1], steps=25)
+    page.wait_for_timeout(500)  # a busy machine draws late
     page.mouse.up()
     page.locator("#samples input[type=range]").fill("2")
     page.locator("#drawn").wait_for()

@@ -485,7 +485,7 @@ def newest(runs: Path, stage: str) -> Path:
 
 
 def run_folders(runs: Path, stage: str = "reconstruct_masked") -> list[Path]:
-    return sorted((runs / stage).iterdir())
+    return sorted((runs / stage).glob("*"))
 
 
 def copied(runs: Path, to: Path, *stages: str) -> Path:

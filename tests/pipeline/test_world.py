@@ -23,6 +23,8 @@ from pipeline.world import Alone, processes, shared_mean
 from together import TRAINED, run_stages, settings
 from toys import draw_classes, newest, words_of
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).resolve().parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
@@ -52,7 +54,6 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Both:
     return Both(folder / "one", folder / "two", read_json(folder / "found.json"))
 
 
-@pytest.mark.system
 def test_what_processes_agree_on(both: Both) -> None:
     found = both.found
     assert found["sum"] == 3 and found["same"] == "from 0"
@@ -121,7 +122,6 @@ def ranks_of(launcher: int) -> dict[int, int]:
     return found
 
 
-@pytest.mark.system
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes in /proc")
 def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on_with_another_number(
     both: Both, tmp_path: Path
@@ -153,7 +153,6 @@ def test_a_process_that_is_killed_ends_the_others_and_the_run_goes_on_with_anoth
     assert len(list((runs / "train_vqvae").glob("*/run.json"))) == 1
 
 
-@pytest.mark.system
 def test_a_stage_for_one_process_says_so() -> None:
     environment = {**ENVIRONMENT, "WORLD_SIZE": "2", "RANK": "0"}
     ended = subprocess.run(
