@@ -74,12 +74,11 @@ bench-gpu: $(VENV)/installed ## the same on a GPU
 	$(RUN) benchmarks/gpu.py
 
 # Two at once, each with folders of its own. What starts whole pipelines, processes, servers or browsers comes apart.
-TESTED = $(RUN) -m pytest -n 2
 test: $(VENV)/installed-tests ## the quick tests
-	$(TESTED) -m "not system"
+	$(RUN) -m pytest -n 2 -m "not system"
 
 test-system: $(VENV)/installed-tests ## the others: pipelines, processes, servers, packaging
-	$(TESTED) -m system
+	$(RUN) -m pytest -n 2 -m system
 
 test-all: test test-system ## all tests
 

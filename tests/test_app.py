@@ -623,20 +623,29 @@ def test_button_without_a_picture_shows_a_message(opened: Opened) -> None:
     assert opened.page.locator("#completed img").count() == 0
 
 
+def settled(page: Any) -> tuple[dict[str, float], float]:
+    """Where the editor's canvas lies in the window and how far it is zoomed, once both stay as they are."""
+    seen: list[Any] = []
+    while len(seen) < 3 or any(one != seen[-1] for one in seen[-3:]):
+        page.locator("#editor canvas").first.scroll_into_view_if_needed()
+        box = page.locator("#editor canvas").first.bounding_box()
+        seen.append((box, int(page.locator("#editor .zoom-number").inner_text().strip(" %\n")) / 100))
+        page.wait_for_timeout(250)
+    return seen[-1]
+
+
 @pytest.mark.system
 def test_upload_paint_and_complete(served: Served, opened: Opened, tmp_path: Path) -> None:
     picture, (page, asked) = some_picture(), opened
     Image.fromarray(picture).save(tmp_path / "picture.png")
     page.set_input_files("#editor input[type=file]", str(tmp_path / "picture.png"))
     page.locator("#editor button[aria-label='Brush Size']").wait_for()
-    canvas = page.locator("#editor canvas").first.bounding_box()
-    zoom = int(page.locator("#editor .zoom-number").inner_text().strip(" %\n")) / 100
+    canvas, zoom = settled(page)
     assert zoom >= 8  # a picture of 16 pixels is large enough to paint on
     middle = canvas["x"] + canvas["width"] / 2, canvas["y"] + canvas["height"] / 2
     page.mouse.move(middle[0] - 3 * zoom, middle[1])
     page.mouse.down()
-    page.mouse.move(middle[0] + 3 * zoom, middle[1], steps=25)
-    page.wait_for_timeout(500)  # a busy machine draws late
+    page.mouse.move(middle[0] + 3 * zoom, middle[1], steps=5)
     page.mouse.up()
     page.locator("#samples input[type=range]").fill("2")
     page.locator("#drawn").wait_for()

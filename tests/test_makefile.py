@@ -57,7 +57,8 @@ def commands(target: str, environment: Path, *words: str) -> str:
         ),
         ("bench-gpu", ["python benchmarks/gpu.py"]),
         ("ui", ["python summary.py --ui --config presets/imagenette.yaml --run.seed 3"]),
-        ("test", ["python -m pytest"]),
+        ("test", ['python -m pytest -n 2 -m "not system"']),
+        ("test-system", ["python -m pytest -n 2 -m system"]),
         (
             "lint",
             [
@@ -98,7 +99,7 @@ def test_the_list_of_locked_packages_is_written_to_the_build_folder(environment:
 def test_the_lowest_versions_have_an_environment_of_their_own(environment: Path) -> None:
     lines = commands("test-lowest", environment).splitlines()
     lowest = f"{environment}-lowest"
-    assert lines[-1] == f"{lowest}/bin/python -m pytest"
+    assert lines[-1] == f"{lowest}/bin/python -m pytest -n 2"
     (filled,) = [line for line in lines if "--resolution lowest-direct" in line]
     assert f"--python {lowest}/bin/python" in filled and filled.endswith("-r requirements-dev.txt")
 

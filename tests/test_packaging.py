@@ -218,9 +218,9 @@ def recipe(target: str) -> list[str]:
 
 def test_the_workflow_runs_what_the_gate_runs() -> None:
     gate = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
-    assert gate[-2:] == ["make lint", "make test"]
+    assert gate[-3:] == ["make lint", "make test", "make test-system"]
     assert set(recipe("lint")) <= set(steps("lint"))
-    assert set(recipe("test")) <= set(steps("tests"))
+    assert {*recipe("test"), *recipe("test-system")} <= set(steps("tests"))
 
 
 def test_the_workflow_covers_the_systems_and_versions_that_are_promised() -> None:
