@@ -33,7 +33,7 @@ def take_run(cfg: Config, asked: str, sought: Sought, setting: str, described: b
     folder = resolve_run(Path(cfg.run.dir), asked, sought, cfg.run.tracking_uri, like)
     say_of_names(cfg, stage, asked, setting, folder)
     for key, used, here in made_otherwise(cfg, stage, folder, section.KIND) if described else ():
-        say(f"{key} is {as_typed(here)} here and {as_typed(used)} in {folder}, which is of the kind that is asked for")
+        say(f"{key} is {_shown(here)} here and {_shown(used)} in {folder}, which is of the kind that is asked for")
     if described and (found := made_otherwise(cfg, stage, folder)):
         known = [(key, used) for key, used, _ in found if used is not UNKNOWN and key != SEED and ".tune." not in key]
         so = " ".join(f"--{key} {shlex.quote(as_typed(used))}" for key, used in known)

@@ -162,9 +162,10 @@ class Stage:
 
     def _has_shape(self, folder: Path, section: Any) -> bool:
         try:
-            return not section.unlike(used_settings(folder).get(self.name, {}), section.SHAPE)
+            used = used_settings(folder).get(self.name)
         except InputError:
             return False
+        return isinstance(used, dict) and not section.unlike(used, section.SHAPE)
 
 
 def inputs_of(handed: Sequence[Input], **named: Input | None) -> dict[str, str]:
@@ -189,7 +190,8 @@ def _write_used(folder: RunFolder, settings: Any, inputs: Mapping[str, str]) -> 
     own = values.get(folder.path.parent.name, {})
     for role, made in inputs.items():
         if own.get(setting := NAMED_AS.get(role, role)) is not None:
-            own[setting] = Path(made).name
+            beside = Path(made).resolve().is_relative_to(folder.path.parent.parent.resolve())
+            own[setting] = Path(made).name if beside else str(Path(made).resolve())
         with suppress(InputError):
             if role in values and isinstance(section := used_settings(Path(made)).get(role), dict):
                 values[role] = section | {"tune": run_settings(Path(made)).get(role, {}).get("tune")}
