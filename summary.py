@@ -17,6 +17,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.commands import command, make
 from pipeline.files import InputError, one_line
 from reporting.stages import SECOND_JUDGE, MainNumber
 from settings.command import stage_main
@@ -84,9 +85,8 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     if chain.missing:
         print(f"\nnot run yet{chain.with_vqvae}:")
     for stage, *options in map(str.split, chain.missing):
-        untuned = ["--train_classifier.tune.trials 0"] if options else []  # as the demo has its second judge
-        print(f"  {' '.join([mend(stage, cfg), *options, *untuned])}")
-    print("\nMLflow: make ui   (or: python summary.py --ui), then open what it prints")
+        print(f"  {' '.join([mend(stage, cfg), *options])}")
+    print(f"\nMLflow: {make('ui')}   (or: {command('summary')} --ui), then open what it prints")
     return float(len(chain.folders))
 
 
@@ -137,7 +137,7 @@ def open_ui(cfg: Config, trial: Any = None, resume: bool = False, port: str | No
     if asked is not None and asked.startswith("http"):
         raise InputError(f"{asked} has a page of its own; open it in a browser")
     if asked is None and not (runs / "mlflow.db").is_file():
-        raise InputError(f"{runs / 'mlflow.db'} is missing; type: make demo")
+        raise InputError(f"{runs / 'mlflow.db'} is missing; type: {make('demo')}")
     with listening(number, PORT) as at:
         taken = at.getsockname()[1]
         if number is None and taken != PORT:
@@ -173,7 +173,7 @@ def sync(cfg: Config, trial: Any = None, resume: bool = False) -> float:
         print(f"{folder}: {count} entries delivered")
         total += count
     if failed:
-        raise InputError(f"not delivered: {failed}, see above; mend that, then type: python summary.py --sync")
+        raise InputError(f"not delivered: {failed}, see above; mend that, then type: {command('summary')} --sync")
     print(f"{total} entries delivered" if total else "nothing to deliver")
     return float(total)
 

@@ -2,7 +2,7 @@
 
     python docs/screenshots.py --runs runs
 
-Needs Chromium, playwright (requirements-dev.txt) and finished runs of `make demo`; port 5000 must be free.
+Needs Chromium, playwright (requirements-dev.txt) and finished runs of `make demo`.
 """
 
 import argparse
@@ -33,9 +33,10 @@ def wait_for_links(log: Path) -> dict[str, str]:
     """Stage -> link, once the server answers. Raises TimeoutError when it does not."""
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
+        links = links_in(log.read_text(encoding="utf-8"))
         try:
-            with urllib.request.urlopen("http://127.0.0.1:5000/", timeout=5):
-                return links_in(log.read_text(encoding="utf-8"))
+            with urllib.request.urlopen(next(iter(links.values()), "http://127.0.0.1:0/").partition("#")[0], timeout=5):
+                return links
         except OSError:
             time.sleep(1)
     raise TimeoutError(f"MLflow did not answer within {SECONDS:.0f} s: {log.read_text(encoding='utf-8')[-300:]}")

@@ -3,13 +3,22 @@ line where what is taken is not what is set.
 """
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pipeline.files import InputError
-from pipeline.runs import Sought, finished_runs, named_run, resolve_run, run_settings, said_by_model, used_settings
+from pipeline.runs import (
+    Sought,
+    best_like,
+    finished_runs,
+    named_run,
+    of_shape,
+    resolve_run,
+    run_settings,
+    used_section,
+)  # fmt: skip
 from pipeline.stage import say
 from settings.config import Config, names_run
 from settings.kinds import flatten
@@ -29,7 +38,7 @@ def take_run(cfg: Config, asked: str, sought: Sought, setting: str, described: b
     Raises InputError when there is none.
     """
     stage, section = sought.stage, getattr(cfg, sought.stage)
-    like = same_shape(cfg, stage) if described else (lambda folder: True)
+    like = of_shape(stage, section if described else None)
     folder = resolve_run(Path(cfg.run.dir), asked, sought, cfg.run.tracking_uri, like)
     say_of_names(cfg, stage, asked, setting, folder)
     for key, used, here in made_otherwise(cfg, stage, folder, section.KIND) if described else ():
@@ -89,19 +98,7 @@ def say_of_names(cfg: Config, stage: str, asked: str, setting: str, folder: Path
 def best_run(cfg: Config, stage: str, key: str) -> Path | None:
     """The run that `best` stands for; None where there is none."""
     found = finished_runs(Path(cfg.run.dir), stage, key)
-    like = same_shape(cfg, stage) if isinstance(getattr(cfg, stage), Training) else (lambda folder: True)
-    return next((one.folder for one in found if like(one.folder)), found[0].folder if found else None)
-
-
-def same_shape(cfg: Config, stage: str) -> Callable[[Path], bool]:
-    """Whether a run of the stage has a model, and that the shape that the settings say."""
-    section: Training = getattr(cfg, stage)
-
-    def fits(folder: Path) -> bool:
-        whole = (folder / "model" / "meta.json").is_file()
-        return whole and not section.unlike(_used(folder, stage), section.SHAPE)
-
-    return fits
+    return best_like(found, of_shape(stage, getattr(cfg, stage))).folder if found else None
 
 
 def made_otherwise(
@@ -128,12 +125,12 @@ def made_otherwise(
 
 
 def _used(folder: Path, section: str) -> dict[str, Any]:
-    """Dotted key -> value, with the search as it was asked for. Of a run whose settings are gone or damaged: what its
-    model says of itself."""
+    """Dotted key -> value of a section that a run was made with, its search as it was asked for."""
+    used = flatten(used_section(folder, section))
     try:
-        used, asked = (flatten(read(folder)[section]) for read in (used_settings, run_settings))
+        asked = flatten(run_settings(folder)[section])
     except (InputError, AttributeError, KeyError, TypeError):
-        return said_by_model(folder)
+        return used
     return dict.fromkeys(asked, UNKNOWN) | used | {key: v for key, v in asked.items() if key.startswith("tune.")}
 
 

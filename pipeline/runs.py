@@ -202,20 +202,21 @@ def finished_runs(runs: Path, stage: str, key: str | None = None) -> list[Finish
     return sorted(found, key=lambda one: one.rank, reverse=True)
 
 
+def best_like(found: list[Finished], like: Callable[[Path], bool]) -> Finished:
+    """The first of the runs that is like what is wanted, else the first of all."""
+    return next((one for one in found if like(one.folder)), found[0])
+
+
 def read_best(runs: Path, stage: str) -> dict[str, dict[str, Any]]:
     """Key -> its best run, from what is there: a run that is gone or was renamed needs no mending. Keys stand in the
     order of their first runs."""
     found = finished_runs(runs, stage)
-    first = sorted(found, key=lambda one: (one.ended, one.folder.name))
     best = {one.key: one for one in reversed(found)}
+    first = sorted(found, key=lambda one: (one.ended, one.folder.name))
+    shown = ("score", "metric", "lower_is_better")
     return {
-        key: {
-            "run": best[key].folder.name,
-            "score": best[key].score,
-            "metric": best[key].metric,
-            "lower_is_better": best[key].lower_is_better,
-        }
-        for key in dict.fromkeys(one.key for one in first)
+        one.key: {"run": best[one.key].folder.name} | {name: getattr(best[one.key], name) for name in shown}
+        for one in first
     }
 
 
@@ -259,6 +260,25 @@ def used_settings(folder: Path) -> dict[str, Any]:
             section.pop(name, None)
             section |= {name: model[name]} if name in model else {}
     return settings
+
+
+def used_section(folder: Path, section: str) -> dict[str, Any]:
+    """A section of `used_settings`; of a run whose settings are gone or damaged what its model says of itself."""
+    with suppress(InputError):
+        if isinstance(found := used_settings(folder).get(section), dict):
+            return found
+    return said_by_model(folder)
+
+
+def of_shape(stage: str, section: Any) -> Callable[[Path], bool]:
+    """Whether a run of the stage has a model, of the shape that the section of the settings says: see
+    `settings.training.Training`. A section without a shape fits all."""
+
+    def fits(folder: Path) -> bool:
+        whole = (folder / "model" / "meta.json").is_file()
+        return whole and not section.unlike(used_section(folder, stage), section.SHAPE)
+
+    return fits if hasattr(section, "SHAPE") else lambda folder: True
 
 
 def said_by_model(folder: Path) -> dict[str, Any]:
@@ -330,7 +350,7 @@ def resolve_run(
         others = len(finished_runs(runs, stage))
         said = f" ({others} for others)" if others else ""
         raise InputError(f"no finished run of {stage} for {sought.words} in {runs / stage}{said}; type: {sought.mend}")
-    return next((one.folder for one in found if like(one.folder)), found[0].folder)
+    return best_like(found, like).folder
 
 
 def check_handed(file: Path, found: dict[str, Any], expected: dict[str, Any], mend: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.commands import command
 from pipeline.files import InputError, cannot_write, read_json, write_json
 from pipeline.runs import run_settings
 from pipeline.tracking import Ledger, MlflowLedger, client_of, database_uri, trouble
@@ -41,7 +42,7 @@ class Spool:
         if not self.pending:
             self._write({"where": self.where})
             why = why or "MLflow does not answer"
-            self.say(f"{why}: the run goes on; python summary.py --sync delivers the rest later")
+            self.say(f"{why}: the run goes on; {command('summary')} --sync delivers the rest later")
         noted = [self._relative(each) if isinstance(each, Path) else each for each in arguments]
         self._write({"run": key, "call": call, "arguments": noted})
 

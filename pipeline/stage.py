@@ -16,7 +16,7 @@ from pipeline import figures
 from pipeline.files import InputError, alone, digest, file_digests, read_json, write_json, write_safetensors, write_text
 from pipeline.interrupts import interrupts_wait
 from pipeline.machine import Machine, commit, versions
-from pipeline.runs import RunFolder, bury_gone, duration, finished_runs, run_settings, used_settings
+from pipeline.runs import RunFolder, bury_gone, duration, finished_runs, of_shape, run_settings, used_settings
 from pipeline.spool import PatientLedger, Spool
 from pipeline.tracking import Ledger, NullLedger, database_uri, open_ledger
 from pipeline.world import OnlyAsked, is_first
@@ -137,35 +137,24 @@ class Stage:
     def _compared(self, key: str | None) -> bool:
         """Say whether later stages take this run from now on, where a number decides. Returns whether it is the best of
         all, whatever their shape."""
-        runs, here = self.folder.path.parent.parent, self.folder.path
-        if key is None:
-            return False
-        every = finished_runs(runs, self.name, key)
-        section = getattr(self.asked, self.name, None)
-        like = [one for one in every if not hasattr(section, "SHAPE") or self._has_shape(one.folder, section)]
-        mine = next((one for one in like if one.folder == here), None)
+        runs, here, section = self.folder.path.parent.parent, self.folder.path, getattr(self.asked, self.name, None)
+        every = finished_runs(runs, self.name, key) if key is not None else []
+        like = of_shape(self.name, section)
+        same = [one for one in every if one.folder == here or like(one.folder)]
+        mine = next((one for one in every if one.folder == here), None)
         if mine is None or mine.score is None:
             return mine is not None and every[0] is mine
-        said = f"validation {mine.metric} {mine.score:.4g}: "
-        if like[0] is not mine:
-            name = f"; to take this one there, name it, such as --{section.TAKEN_AS} {here.name}" if section else ""
-            say(
-                f"{said}{like[0].folder} is better ({like[0].score:.4g}) and stays the one that later stages take{name}"
-            )
+        said, first = f"validation {mine.metric} {mine.score:.4g}: ", same[0]
+        if first is not mine:
+            named = f"; to take this one there, name it, such as --{section.TAKEN_AS} {here.name}" if section else ""
+            say(f"{said}{first.folder} is better ({first.score:.4g}) and stays the one that later stages take{named}")
             return False
-        equal = len(like) > 1 and like[1].score == mine.score
         better = every[0] is not mine and every[0].score != mine.score
         best = f"the best so far{' of its shape' if better else ''}"
+        equal = len(same) > 1 and same[1].score == mine.score
         said += f"as good as {best}, which it replaces" if equal else best
         say(said + (f"; {every[0].folder} is of another shape and has {every[0].score:.4g}" if better else ""))
         return every[0] is mine
-
-    def _has_shape(self, folder: Path, section: Any) -> bool:
-        try:
-            used = used_settings(folder).get(self.name)
-        except InputError:
-            return False
-        return isinstance(used, dict) and not section.unlike(used, section.SHAPE)
 
 
 def inputs_of(handed: Sequence[Input], **named: Input | None) -> dict[str, str]:

@@ -269,7 +269,7 @@ def settings_beside(section: Any, cfg: Any, stage: str) -> dict[str, Any]:
     settings = {} if cfg is None else cfg.flat("data", stage) | {"run.seed": cfg.run.seed}
     left_out = {f"{stage}.{key}" for key in section.tune.space}
     kept = {k: v for k, v in settings.items() if k not in left_out and ".tune." not in k}
-    return kept | {key: getattr(section.tune, key) for key in ("epochs", "share")}
+    return kept | {f"{stage}.tune.{key}": getattr(section.tune, key) for key in ("epochs", "share")}
 
 
 def note_settings(study: optuna.Study, settings: dict[str, Any], say: Callable[[str], None]) -> None:

@@ -17,7 +17,8 @@ UNASKED = (b"if-", b"accept-encoding", b"range")  # the page is asked for as a w
 
 def mlflow_page(database: str) -> Any:
     """The ASGI application of MLflow over a database, set up as by `mlflow ui`. Takes some seconds."""
-    os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    nothing_sent = os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true") == "true"
     warnings.simplefilter("ignore")  # of MLflow's own server
     import uvicorn  # noqa: F401 (MLflow looks whether it is there, and guards its pages then)
     from mlflow.server import constants
@@ -30,7 +31,7 @@ def mlflow_page(database: str) -> Any:
     }
     from mlflow.server.fastapi_app import app
 
-    return _without_notice(app)
+    return _without_notice(app) if nothing_sent else app
 
 
 def _without_notice(app: Any) -> Any:

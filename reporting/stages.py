@@ -11,7 +11,7 @@ CHAIN_STAGES = (
     "train_distil",
     "reconstruct_masked",
 )
-SECOND_JUDGE = "train_classifier --train_classifier.degrade false"
+SECOND_JUDGE = "train_classifier --train_classifier.degrade false --train_classifier.tune.trials 0"
 #: Stages whose runs compete in several kinds, and what stands before the kind in their keys of best.json.
 KINDS_OF = {"train_prior": "prior", "train_mae": "mae"}
 #: Stages of which the newest run counts.

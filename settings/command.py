@@ -77,7 +77,7 @@ def stage_main(
     return _guarded(run, settings, resume, how)
 
 
-def what_is_set(settings: Config, stage: str, twice: Sequence[tuple[str, Any]] = ()) -> Iterator[str]:
+def what_is_set(settings: Config, stage: str, twice: Sequence[tuple[str, str]] = ()) -> Iterator[str]:
     """A line for each setting that is not as shipped, with who set it, what it replaced, and what follows: that it is
     not searched, that it has no effect, or that another stage reads it. twice: options that were typed before, and
     their values."""
@@ -85,9 +85,9 @@ def what_is_set(settings: Config, stage: str, twice: Sequence[tuple[str, Any]] =
     mine = [key for key in values if key.split(".")[0] in (stage, *COMMON_SECTIONS) and key != "run.dry_run"]
     left = {f"{key.split('.')[0]}.tune.space" for key in by.kept}  # spaces that keys have left, which have their lines
     for key in mine:
-        lost = [f"over {one.origin}, which has {loading.as_typed(one.value)}" for one in [by.lost.get(key)] if one]
-        lost += [f"typed before as {before if isinstance(before, str) else ' '.join(before)}"
-                 for name, before in twice if name == key]  # fmt: skip
+        lost = [f"typed before as {before}" for name, before in twice if name == key]
+        if below := by.lost.get(key):
+            lost = [f"over {below.origin}, which has {loading.as_typed(below.value)}", *lost]
         if key in left:  # beside what has left it
             values[key] |= {
                 one.rpartition(".")[2]: entry for one, entry in by.kept.items() if one.startswith(f"{stage}.")

@@ -46,7 +46,8 @@ class Once(argparse.Action):
     ) -> None:
         before = getattr(namespace, self.dest)
         if before is not None and before != values:
-            setattr(namespace, self.replaced, [*getattr(namespace, self.replaced, []), (self.dest, before)])
+            typed = before if isinstance(before, str) else " ".join(before)
+            setattr(namespace, self.replaced, [*getattr(namespace, self.replaced, []), (self.dest, typed)])
         setattr(namespace, self.dest, values)
 
 

@@ -35,10 +35,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Setter:
-    """Who gave a key its value. at: the layer's place; what is edited in a file comes half a place after what ships in
-    it. lost: what a user had set before, in a lower layer."""
+    """Who gave a key its value. at: the layer's place, from 1 on; 0 for what ships. lost: what a layer above
+    config.yaml, or a user, had set before."""
 
-    at: float
+    at: int
     origin: str
     value: Any
     by_user: bool
@@ -92,7 +92,7 @@ def is_of_a_run(file: Path) -> bool:
 def setters_of(layers: list[Layer]) -> dict[str, Setter]:
     """Key -> who set it last; entries of a search space are keys of their own."""
     setters: dict[str, Setter] = {}
-    for number, layer in enumerate(layers):
+    for number, layer in enumerate(layers, 1):
         ships = _entries(layer.shipped)
         for key, value in _entries(layer.values).items():
             below = setters.get(key)
@@ -100,8 +100,9 @@ def setters_of(layers: list[Layer]) -> dict[str, Setter]:
             if known and layer.copy:
                 continue
             by_user = not (key in ships and alike(ships[key], value)) and not (known and layer.whole)
-            lost = None if below is None else below if below.by_user or below.at >= 1 else below.lost
-            setters[key] = Setter(number + (by_user or layer.whole) / 2, layer.origin, value, by_user, lost)
+            counts = below is not None and (below.by_user or below.origin != layers[0].origin)
+            lost = below if counts else below and below.lost
+            setters[key] = Setter(number if by_user or layer.whole else 0, layer.origin, value, by_user, lost)
     return setters
 
 
@@ -133,25 +134,23 @@ def _plain(value: Any) -> Any:
 
 
 def searched_no_more(setters: Mapping[str, Setter], merged: Mapping[str, Any]) -> dict[str, Any]:
-    """Key -> its entry in tune.space, for keys that a user set, but not their entry, or that in an earlier layer."""
+    """Key -> its entry in tune.space, for keys that a user set in a later layer than this entry."""
     found = {}
     for stage, section in merged.items():
         tune = section.get("tune") if isinstance(section, dict) else None
         for name, entry in (tune.get("space") or {}).items() if isinstance(tune, dict) else ():
             value, searched = setters.get(f"{stage}.{name}"), setters.get(f"{stage}.tune.space.{name}")
-            if (
-                value
-                and searched
-                and value.by_user
-                and (value.at > searched.at or (value.at != searched.at and not searched.by_user))
-            ):
+            if value and searched and value.by_user and value.at > searched.at:
                 found[f"{stage}.{name}"] = entry
     return found
 
 
-def provenance(setters: Mapping[str, Setter], kept: Mapping[str, Any], lacking: tuple[str, ...]) -> Provenance:
+def provenance(
+    setters: Mapping[str, Setter], base: str, kept: Mapping[str, Any], lacking: tuple[str, ...]
+) -> Provenance:
+    """base: what config.yaml is called."""
     lost = {key: one.lost for key, one in setters.items() if one.lost and not alike(one.lost.value, one.value)}
-    origin = {key: one.origin for key, one in setters.items() if one.by_user or one.at >= 1}
+    origin = {key: one.origin for key, one in setters.items() if one.by_user or one.origin != base}
     origin |= {f"{key.partition('.space.')[0]}.space": who for key, who in origin.items() if ".space." in key}
     by_user = {key for key, one in setters.items() if one.by_user}
     by_user |= {f"{key.partition('.space.')[0]}.space" for key in by_user if ".space." in key}

@@ -55,7 +55,7 @@ def load(overlays: list[Path], overrides: dict[str, Any], base: Path | None = No
     kept = searched_no_more(setters, merged)
     for stage, name in (key.split(".", 1) for key in kept):
         del merged[stage]["tune"]["space"][name]
-    by = provenance(setters, kept, lacking_of(layers[0].values, shipped_values(BASE_FILE)))
+    by = provenance(setters, layers[0].origin, kept, lacking_of(layers[0].values, shipped_values(BASE_FILE)))
     noted = Typed(tuple(str(file) for file in overlays), overrides, by, known=True)
     return check(merged).noting(noted)
 

@@ -53,4 +53,5 @@ def test_a_port_that_was_just_given_back_can_be_taken() -> None:
         there = socket.create_connection(("127.0.0.1", port), timeout=5)
         first.accept()[0].close()  # this side waits for late packets now
     there.close()
-    listening(port, 20000).close()
+    with listening(port, 20000) as again:
+        assert again.getsockname()[1] == port

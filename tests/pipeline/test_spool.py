@@ -171,7 +171,7 @@ def test_a_server_on_this_machine_is_reached_past_a_proxy(server: Server, monkey
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
-    reach(server.uri)
+    assert "Default" in {experiment.name for experiment in reach(server.uri).search_experiments()}
 
 
 # --- the database beside the runs -------------------------------------------------------------------------------------

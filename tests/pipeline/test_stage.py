@@ -12,7 +12,7 @@ import torch
 from mlflow import MlflowClient
 
 from pipeline import stage as stages
-from pipeline.files import InputError, read_json
+from pipeline.files import InputError, read_json, write_json
 from pipeline.machine import Machine
 from pipeline.processes import this_process
 from pipeline.runs import RunFolder, Sought, read_best, resolve_run
@@ -100,6 +100,7 @@ def test_a_run_says_how_it_stands_to_earlier_ones(
 ) -> None:
     for score in scores:
         with open_stage("train_vqvae", stage_config(tmp_path), {}, machine, resume=False) as stage:
+            write_json(stage.folder.model / "meta.json", {})
             stage.finish("split a", score, "mse")
     last = [line for line in capsys.readouterr().out.splitlines() if line.startswith("validation")][-1]
     assert last.startswith(f"validation mse {scores[-1]:.4g}: ") and said in last

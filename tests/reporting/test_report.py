@@ -17,7 +17,7 @@ from reporting.facts import read_head
 from reporting.markup import said, table_html
 from reporting.numbers import crossed, in_front
 from reporting.report import write_report
-from reporting.stages import better_way, caption_of, made_at, plain_number
+from reporting.stages import SECOND_JUDGE, better_way, caption_of, made_at, plain_number
 from toys import refused_in_one_line
 
 VOID = {"meta", "img", "br", "wbr"}
@@ -116,7 +116,7 @@ def test_it_says_what_went_in_and_what_came_out(chain: FakeChain) -> None:
     differing = text.split("Settings that differ from config.yaml")[2].split("All ")[0]
     assert "train_vqvae.epochs3" in differing and "run.seed70" in differing and "train_distil" not in differing
     of_this = f" with VQ-VAE {chain.vqvae.name}, the best"
-    judges = "train_classifier.py, train_classifier.py --train_classifier.degrade false"
+    judges = f"train_classifier.py, {SECOND_JUDGE.replace(' ', '.py ', 1)}"
     assert f"Not run yet{of_this}: vqvae_reconstruction.py, {judges}, train_distil.py." in text
 
 

@@ -27,6 +27,7 @@ def learners(ran, machine):
     vqvae = take_vqvae(cfg, "best", split, machine.device)
     indices = take_indices(cfg, "best", split, vqvae)
     grids = grids_to_learn(split, indices, vqvae, None, False)
+    torch.manual_seed(0)  # whatever ran before
     return {
         "vqvae": train_vqvae.VQVAELearner(cfg.train_vqvae, split, machine, False),
         "classifier": train_classifier.ClassifierLearner(cfg.train_classifier, split, vqvae, machine, 0, False),

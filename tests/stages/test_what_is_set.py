@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
@@ -46,30 +46,14 @@ def fitted(ran: Ran, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
     return Fitted(newest(runs, "train_vqvae"), runs, done.stdout)
 
 
-def params(runs: Path, name: str) -> dict[str, dict[str, str]]:
-    """Name of each MLflow run like this -> key -> value."""
+def noted(runs: Path, table: str, name: str) -> dict[str, dict[str, Any]]:
+    """Name of each MLflow run like this -> key -> value, of its params or latest_metrics."""
+    asked = f"SELECT runs.name, key, value FROM runs JOIN {table} USING (run_uuid) WHERE runs.name LIKE ?"
+    found: dict[str, dict[str, Any]] = {}
     with closing(sqlite3.connect(runs / "mlflow.db")) as database:
-        rows = database.execute(
-            "SELECT runs.name, params.key, params.value FROM runs JOIN params USING (run_uuid) WHERE runs.name LIKE ?",
-            (name,),
-        )
-        found: dict[str, dict[str, str]] = {}
-        for run, key, value in rows:
+        for run, key, value in database.execute(asked, (name,)):
             found.setdefault(run, {})[key] = value
-        return found
-
-
-def metrics(runs: Path, name: str) -> dict[str, dict[str, float]]:
-    with closing(sqlite3.connect(runs / "mlflow.db")) as database:
-        rows = database.execute(
-            "SELECT runs.name, latest_metrics.key, latest_metrics.value FROM runs JOIN latest_metrics USING (run_uuid)"
-            " WHERE runs.name LIKE ?",
-            (name,),
-        )
-        found: dict[str, dict[str, float]] = {}
-        for run, key, value in rows:
-            found.setdefault(run, {})[key] = value
-        return found
+    return found
 
 
 @pytest.mark.system
@@ -82,11 +66,11 @@ def test_a_rate_that_is_set_is_fitted_and_everywhere_written_down(fitted: Fitted
     chosen = json.loads((folder / "model" / "config.json").read_text())["code_dim"]
     assert used_settings(folder)["train_vqvae"]["code_dim"] == chosen, "what tuning chose"
     assert used_settings(folder)["train_vqvae"]["tune"]["trials"] == 0, "used.yaml makes the same model again"
-    noted = params(runs, folder.name)[folder.name]
-    assert noted["train_vqvae.learning_rate"] == "0.009" and noted["train_vqvae.code_dim"] == str(chosen)
-    trials = params(runs, "trial %")
+    params = noted(runs, "params", folder.name)[folder.name]
+    assert params["train_vqvae.learning_rate"] == "0.009" and params["train_vqvae.code_dim"] == str(chosen)
+    trials = noted(runs, "params", "trial %")
     assert trials["trial 0"] == {"code_dim": "8"}
-    decided = metrics(runs, "trial %")
+    decided = noted(runs, "latest_metrics", "trial %")
     assert decided["trial 0"]["best_val_mse"] == decided["trial 0"]["mse"], "the column that decides has its number"
     table = out[out.index("trial  mse") :].splitlines()
     assert table[0].split() == ["trial", "mse", "code_dim"] and "as set" in table[1]
