@@ -23,9 +23,9 @@ import torch
 
 from handoff.handed import check_unseen, lacks_label_drop
 from handoff.memory import HandedMemory, take_memory
-from handoff.rivals import take_rivals
 from handoff.shipped import lend
 from handoff.split import Split, note_data, open_split
+from handoff.wing import wing
 from measuring.report import report_study, study_files
 from measuring.study import Findings, StudyPlan, measure_recall
 from measuring.tables import CURVES_HEADER, bits_of, curve, summarise
@@ -60,8 +60,9 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
         return complete_own_pictures(cfg, handed, machine, resume)
     painters = [] if handed.painter is None else [handed.painter]
     check_unseen([handed.vqvae, handed.distil, *handed.judges, *painters], section.part, cfg)
-    rivals = take_rivals(cfg, split, handed.vqvae)
-    with open_stage("reconstruct_masked", cfg, handed.inputs | rivals.inputs, machine, resume) as stage:
+    rivals = wing("measuring.rivals").StudyRivals.take(cfg, split, handed.vqvae) if section.rivals else None
+    inputs = handed.inputs | (rivals.inputs if rivals else {})
+    with open_stage("reconstruct_masked", cfg, inputs, machine, resume) as stage:
         note_data(stage, cfg, split)
         plan = make_plan(section, cfg.run.seed)
         positions = choose_pictures(split, section.part, section.pictures, cfg.data.seed)
@@ -72,7 +73,7 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
         report_study(stage, rows, plan)
         with torch.no_grad():
             findings = Findings(handed, plan, study, rows)
-            study_files(stage, findings, section, rivals)
+            study_files(stage, findings, section, rivals and rivals.compare)
         stage.finish(handed.vqvae.key(split), extra_artifacts=FILES)
         forget(stage.last / "study")
         best = curve(rows, plan.strategies[-1], plan.decodings[-1], "mse_to_reconstruction")

@@ -41,9 +41,9 @@ from pipeline.tables import Rows, write_rows
 from pipeline.training import Goal, check_fit, run_trial, train
 from pipeline.tuning import tried
 from pipeline.world import shared_mean
-from recall.fillers import MAEFiller
 from recall.hole import dig
 from recall.simple_fillers import MeanPicture
+from rivals.fillers import MAEFiller
 from settings.command import stage_main
 from settings.config import Config
 from settings.train_mae import TrainMAESection

@@ -22,7 +22,7 @@ import optuna
 import torch
 from torch import Tensor
 
-from handoff.priors import prior_key
+from handoff.memory import prior_key
 from handoff.split import Split, note_data, open_split
 from handoff.vqvae import HandedIndices, HandedVQVAE, take_indices, take_vqvae
 from measuring.nearest import nearest_training, share_of_copies

@@ -17,8 +17,9 @@ from models.conditioning import Columns
 from pipeline.configured import configured
 from pipeline.files import InputError
 from pipeline.stage import inputs_of, say
-from recall.fillers import DistilFiller, GANFiller, PixelCNNFiller
+from recall.fillers import DistilFiller
 from recall.hole import Filler
+from rivals.fillers import GANFiller, PixelCNNFiller
 from settings.compare_priors import ComparePriorsSection
 from settings.config import Config
 from settings.sample import SampleSection

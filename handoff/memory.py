@@ -1,15 +1,15 @@
 """DistilBERT, classifier and all that recall needs, as they are handed on."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from handoff.handed import Handed, checked_meta
-from handoff.painter import take_painter
 from handoff.split import Split
 from handoff.taking import take_run
 from handoff.vqvae import HandedIndices, HandedVQVAE, mend_for, take_indices, take_vqvae
+from handoff.wing import wing
 from models.classifier import Classifier, load_classifier
 from models.distilbert import classes_of
 from models.elsewhere import imagenet_judge
@@ -17,7 +17,6 @@ from pipeline.machine import Machine
 from pipeline.runs import Sought
 from pipeline.stage import inputs_of, say
 from recall.memory import Memory, shares_by_position
-from recall.painter import CodePainter
 from settings.config import Config
 from settings.judges import CLEAN, ELSEWHERE
 
@@ -66,6 +65,12 @@ def distil_key(split: Split, vqvae: HandedVQVAE, told: bool, published: bool = F
     return f"{vqvae.key(split)}{'-told class' if told else ''}{'-published recipe' if published else ''}"
 
 
+def prior_key(split: Split, vqvae: HandedVQVAE, kind: str, names: list[str]) -> str:
+    """Priors of one kind that are told the same compete for being the best."""
+    told = f" by {', '.join(names)}" if names else ""
+    return f"{vqvae.key(split)}-prior {kind}{told}"
+
+
 def take_distil(
     cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE, told: bool = False, published: bool = False
 ) -> HandedDistil:
@@ -95,7 +100,7 @@ class HandedMemory:
     distil: HandedDistil
     classifier: Handed[Classifier] | None  # None: the data have no classes
     clean: Handed[Classifier] | None = None  # the second judge; None: there is none, or nothing is measured
-    painter: Handed[CodePainter] | None = None  # None: the VQ-VAE's decoder paints
+    painter: Handed[Any] | None = None  # None: the VQ-VAE's decoder paints
 
     @property
     def judges(self) -> list[Handed[Classifier]]:
@@ -127,7 +132,9 @@ def take_memory(cfg: Config, split: Split, machine: Machine, measured: bool = Fa
             clean = take_classifier(cfg, section.clean_classifier, split, vqvae, degrade=False)
     else:
         say("no classes in the data: recall is measured without a classifier")
-    painter = None if section.painter is None else take_painter(cfg, section.painter, split, vqvae, distil)
+    painter = None
+    if section.painter is not None:
+        painter = wing("handoff.painter").take_painter(cfg, section.painter, split, vqvae, distil)
     memory = Memory(
         vqvae=vqvae.model,
         distil=distil.model,

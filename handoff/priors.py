@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from handoff.handed import Handed, checked_meta
+from handoff.memory import prior_key
 from handoff.split import Split
 from handoff.taking import take_run
 from handoff.vqvae import HandedVQVAE, mend_for
@@ -41,12 +42,6 @@ class HandedPrior(Handed[PixelCNN | Generator]):
         if not isinstance(self.model, Generator):
             raise TypeError(f"{self.folder} holds a {type(self.model).__name__}, no GAN's generator")
         return self.model
-
-
-def prior_key(split: Split, vqvae: HandedVQVAE, kind: str, names: list[str]) -> str:
-    """Priors of one kind that are told the same compete for being the best."""
-    told = f" by {', '.join(names)}" if names else ""
-    return f"{vqvae.key(split)}-prior {kind}{told}"
 
 
 def take_prior(

@@ -17,8 +17,7 @@ from typing import Any
 import torch
 import yaml
 
-from handoff.memory import classifier_key, distil_key
-from handoff.priors import prior_key
+from handoff.memory import classifier_key, distil_key, prior_key
 from handoff.split import data_key, open_split
 from handoff.vqvae import take_vqvae, vqvae_key
 from pipeline.commands import make

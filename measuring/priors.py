@@ -26,10 +26,11 @@ from pipeline.metrics import Bootstrap, mse, to_unit
 from pipeline.progress import progress_bar
 from pipeline.remembering import remembering
 from pipeline.tables import Rows, mean_row
-from recall.fillers import GANFiller, MaskedVQVAEFiller, MeanOfDraws, PixelCNNFiller, Way, distil_filler
+from recall.fillers import MeanOfDraws, Way, distil_filler
 from recall.hole import Filler, Hole, dig
 from recall.memory import Memory
 from recall.simple_fillers import AsItIs, NotCompleted
+from rivals.fillers import GANFiller, MaskedVQVAEFiller, PixelCNNFiller
 from settings.compare_priors import ComparePriorsSection
 from sources.splitting import spread
 

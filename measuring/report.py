@@ -1,11 +1,11 @@
 """Everything the study writes beside curves.csv: tables, figures, grids."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import torch
 
-from handoff.rivals import TrainedRivals
 from measuring import figures
 from measuring.paired import (
     PAIRED_HEADER,
@@ -17,7 +17,6 @@ from measuring.paired import (
     say_who_is_better,
     write_per_picture,
 )
-from measuring.rivals import PUBLISHED_HEADER, RIVALS_HEADER, RivalCounts, measure_rivals, published_steps
 from measuring.study import ALL_FORGOTTEN, Findings, Study, StudyPlan
 from measuring.tables import context_rows, curve, error_split
 from pipeline.files import write_csv
@@ -58,8 +57,14 @@ SHOWN_MEASURES = (
 )
 
 
-def study_files(stage: Stage, findings: Findings, section: ReconstructMaskedSection, rivals: TrainedRivals) -> None:
-    """Everything beside curves.csv: error split, context, paired tests, rivals, figures."""
+def study_files(
+    stage: Stage,
+    findings: Findings,
+    section: ReconstructMaskedSection,
+    compare: Callable[[Stage, Findings], None] | None,
+) -> None:
+    """Everything beside curves.csv: error split, context, paired tests, figures. compare: measures and draws what
+    stands beside the study, such as rivals; None for nothing."""
     plan, positions = findings.plan, findings.study.positions
     draw_curves(stage, findings)
     telling = [name for name in plan.strategies if name in ("random", "adaptive")] or [plan.strategies[-1]]
@@ -71,8 +76,8 @@ def study_files(stage: Stage, findings: Findings, section: ReconstructMaskedSect
     stage.figure("error_split", figures.split_figure(split_rows, telling))
     measure_context(stage, findings)
     compare_strategies(stage, findings, section.bootstrap)
-    if section.rivals:
-        compare(stage, findings, section, rivals)
+    if compare is not None:
+        compare(stage, findings)
     draw_grids(stage, findings, spread(positions, section.grid_pictures), telling)
 
 
@@ -95,22 +100,6 @@ def draw_curves(stage: Stage, findings: Findings) -> None:
     for name, decoding in shown:
         if findings.has(name):
             stage.figure(name, figures.strategies_figure(rows, plan, decoding, name, count))
-
-
-def compare(stage: Stage, findings: Findings, section: ReconstructMaskedSection, rivals: TrainedRivals) -> None:
-    """rivals.csv with its figure, and published.csv where there is a model of the published recipe."""
-    folder = stage.folder.path
-    counts = RivalCounts(section.rival_pictures, section.slow_pictures, section.bootstrap)
-    if rivals.published is not None:
-        write_rows(
-            folder / "published.csv", PUBLISHED_HEADER, published_steps(findings, rivals.published.model, counts)
-        )
-    if "random" not in findings.study.orders:
-        say("rivals.csv is skipped: it is made on the masks of strategy random, which is not among the strategies")
-        return
-    found = measure_rivals(findings, rivals, counts)
-    write_rows(folder / "rivals.csv", RIVALS_HEADER, found)
-    stage.figure("rivals", figures.rivals_figure(found))
 
 
 def measure_context(stage: Stage, findings: Findings) -> None:

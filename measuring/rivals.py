@@ -13,17 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from handoff.rivals import TrainedRivals
+from handoff.rivals import TrainedRivals, take_rivals
 from handoff.split import Split
+from handoff.vqvae import HandedVQVAE
 from masking import mask_first, masked_count
+from measuring.figures import rivals_figure
 from measuring.study import ALL_FORGOTTEN, Findings, judge, measure_recall
 from measuring.tables import bits_of, summarise
 from models.codes import Filling
 from pipeline.machine import Stream, generator
 from pipeline.metrics import Bootstrap
 from pipeline.progress import progress_bar
-from pipeline.tables import Rows, mean_row
-from recall.fillers import MAEFiller, Way, distil_filler
+from pipeline.stage import Stage, say
+from pipeline.tables import Rows, mean_row, write_rows
+from recall.fillers import Way, distil_filler
 from recall.hole import Filler, dig
 from recall.memory import Memory
 from recall.simple_fillers import (
@@ -36,6 +39,9 @@ from recall.simple_fillers import (
     NotCompleted,
     PaintedPlainly,
 )
+from rivals.fillers import MAEFiller
+from settings.config import Config
+from settings.reconstruct_masked import ReconstructMaskedSection
 from sources.splitting import spread
 
 if TYPE_CHECKING:
@@ -53,6 +59,38 @@ class RivalCounts:
     pictures: int
     slow_pictures: int
     resamples: int
+
+
+@dataclass(frozen=True)
+class StudyRivals:
+    """The rivals of a study: taken before it, compared after it."""
+
+    section: ReconstructMaskedSection
+    trained: TrainedRivals
+
+    @classmethod
+    def take(cls, cfg: Config, split: Split, vqvae: HandedVQVAE) -> "StudyRivals":
+        """Those that cfg.reconstruct_masked names, see `take_rivals`."""
+        return cls(cfg.reconstruct_masked, take_rivals(cfg, split, vqvae))
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """name -> run folder."""
+        return self.trained.inputs
+
+    def compare(self, stage: Stage, findings: Findings) -> None:
+        """rivals.csv with its figure, and published.csv where there is a model of the published recipe."""
+        section, trained, folder = self.section, self.trained, stage.folder.path
+        counts = RivalCounts(section.rival_pictures, section.slow_pictures, section.bootstrap)
+        if trained.published is not None:
+            rows = published_steps(findings, trained.published.model, counts)
+            write_rows(folder / "published.csv", PUBLISHED_HEADER, rows)
+        if "random" not in findings.study.orders:
+            say("rivals.csv is skipped: it is made on the masks of strategy random, which is not among the strategies")
+            return
+        found = measure_rivals(findings, trained, counts)
+        write_rows(folder / "rivals.csv", RIVALS_HEADER, found)
+        stage.figure("rivals", rivals_figure(found))
 
 
 def rival_ways(memory: Memory, mean: Tensor, rivals: TrainedRivals) -> list[Way]:

@@ -25,9 +25,10 @@ from pipeline.progress import progress_bar
 from pipeline.remembering import remembering
 from pipeline.tables import Rows
 from priors.grids import describe_grids, frechet_distance, neighbours, pairwise_distance, shuffled
-from recall.fillers import GANFiller, PixelCNNFiller, distil_filler
+from recall.fillers import distil_filler
 from recall.hole import Filler, nothing_known
 from recall.memory import Memory
+from rivals.fillers import GANFiller, PixelCNNFiller
 from settings.compare_priors import ComparePriorsSection
 from settings.judges import ELSEWHERE, JUDGES
 from sources.splitting import spread

@@ -1,8 +1,7 @@
-"""Those who fill in with a network: DistilBERT, PixelCNN, GAN, masked VQ-VAE, masked autoencoder. A new one goes here;
-see `recall.hole`.
+"""Who fills in: the DistilBERT. Others, such as the rivals, have the same form; see `recall.hole`.
 
-Letters: B batch, N = h*w tokens, K codes, M masked tokens of a batch, D code dimension, F facts. Masks are bool,
-True = masked. `told` of a hole: classes (B,) for the DistilBERT, facts (B, F) for PixelCNN and GAN.
+Letters: B batch, N = h*w tokens, K codes, M masked tokens of a batch, D code dimension. Masks are bool, True = masked.
+`told` of a hole: classes (B,).
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,15 +13,10 @@ from torch import Tensor
 
 from models.codes import Filling, choose_codes
 from models.distilbert import guided_logits
-from models.masked_autoencoder import MaskedAutoencoder
-from priors.gan import Generator, fill_from_pool, generate
-from priors.pixelcnn import PixelCNN, draw
 from recall.completing import complete
 from recall.hole import Filled, Filler, Hole, check_decoding, check_kept, joined
 from recall.memory import Memory
-from recall.simple_fillers import known_pixels, missing_pixels
 from settings.strategies import DECODINGS
-from vqvae import VQVAE
 
 if TYPE_CHECKING:
     from transformers import DistilBertForMaskedLM
@@ -159,90 +153,3 @@ def distil_filler(
 ) -> DistilFiller:
     """The memory's own DistilBERT, or another one over the same codes, in the precision of the memory."""
     return DistilFiller(name, model or memory.distil, memory.codebook, filling, memory.bf16, memory.at_once)
-
-
-@dataclass(frozen=True)
-class PixelCNNFiller:
-    """Code after code, given those before it in raster order; known codes that come later are not seen.
-
-    incremental False asks the whole grid for each code and gives the same codes, slower.
-    """
-
-    name: str
-    model: PixelCNN
-    filling: Filling = Filling()
-    incremental: bool = True
-    decodings: tuple[str, ...] = ("argmax", "sample")
-
-    @property
-    def passes(self) -> int:
-        return self.model.config.grid**2
-
-    def fill(self, hole: Hole, decoding: str, draws: torch.Generator | None) -> Filled:
-        check_decoding(self, decoding)
-        filling = with_temperature(self.filling, decoding)
-        return Filled(draw(self.model, hole.tokens, hole.mask, filling, draws, hole.told, self.incremental))
-
-
-@dataclass(frozen=True)
-class GANFiller:
-    """All codes at once; a part that is missing comes from the best of a pool of generated grids."""
-
-    name: str
-    model: Generator
-    pool: int
-    passes: int = 1
-    decodings: tuple[str, ...] = ("sample",)
-
-    def fill(self, hole: Hole, decoding: str, draws: torch.Generator | None) -> Filled:
-        check_decoding(self, decoding)
-        if draws is None:
-            raise ValueError("a GAN draws noise, which needs a generator")
-        told = hole.told
-        if hole.mask.all():
-            return Filled(generate(self.model, len(hole.tokens), draws, told))
-        asked = None if told is None else told[torch.arange(self.pool, device=told.device) % len(told)]
-        pool = generate(self.model, self.pool, draws, asked)
-        return Filled(fill_from_pool(self.model, hole.tokens, hole.mask, pool))
-
-
-@dataclass(frozen=True)
-class MaskedVQVAEFiller:
-    """A VQ-VAE trained to paint hidden components gets the picture with all components hidden in the masked cells: one
-    pass, no prior. It was not trained on holes, only on missing components."""
-
-    name: str
-    model: VQVAE
-    passes: int = 1
-    decodings: tuple[str, ...] = ("argmax",)
-
-    @torch.no_grad()
-    def fill(self, hole: Hole, decoding: str, draws: torch.Generator | None) -> Filled:
-        check_decoding(self, decoding)
-        if hole.pixels is None:
-            raise ValueError("a masked VQ-VAE fills in pictures, but there is none")
-        painted = self.model.decode_indices(self.model.encode_indices(hole.pixels))
-        return Filled(hole.tokens, pictures=painted)
-
-
-@dataclass(frozen=True)
-class MAEFiller:
-    """A masked autoencoder predicts the pixels of masked cells from the known ones, which stay; one pass, no codes."""
-
-    name: str
-    model: MaskedAutoencoder
-    passes: int = 1
-    decodings: tuple[str, ...] = ("expected",)
-
-    @property
-    def stride(self) -> int:
-        """Pixels per cell along each side."""
-        return self.model.config.stride
-
-    @torch.no_grad()
-    def fill(self, hole: Hole, decoding: str, draws: torch.Generator | None) -> Filled:
-        check_decoding(self, decoding)
-        pixels = known_pixels(hole, self.name)
-        missing = missing_pixels(hole, pixels, self.stride).unsqueeze(1)
-        predicted = self.model(pixels, hole.mask).clamp(-1, 1)
-        return Filled(hole.tokens, pictures=torch.where(missing, predicted, pixels))

@@ -4,7 +4,7 @@ Letters: B batch, C channels, N = h*w tokens, K codes, D code dimension. Picture
 True = masked, to be predicted.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,6 @@ from models.sizes import completing_bytes, painting_bytes
 from pipeline.machine import rows_within
 from pipeline.world import Alone, World
 from recall.hole import Filled
-from recall.painter import CodePainter
 from settings.judges import DEGRADED
 from vqvae import VQVAE
 
@@ -25,6 +24,10 @@ if TYPE_CHECKING:
 
     from models.classifier import Classifier
     from models.elsewhere import ImageNetJudge
+
+
+#: code vectors (B, N, D) and which tokens are known (B, N), True = known -> pictures (B, C, H, W) in [-1, 1]
+PaintsVectors = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass
@@ -47,7 +50,7 @@ class Memory:
     batch_size: int = 250
     budget: int = 2**30  # bytes
     second_judges: "Mapping[str, Classifier | ImageNetJudge]" = field(default_factory=dict)
-    painter: CodePainter | None = None
+    painter: "PaintsVectors | None" = None
     world: World = field(default_factory=Alone)
 
     def __post_init__(self) -> None:

@@ -12,9 +12,10 @@ from measuring.priors import INPAINTING_HEADER, measure_inpainting, middle_perce
 from measuring.study import Batch, batches_of
 from pipeline.machine import generator
 from pipeline.metrics import to_unit
-from recall.fillers import MaskedVQVAEFiller, MeanOfDraws, Way
+from recall.fillers import MeanOfDraws, Way
 from recall.hole import Filled, Hole, dig
 from recall.memory import Memory
+from rivals.fillers import MaskedVQVAEFiller
 from settings.compare_priors import ComparePriorsSection
 from toys import enlarge, fake_indices, fake_split, notes_of, tiny_memory
 from vqvae import VQVAE, VQVAEConfig

@@ -12,10 +12,11 @@ from models.codes import Filling
 from models.distilbert import guided_logits, masked_logits
 from priors.gan import fill_from_pool, generate
 from priors.pixelcnn import draw
-from recall.fillers import DistilFiller, GANFiller, MaskedVQVAEFiller, PixelCNNFiller, Way, with_temperature
+from recall.fillers import DistilFiller, Way, with_temperature
 from recall.hole import Filled, Filler, Hole, check_decoding, dig, nothing_known
 from recall.memory import Memory
 from recall.simple_fillers import AsItIs, KeepingPixels, NotCompleted
+from rivals.fillers import GANFiller, MaskedVQVAEFiller, PixelCNNFiller
 from settings.strategies import DECODINGS
 from toys import complete, seeded, tiny_distil, tiny_generator, tiny_memory, tiny_pixelcnn, tiny_vqvae
 

@@ -16,8 +16,8 @@ from pipeline.files import InputError, read_csv, read_json, write_json
 from pipeline.metrics import mse, to_unit
 from pipeline.needs import PROBED
 from pipeline.runs import read_best
-from recall.fillers import MAEFiller
 from recall.simple_fillers import MeanPicture
+from rivals.fillers import MAEFiller
 from settings import loading
 from settings.config import Config
 from settings.train_mae import TrainMAESection
