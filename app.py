@@ -32,22 +32,22 @@ from typing import Any
 
 import numpy as np
 
-from handoff.memory import HandedMemory, take_memory
-from handoff.shipped import lend
-from handoff.split import open_split
-from own_picture.completing import request_of
-from page.building import TITLE, build_page, stay_offline
-from page.drawing import STYLE
-from page.guard import MOST_UPLOADED, Gate, Guard, is_local
-from page.opening import Opening, example_pictures, newest_study
-from pipeline.files import InputError
-from pipeline.loopback import pass_proxies, read_port
-from pipeline.machine import prepare_machine
-from pipeline.stage import say
-from settings.command import stage_main
-from settings.config import Config
-from sources.pixels import write_png
-from sources.stacks import ORDINARY
+from masked_memory.handoff.memory import HandedMemory, take_memory
+from masked_memory.handoff.shipped import lend
+from masked_memory.handoff.split import open_split
+from masked_memory.own_picture.completing import request_of
+from masked_memory.page.building import TITLE, build_page, stay_offline
+from masked_memory.page.drawing import STYLE
+from masked_memory.page.guard import MOST_UPLOADED, Gate, Guard, is_local
+from masked_memory.page.opening import Opening, example_pictures, newest_study
+from masked_memory.pipeline.files import InputError
+from masked_memory.pipeline.loopback import pass_proxies, read_port
+from masked_memory.pipeline.machine import prepare_machine
+from masked_memory.pipeline.stage import say
+from masked_memory.settings.command import stage_main
+from masked_memory.settings.config import Config
+from masked_memory.sources.pixels import write_png
+from masked_memory.sources.stacks import ORDINARY
 
 HOST, PASSWORD = "127.0.0.1", "RECONSTRUCT_PASSWORD"
 SHORTEST_PASSWORD = 12

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from handoff.manifest import Manifest, column_of
-from handoff.split import data_key, hashed, manifest_hash, note_data, open_split_folder
-from pipeline.figures import component_rows, picture_grid
-from pipeline.files import (
+from masked_memory.handoff.manifest import Manifest, column_of
+from masked_memory.handoff.split import data_key, hashed, manifest_hash, note_data, open_split_folder
+from masked_memory.pipeline.figures import component_rows, picture_grid
+from masked_memory.pipeline.files import (
     InputError,
     digest,
     file_digests,
@@ -33,26 +33,26 @@ from pipeline.files import (
     write_csv,
     write_json,
 )
-from pipeline.machine import prepare_machine
-from pipeline.metrics import to_unit
-from pipeline.progress import progress_bar
-from pipeline.stage import Stage, open_stage, say
-from settings.command import stage_main
-from settings.common import DataSection
-from settings.config import Config
-from sources.archives import find_in_tars, is_archive
-from sources.caching import GrowingCache, cache_parts
-from sources.choosing import check_learnt, choose, classes_left_out
-from sources.embedded import EMBEDDED, check_embedded, make_embedded
-from sources.folders import NO_CLASS, Found, find_pictures
-from sources.imagenette import check_download, imagenette_folder
-from sources.metadata import is_notes, read_metadata
-from sources.patients import describe_patients, on_two_sides, patient_of, together
-from sources.pictures import IN_HAND, decode_all, last_in_hand
-from sources.pixels import to_model
-from sources.splitting import SPLITS, assign_splits, complete_split, in_words, shared_with_later
-from sources.stacks import ORDINARY, Stacks, default_names, survey
-from sources.streams import CachedRow, StreamedPart, arranged, is_streamed, open_parts
+from masked_memory.pipeline.machine import prepare_machine
+from masked_memory.pipeline.metrics import to_unit
+from masked_memory.pipeline.progress import progress_bar
+from masked_memory.pipeline.stage import Stage, open_stage, say
+from masked_memory.settings.command import stage_main
+from masked_memory.settings.common import DataSection
+from masked_memory.settings.config import Config
+from masked_memory.sources.archives import find_in_tars, is_archive
+from masked_memory.sources.caching import GrowingCache, cache_parts
+from masked_memory.sources.choosing import check_learnt, choose, classes_left_out
+from masked_memory.sources.embedded import EMBEDDED, check_embedded, make_embedded
+from masked_memory.sources.folders import NO_CLASS, Found, find_pictures
+from masked_memory.sources.imagenette import check_download, imagenette_folder
+from masked_memory.sources.metadata import is_notes, read_metadata
+from masked_memory.sources.patients import describe_patients, on_two_sides, patient_of, together
+from masked_memory.sources.pictures import IN_HAND, decode_all, last_in_hand
+from masked_memory.sources.pixels import to_model
+from masked_memory.sources.splitting import SPLITS, assign_splits, complete_split, in_words, shared_with_later
+from masked_memory.sources.stacks import ORDINARY, Stacks, default_names, survey
+from masked_memory.sources.streamed import CachedRow, StreamedPart, arranged, is_streamed, open_parts
 
 CHECKPOINT_EVERY = 2000  # pictures between two notes of how far decoding has come
 

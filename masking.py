@@ -3,7 +3,7 @@
 A mask is bool, **True = masked, to be predicted**. Letters: B batch, N = h*w tokens in raster order. A mask ratio r
 hides exactly `round(r * N)` tokens of each picture. An *order* is (B, N) long: the rank 0..N-1 of each token, in the
 order in which tokens are forgotten; one order gives a mask for every percentage (`mask_first`), and these are nested.
-All randomness comes from the `torch.Generator` that is passed in. Orders that ask a model are in `recall/choosing.py`.
+All randomness comes from the `torch.Generator` that is passed in. Orders that ask a model are in `masked_memory/recall/choosing.py`.
 """
 
 import math
@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.draws import Draws, for_rows
-from pipeline.files import InputError
-from pipeline.machine import sent
+from masked_memory.pipeline.draws import Draws, for_rows
+from masked_memory.pipeline.files import InputError
+from masked_memory.pipeline.machine import sent
 
 RatioSchedule = Literal["cosine", "uniform", "fixed"]
 

@@ -21,29 +21,29 @@ from typing import Any
 import numpy as np
 import torch
 
-from handoff.handed import check_unseen, lacks_label_drop
-from handoff.memory import HandedMemory, take_memory
-from handoff.shipped import lend
-from handoff.split import Split, note_data, open_split
-from handoff.wing import wing
-from measuring.report import report_study, study_files
-from measuring.study import Findings, StudyPlan, measure_recall
-from measuring.tables import CURVES_HEADER, bits_of, curve, summarise
-from models.codes import Filling
-from own_picture.completing import request_of
-from own_picture.reading import check_own
-from own_picture.report import complete_own
-from pipeline.commands import command
-from pipeline.configured import configured
-from pipeline.files import InputError
-from pipeline.machine import Machine, Stream, generator, prepare_machine
-from pipeline.remembering import forget
-from pipeline.stage import open_stage, say
-from pipeline.tables import write_rows
-from recall.choosing import Choosing
-from settings.command import Shortcut, stage_main
-from settings.config import Config
-from settings.reconstruct_masked import OwnPicture, ReconstructMaskedSection
+from masked_memory.handoff.handed import check_unseen, lacks_label_drop
+from masked_memory.handoff.memory import HandedMemory, take_memory
+from masked_memory.handoff.shipped import lend
+from masked_memory.handoff.split import Split, note_data, open_split
+from masked_memory.handoff.wing import wing
+from masked_memory.measuring.curves import CURVES_HEADER, bits_of, curve, summarise
+from masked_memory.measuring.study import Findings, StudyPlan, measure_recall
+from masked_memory.measuring.study_files import report_study, study_files
+from masked_memory.models.codes import Filling
+from masked_memory.own_picture.completing import request_of
+from masked_memory.own_picture.reading import check_own
+from masked_memory.own_picture.writing import complete_own
+from masked_memory.pipeline.batch_cache import forget
+from masked_memory.pipeline.commands import command
+from masked_memory.pipeline.files import InputError
+from masked_memory.pipeline.from_settings import configured
+from masked_memory.pipeline.machine import Machine, Stream, generator, prepare_machine
+from masked_memory.pipeline.rows import write_rows
+from masked_memory.pipeline.stage import open_stage, say
+from masked_memory.recall.choosing import Choosing
+from masked_memory.settings.command import Shortcut, stage_main
+from masked_memory.settings.config import Config
+from masked_memory.settings.reconstruct_masked import OwnPicture, ReconstructMaskedSection
 
 
 def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
@@ -60,7 +60,11 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
         return complete_own_pictures(cfg, handed, machine, resume)
     painters = [] if handed.painter is None else [handed.painter]
     check_unseen([handed.vqvae, handed.distil, *handed.judges, *painters], section.part, cfg)
-    rivals = wing("measuring.rivals").StudyRivals.take(cfg, split, handed.vqvae) if section.rivals else None
+    rivals = (
+        wing("masked_memory.rivals.measuring.study_rivals").StudyRivals.take(cfg, split, handed.vqvae)
+        if section.rivals
+        else None
+    )
     inputs = handed.inputs | (rivals.inputs if rivals else {})
     with open_stage("reconstruct_masked", cfg, inputs, machine, resume) as stage:
         note_data(stage, cfg, split)

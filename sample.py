@@ -21,27 +21,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from handoff.asking import Asked, check_request, take_asked
-from handoff.memory import train_shares
-from handoff.shipped import lend
-from handoff.split import Split, mask_of, note_data, open_split
-from handoff.vqvae import HandedIndices, HandedVQVAE, take_indices, take_masked_vqvae, take_vqvae
-from masking import masks_of
-from measuring.components import Painter, component_errors, write_picture
-from measuring.nearest import nearest_training
-from pipeline.figures import component_rows, picture_grid
-from pipeline.files import write_array, write_csv
-from pipeline.machine import Machine, Stream, generator, prepare_machine
-from pipeline.metrics import picture_errors, to_unit
-from pipeline.remembering import forget, remembering
-from pipeline.stage import Stage, inputs_of, open_stage, say
-from recall.hole import Hole, check_kept, dig, nothing_known
-from recall.memory import average_code, paint
-from recall.simple_fillers import NotCompleted
-from settings.command import Shortcut, stage_main
-from settings.config import Config
-from sources.pixels import from_model
-from sources.splitting import spread
+from masked_memory.handoff.memory import train_shares
+from masked_memory.handoff.shipped import lend
+from masked_memory.handoff.split import Split, mask_of, note_data, open_split
+from masked_memory.handoff.vqvae import HandedIndices, HandedVQVAE, take_indices, take_masked_vqvae, take_vqvae
+from masked_memory.measuring.components import Painter, component_errors, write_picture
+from masked_memory.pipeline.batch_cache import forget, remembering
+from masked_memory.pipeline.figures import component_rows, picture_grid
+from masked_memory.pipeline.files import write_array, write_csv
+from masked_memory.pipeline.machine import Machine, Stream, generator, prepare_machine
+from masked_memory.pipeline.metrics import picture_errors, to_unit
+from masked_memory.pipeline.stage import Stage, inputs_of, open_stage, say
+from masked_memory.recall.hole import Hole, check_kept, dig, nothing_known
+from masked_memory.recall.memory import average_code, paint
+from masked_memory.recall.simple_fillers import NotCompleted
+from masked_memory.rivals.handoff.prior_requests import Asked, check_request, take_asked
+from masked_memory.rivals.measuring.nearest import nearest_training
+from masked_memory.settings.command import Shortcut, stage_main
+from masked_memory.settings.config import Config
+from masked_memory.sources.pixels import from_model
+from masked_memory.sources.splitting import spread
+from masked_memory.stages.masking import masks_of
 
 SHORTCUTS: dict[str, Shortcut] = {
     "--mode": "sample.mode",

@@ -17,14 +17,14 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.commands import command, make
-from pipeline.files import InputError, one_line
-from reporting.stages import SECOND_JUDGE, MainNumber
-from settings.command import stage_main
-from settings.config import Config
+from masked_memory.pipeline.commands import command, make
+from masked_memory.pipeline.files import InputError, one_line
+from masked_memory.reporting.stages import SECOND_JUDGE, MainNumber
+from masked_memory.settings.command import stage_main
+from masked_memory.settings.config import Config
 
 if TYPE_CHECKING:  # imports torch, which --help does without
-    from reporting.chain import Chain
+    from masked_memory.reporting.chain import Chain
 
 PORT = 5000
 BASELINE = "test_loss_at_50_most_frequent_code"
@@ -62,8 +62,8 @@ MAIN_NUMBERS = (
 
 def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     """Print the table. Returns how many stages have a finished run of this split."""
-    from handoff.split import mend
-    from reporting.chain import find_chain, metrics_of
+    from masked_memory.handoff.split import mend
+    from masked_memory.reporting.chain import find_chain, metrics_of
 
     chain = find_chain(cfg)
     print("\nfigures")
@@ -92,7 +92,7 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
 
 def main_numbers(chain: "Chain") -> list[MainNumber]:
     """Those of MAIN_NUMBERS that the runs of the chain have."""
-    from reporting.chain import metrics_of
+    from masked_memory.reporting.chain import metrics_of
 
     metrics = {stage: metrics_of(folder) for stage, folder in chain.folders.items()}
     return [
@@ -104,8 +104,8 @@ def main_numbers(chain: "Chain") -> list[MainNumber]:
 
 def report(cfg: Config, trial: Any = None, resume: bool = False, words: Sequence[str] = ()) -> float:
     """Write what the runs found into one HTML file. Returns its size in bytes. words: its name, if one was given."""
-    from reporting.chain import find_chain
-    from reporting.report import write_report
+    from masked_memory.reporting.chain import find_chain
+    from masked_memory.reporting.run_report import write_report
 
     chain = find_chain(cfg)
     file = Path(words[0]) if words else Path(cfg.run.dir) / "report.html"
@@ -119,7 +119,7 @@ def report(cfg: Config, trial: Any = None, resume: bool = False, words: Sequence
 
 def set_side_by_side(cfg: Config, trial: Any = None, resume: bool = False, words: Sequence[str] = ()) -> float:
     """Print what differs between two runs of one stage. Returns how many lines that took. words: the two runs."""
-    from reporting.comparing import comparable, comparison
+    from masked_memory.reporting.comparing import comparable, comparison
 
     lines = comparison(*comparable(Path(cfg.run.dir), words))
     print("\n".join(one_line(line) for line in lines))
@@ -128,10 +128,10 @@ def set_side_by_side(cfg: Config, trial: Any = None, resume: bool = False, words
 
 def open_ui(cfg: Config, trial: Any = None, resume: bool = False, port: str | None = None) -> float:
     """Run the MLflow UI until it is stopped with Ctrl-C. port: as typed. Raises InputError when it is taken."""
-    from pipeline.loopback import listening, read_port
-    from pipeline.tracking import client_of, database_uri
-    from pipeline.ui import mlflow_page, show_page
-    from pipeline.views import links
+    from masked_memory.pipeline.loopback import listening, read_port
+    from masked_memory.pipeline.mlflow_ui import mlflow_page, show_page
+    from masked_memory.pipeline.mlflow_views import links
+    from masked_memory.pipeline.tracking import client_of, database_uri
 
     runs, asked, number = Path(cfg.run.dir), cfg.run.tracking_uri, read_port(port)
     if asked is not None and asked.startswith("http"):
@@ -156,8 +156,8 @@ def open_ui(cfg: Config, trial: Any = None, resume: bool = False, port: str | No
 def sync(cfg: Config, trial: Any = None, resume: bool = False) -> float:
     """Deliver to MLflow what waits in run folders. Returns how many entries. Raises InputError, after all others, when
     some could not be delivered."""
-    from pipeline.runs import RunFolder
-    from pipeline.spool import deliver, undelivered
+    from masked_memory.pipeline.runs import RunFolder
+    from masked_memory.pipeline.undelivered import deliver, undelivered
 
     total, failed = 0, 0
     for folder in undelivered(Path(cfg.run.dir)):

@@ -21,25 +21,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from handoff.memory import classifier_key
-from handoff.split import PictureReader, Split, check_labels, mend, note_data, open_split
-from handoff.vqvae import HandedVQVAE, take_vqvae
-from models.augmentation import degrade, flip, shift_reflected
-from models.classifier import Classifier, ClassifierConfig
-from models.shared_norm import share_statistics
-from models.sizes import painting_bytes
-from pipeline.configured import configured
-from pipeline.draws import Draws, for_rows
-from pipeline.figures import confusion_figure
-from pipeline.files import InputError, write_csv
-from pipeline.machine import Machine, Stream, generator, prepare_machine, sent
-from pipeline.stage import Stage, inputs_of, open_stage, say
-from pipeline.training import Goal, check_fit, run_trial, train
-from pipeline.tuning import tried
-from settings.command import stage_main
-from settings.config import Config
-from settings.train_classifier import TrainClassifierSection
-from sources.splitting import spread
+from masked_memory.handoff.memory import classifier_key
+from masked_memory.handoff.split import PictureReader, Split, check_labels, mend, note_data, open_split
+from masked_memory.handoff.vqvae import HandedVQVAE, take_vqvae
+from masked_memory.models.augmentation import degrade, flip, shift_reflected
+from masked_memory.models.classifier import Classifier, ClassifierConfig
+from masked_memory.models.shared_norm import share_statistics
+from masked_memory.models.sizes import painting_bytes
+from masked_memory.pipeline.draws import Draws, for_rows
+from masked_memory.pipeline.figures import confusion_figure
+from masked_memory.pipeline.files import InputError, write_csv
+from masked_memory.pipeline.from_settings import configured
+from masked_memory.pipeline.machine import Machine, Stream, generator, prepare_machine, sent
+from masked_memory.pipeline.stage import Stage, inputs_of, open_stage, say
+from masked_memory.pipeline.training import Goal, check_fit, run_trial, train
+from masked_memory.pipeline.tuning import tried
+from masked_memory.settings.command import stage_main
+from masked_memory.settings.config import Config
+from masked_memory.settings.train_classifier import TrainClassifierSection
+from masked_memory.sources.splitting import spread
 
 GOAL = Goal(monitor="loss", objective="error", lower_is_better=True)
 KINDS = ("originals", "reconstructions")

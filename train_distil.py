@@ -18,12 +18,11 @@ import optuna
 import torch
 from torch import Tensor
 
-from handoff.memory import distil_key
-from handoff.split import PictureReader, Split, note_data, open_split
-from handoff.vqvae import HandedIndices, HandedVQVAE, take_indices, take_vqvae
-from masking import check_percentages, random_mask, training_mask
-from models.augmentation import augment
-from models.distilbert import (
+from masked_memory.handoff.memory import distil_key
+from masked_memory.handoff.split import PictureReader, Split, note_data, open_split
+from masked_memory.handoff.vqvae import HandedIndices, HandedVQVAE, take_indices, take_vqvae
+from masked_memory.models.augmentation import augment
+from masked_memory.models.distilbert import (
     DistilShape,
     blank_mask_token,
     build_distilbert,
@@ -33,25 +32,26 @@ from models.distilbert import (
     prepare_for,
     start_from_codebook,
 )
-from models.sizes import completing_bytes
-from pipeline.configured import configured
-from pipeline.draws import Draws, for_rows
-from pipeline.figures import BLUE, GREY, ORANGE, component_rows, curves_figure, picture_grid
-from pipeline.files import InputError, write_array, write_csv
-from pipeline.machine import Machine, Stream, generator, prepare_machine, sent
-from pipeline.metrics import to_unit
-from pipeline.stage import Stage, inputs_of, open_stage, say
-from pipeline.training import Goal, check_fit, run_trial, train
-from pipeline.tuning import tried
-from pipeline.world import shared_mean
-from recall.fillers import DistilFiller
-from recall.hole import dig
-from recall.memory import average_code, baseline_probabilities, paint, shares_by_position
-from recall.simple_fillers import NotCompleted
-from settings.command import stage_main
-from settings.config import Config
-from settings.train_distil import TrainDistilSection
-from sources.splitting import spread
+from masked_memory.models.sizes import completing_bytes
+from masked_memory.pipeline.draws import Draws, for_rows
+from masked_memory.pipeline.figures import BLUE, GREY, ORANGE, component_rows, curves_figure, picture_grid
+from masked_memory.pipeline.files import InputError, write_array, write_csv
+from masked_memory.pipeline.from_settings import configured
+from masked_memory.pipeline.machine import Machine, Stream, generator, prepare_machine, sent
+from masked_memory.pipeline.metrics import to_unit
+from masked_memory.pipeline.stage import Stage, inputs_of, open_stage, say
+from masked_memory.pipeline.training import Goal, check_fit, run_trial, train
+from masked_memory.pipeline.tuning import tried
+from masked_memory.pipeline.world import shared_mean
+from masked_memory.recall.fillers import DistilFiller
+from masked_memory.recall.hole import dig
+from masked_memory.recall.memory import average_code, baseline_probabilities, paint, shares_by_position
+from masked_memory.recall.simple_fillers import NotCompleted
+from masked_memory.settings.command import stage_main
+from masked_memory.settings.config import Config
+from masked_memory.settings.train_distil import TrainDistilSection
+from masked_memory.sources.splitting import spread
+from masked_memory.stages.masking import check_percentages, random_mask, training_mask
 
 if TYPE_CHECKING:
     from transformers import DistilBertForMaskedLM

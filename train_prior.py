@@ -22,26 +22,26 @@ import optuna
 import torch
 from torch import Tensor
 
-from handoff.memory import prior_key
-from handoff.split import Split, note_data, open_split
-from handoff.vqvae import HandedIndices, HandedVQVAE, take_indices, take_vqvae
-from measuring.nearest import nearest_training, share_of_copies
-from models.conditioning import Columns, fit_columns
-from pipeline.commands import command
-from pipeline.figures import picture_grid
-from pipeline.files import InputError, digest, write_csv
-from pipeline.machine import Stream, generator, prepare_machine
-from pipeline.metrics import to_unit
-from pipeline.stage import Stage, inputs_of, open_stage, say
-from pipeline.training import Goal, check_fit, run_trial, train
-from pipeline.tuning import tried
-from priors.grids import describe_grids, neighbours, shuffled
-from priors.learners import GANLearner, PixelCNNLearner, PriorData, build_learner
-from recall.memory import baseline_probabilities
-from settings.command import stage_main
-from settings.config import Config
-from settings.train_prior import TrainPriorSection
-from sources.splitting import spread
+from masked_memory.handoff.memory import prior_key
+from masked_memory.handoff.split import Split, note_data, open_split
+from masked_memory.handoff.vqvae import HandedIndices, HandedVQVAE, take_indices, take_vqvae
+from masked_memory.models.conditioning import Columns, fit_columns
+from masked_memory.pipeline.commands import command
+from masked_memory.pipeline.figures import picture_grid
+from masked_memory.pipeline.files import InputError, digest, write_csv
+from masked_memory.pipeline.machine import Stream, generator, prepare_machine
+from masked_memory.pipeline.metrics import to_unit
+from masked_memory.pipeline.stage import Stage, inputs_of, open_stage, say
+from masked_memory.pipeline.training import Goal, check_fit, run_trial, train
+from masked_memory.pipeline.tuning import tried
+from masked_memory.recall.memory import baseline_probabilities
+from masked_memory.rivals.measuring.nearest import nearest_training, share_of_copies
+from masked_memory.rivals.priors.grids import describe_grids, neighbours, shuffled
+from masked_memory.rivals.priors.learners import GANLearner, PixelCNNLearner, PriorData, build_learner
+from masked_memory.settings.command import stage_main
+from masked_memory.settings.config import Config
+from masked_memory.settings.train_prior import TrainPriorSection
+from masked_memory.sources.splitting import spread
 
 GOALS = {
     "pixelcnn": Goal(monitor="bits_per_code", objective="bits_per_code", lower_is_better=True),

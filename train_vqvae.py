@@ -18,27 +18,27 @@ import optuna
 import torch
 from torch import Tensor, nn
 
-from handoff.split import PictureReader, Split, note_data, open_split
-from handoff.vqvae import vqvae_key
-from masking import all_but, component_mask, hide_components, masked_probability
-from models.augmentation import augment
-from models.codebook import count_codes
-from models.conditioning import Columns, Told, drop, fit_columns
-from models.sizes import painting_bytes
-from pipeline.configured import configured
-from pipeline.draws import Draws
-from pipeline.figures import component_rows, picture_grid
-from pipeline.files import InputError
-from pipeline.machine import Machine, prepare_machine
-from pipeline.metrics import mse, perplexity, picture_errors, psnr, share_used, ssim, to_unit
-from pipeline.stage import Stage, inputs_of, open_stage, say
-from pipeline.training import Goal, check_fit, run_trial, train
-from pipeline.tuning import tried
-from settings.command import stage_main
-from settings.config import Config
-from settings.train_vqvae import TrainVQVAESection
-from sources.splitting import spread
-from vqvae import VQVAE, VQVAEConfig, codebook_digest
+from masked_memory.handoff.split import PictureReader, Split, note_data, open_split
+from masked_memory.handoff.vqvae import vqvae_key
+from masked_memory.models.augmentation import augment
+from masked_memory.models.codebook import count_codes
+from masked_memory.models.conditioning import Columns, Told, drop, fit_columns
+from masked_memory.models.sizes import painting_bytes
+from masked_memory.pipeline.draws import Draws
+from masked_memory.pipeline.figures import component_rows, picture_grid
+from masked_memory.pipeline.files import InputError
+from masked_memory.pipeline.from_settings import configured
+from masked_memory.pipeline.machine import Machine, prepare_machine
+from masked_memory.pipeline.metrics import mse, perplexity, picture_errors, psnr, share_used, ssim, to_unit
+from masked_memory.pipeline.stage import Stage, inputs_of, open_stage, say
+from masked_memory.pipeline.training import Goal, check_fit, run_trial, train
+from masked_memory.pipeline.tuning import tried
+from masked_memory.settings.command import stage_main
+from masked_memory.settings.config import Config
+from masked_memory.settings.train_vqvae import TrainVQVAESection
+from masked_memory.sources.splitting import spread
+from masked_memory.stages.masking import all_but, component_mask, hide_components, masked_probability
+from masked_memory.stages.vqvae import VQVAE, VQVAEConfig, codebook_digest
 
 # Fits stop and checkpoint on the total loss; settings are compared by squared error, as the total depends on beta.
 GOAL = Goal(monitor="loss", objective="mse", lower_is_better=True)

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.codebook import count_codes, draw_rows, rotate, spread_rows
-from models.conditioning import Conditioning, Told
-from models.strided import plain_decoder, plain_encoder
-from pipeline.draws import Draws
-from pipeline.files import InputError, digest
-from pipeline.world import Alone, World
+from masked_memory.models.codebook import count_codes, draw_rows, rotate, spread_rows
+from masked_memory.models.conditioning import Conditioning, Told
+from masked_memory.models.strided import plain_decoder, plain_encoder
+from masked_memory.pipeline.draws import Draws
+from masked_memory.pipeline.files import InputError, digest
+from masked_memory.pipeline.world import Alone, World
 
 FRESH_SHARE = 0.3  # use a restarted code is credited with, of the average: time to find its vectors, or be redrawn
 DISTANCES_AT_ONCE = 2**26  # between vectors and codes: 256 MB
@@ -53,9 +53,11 @@ class VQVAEConfig:
     normalize_codes: bool = False  # cosine instead of Euclidean distance
     rotation_trick: bool = False
     reconstruction_loss: Literal["mse", "bce"] = "mse"
-    condition_numbers: int = 0  # numbers that the decoder is told; see models/conditioning.py
+    condition_numbers: int = 0  # numbers that the decoder is told; see masked_memory/models/conditioning.py
     condition_classes: tuple[int, ...] = ()  # how many values each class has that the decoder is told
-    stem: Literal["unshuffle", "strided"] = "unshuffle"  # strided: the plain one of 2017, models/strided.py
+    stem: Literal["unshuffle", "strided"] = (
+        "unshuffle"  # strided: the plain one of 2017, masked_memory/models/strided.py
+    )
     codebook_start: Literal["normal", "uniform"] = "normal"  # before data_init; uniform: in [-1/K, 1/K]
 
     def __post_init__(self) -> None:

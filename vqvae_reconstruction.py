@@ -19,27 +19,35 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from handoff.handed import lacks_label_drop
-from handoff.shipped import lend
-from handoff.split import Split, mask_of, note_data, open_split
-from handoff.vqvae import HandedVQVAE, take_vqvae
-from measuring.brain import draw_brain, mean_of, report_brain, slice_errors
-from measuring.components import Painter, index_maps, report_components, usage
-from models.conditioning import Told
-from models.sizes import painting_bytes
-from own_picture.reconstructing import load_indices, load_own, own_data, paint_own, reconstruct_own
-from pipeline.commands import command
-from pipeline.figures import component_rows, picture_grid, usage_figure
-from pipeline.files import InputError, file_digests, read_csv, smallest_unsigned, write_array, write_csv, write_json
-from pipeline.machine import Machine, prepare_machine
-from pipeline.metrics import perplexity, picture_errors, share_used, to_unit
-from pipeline.progress import progress_bar
-from pipeline.remembering import forget, remembering
-from pipeline.stage import Stage, inputs_of, open_stage, say
-from settings.command import stage_main
-from settings.config import Config
-from settings.vqvae_reconstruction import VQVAEReconstructionSection
-from sources.splitting import SPLITS, spread
+from masked_memory.handoff.handed import lacks_label_drop
+from masked_memory.handoff.shipped import lend
+from masked_memory.handoff.split import Split, mask_of, note_data, open_split
+from masked_memory.handoff.vqvae import HandedVQVAE, take_vqvae
+from masked_memory.measuring.brain import draw_brain, mean_of, report_brain, slice_errors
+from masked_memory.measuring.components import Painter, index_maps, report_components, usage
+from masked_memory.models.conditioning import Told
+from masked_memory.models.sizes import painting_bytes
+from masked_memory.own_picture.reconstructing import load_indices, load_own, own_data, paint_own, reconstruct_own
+from masked_memory.pipeline.batch_cache import forget, remembering
+from masked_memory.pipeline.commands import command
+from masked_memory.pipeline.figures import component_rows, picture_grid, usage_figure
+from masked_memory.pipeline.files import (
+    InputError,
+    file_digests,
+    read_csv,
+    smallest_unsigned,
+    write_array,
+    write_csv,
+    write_json,
+)
+from masked_memory.pipeline.machine import Machine, prepare_machine
+from masked_memory.pipeline.metrics import perplexity, picture_errors, share_used, to_unit
+from masked_memory.pipeline.progress import progress_bar
+from masked_memory.pipeline.stage import Stage, inputs_of, open_stage, say
+from masked_memory.settings.command import stage_main
+from masked_memory.settings.config import Config
+from masked_memory.settings.vqvae_reconstruction import VQVAEReconstructionSection
+from masked_memory.sources.splitting import SPLITS, spread
 
 
 def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:

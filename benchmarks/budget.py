@@ -27,15 +27,15 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measured import benchmark_parser, save_table, show_columns
-from models.distilbert import DistilShape, build_distilbert, masked_cross_entropy
-from pipeline.configured import configured
-from pipeline.machine import generator, prepare_machine
-from pipeline.needs import GIGA, kept_bytes
-from pipeline.optimizer import FitOptimizer
-from settings import loading
-from settings.common import RunSection
-from settings.config import Config
-from vqvae import VQVAE, VQVAEConfig
+from masked_memory.models.distilbert import DistilShape, build_distilbert, masked_cross_entropy
+from masked_memory.pipeline.from_settings import configured
+from masked_memory.pipeline.machine import generator, prepare_machine
+from masked_memory.pipeline.memory_check import GIGA, kept_bytes
+from masked_memory.pipeline.optimizer import FitOptimizer
+from masked_memory.settings import loading
+from masked_memory.settings.common import RunSection
+from masked_memory.settings.config import Config
+from masked_memory.stages.vqvae import VQVAE, VQVAEConfig
 
 BUDGET_HEADER = (
     "stage", "gpus", "batch_of_a_gpu", "gigaoperations_of_a_picture", "gigabytes_of_a_gpu", "epochs", "hours", "cost",

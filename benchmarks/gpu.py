@@ -34,13 +34,13 @@ from benchmarks.measured import (
     seconds_of,
     show_columns,
 )  # fmt: skip
-from masking import training_mask
-from models.distilbert import DistilShape, build_distilbert, masked_cross_entropy, prepare_for
-from pipeline.files import InputError
-from pipeline.machine import Machine, generator, prepare_machine, versions
-from pipeline.optimizer import FitOptimizer
-from settings.common import RunSection
-from vqvae import VQVAE, VQVAEConfig
+from masked_memory.models.distilbert import DistilShape, build_distilbert, masked_cross_entropy, prepare_for
+from masked_memory.pipeline.files import InputError
+from masked_memory.pipeline.machine import Machine, generator, prepare_machine, versions
+from masked_memory.pipeline.optimizer import FitOptimizer
+from masked_memory.settings.common import RunSection
+from masked_memory.stages.masking import training_mask
+from masked_memory.stages.vqvae import VQVAE, VQVAEConfig
 
 GPU_HEADER = (
     "model", "size", "recipe", "pictures_per_second", "lowest", "highest", "times_eager_float32", "share_of_peak",

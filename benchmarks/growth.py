@@ -28,33 +28,33 @@ if __name__ == "__main__":  # started as a file: the project is one folder up
 
 import numpy as np
 import torch
+from masked_memory.stages.train_distil import DistilLearner
+from masked_memory.stages.train_vqvae import VQVAELearner
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks.measured import benchmark_parser, in_own_process, resident_megabytes, save_table, show_columns
-from handoff.manifest import Manifest
-from handoff.split import Split
-from handoff.vqvae import HandedIndices, HandedVQVAE
-from masking import random_mask, training_mask
-from measuring.study import Batch, StudyPlan, judge, recall_batch
-from models.codes import Filling
-from models.distilbert import DistilShape, build_distilbert, masked_cross_entropy, prepare_for
-from pipeline.engine import FitPlan, fit
-from pipeline.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, new_figure, save_png
-from pipeline.machine import Machine, generator, prepare_machine, versions
-from pipeline.metrics import to_unit
-from pipeline.optimizer import FitOptimizer
-from recall.choosing import Choosing, choose_order
-from recall.memory import Memory
-from settings.common import RunSection
-from settings.reconstruct_masked import ReconstructMaskedSection
-from settings.strategies import STRATEGIES
-from settings.train_distil import TrainDistilSection
-from settings.train_vqvae import TrainVQVAESection
-from train_distil import DistilLearner
-from train_vqvae import VQVAELearner
-from vqvae import VQVAE, VQVAEConfig
+from masked_memory.handoff.manifest import Manifest
+from masked_memory.handoff.split import Split
+from masked_memory.handoff.vqvae import HandedIndices, HandedVQVAE
+from masked_memory.measuring.study import Batch, StudyPlan, judge, recall_batch
+from masked_memory.models.codes import Filling
+from masked_memory.models.distilbert import DistilShape, build_distilbert, masked_cross_entropy, prepare_for
+from masked_memory.pipeline.engine import FitPlan, fit
+from masked_memory.pipeline.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, new_figure, save_png
+from masked_memory.pipeline.machine import Machine, generator, prepare_machine, versions
+from masked_memory.pipeline.metrics import to_unit
+from masked_memory.pipeline.optimizer import FitOptimizer
+from masked_memory.recall.choosing import Choosing, choose_order
+from masked_memory.recall.memory import Memory
+from masked_memory.settings.common import RunSection
+from masked_memory.settings.reconstruct_masked import ReconstructMaskedSection
+from masked_memory.settings.strategies import STRATEGIES
+from masked_memory.settings.train_distil import TrainDistilSection
+from masked_memory.settings.train_vqvae import TrainVQVAESection
+from masked_memory.stages.masking import random_mask, training_mask
+from masked_memory.stages.vqvae import VQVAE, VQVAEConfig
 
 GROWTH_HEADER = ("against", "what", "size", "seconds", "low", "high", "peak_megabytes")
 ASKING = tuple(name for name in ReconstructMaskedSection().strategies if not STRATEGIES[name].free)

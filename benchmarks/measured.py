@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from docs.shelf import write_table
-from pipeline.machine import Machine, commit
+from masked_memory.pipeline.machine import Machine, commit
 
 
 def benchmark_parser(name: str, about: str | None) -> argparse.ArgumentParser:

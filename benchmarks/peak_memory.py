@@ -19,6 +19,7 @@ if __name__ == "__main__":  # started as a file: the project is one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+from masked_memory.stages.train_distil import evaluate
 from torch import Tensor
 
 from benchmarks.measured import (
@@ -29,19 +30,18 @@ from benchmarks.measured import (
     save_table,
     show_columns,
 )
-from masking import random_mask
-from models.codes import Filling
-from models.distilbert import DistilShape, build_distilbert, prepare_for
-from models.sizes import painting_bytes
-from pipeline.machine import Machine, generator, prepare_machine
-from pipeline.metrics import picture_errors, to_unit
-from recall.choosing import Choosing, choose_order
-from recall.fillers import distil_filler
-from recall.hole import dig
-from recall.memory import Memory
-from settings.common import RunSection
-from train_distil import evaluate
-from vqvae import VQVAE, VQVAEConfig
+from masked_memory.models.codes import Filling
+from masked_memory.models.distilbert import DistilShape, build_distilbert, prepare_for
+from masked_memory.models.sizes import painting_bytes
+from masked_memory.pipeline.machine import Machine, generator, prepare_machine
+from masked_memory.pipeline.metrics import picture_errors, to_unit
+from masked_memory.recall.choosing import Choosing, choose_order
+from masked_memory.recall.fillers import distil_filler
+from masked_memory.recall.hole import dig
+from masked_memory.recall.memory import Memory
+from masked_memory.settings.common import RunSection
+from masked_memory.stages.masking import random_mask
+from masked_memory.stages.vqvae import VQVAE, VQVAEConfig
 
 PEAK_HEADER = ("asked", "pictures", "at_once", "seconds", "start_megabytes", "peak_megabytes")
 

@@ -36,19 +36,19 @@ import torch
 from torch import Tensor
 
 from benchmarks.measured import benchmark_parser
-from handoff.memory import take_distil, train_shares
-from handoff.split import Split, open_split
-from handoff.vqvae import HandedIndices, take_indices, take_vqvae
-from masking import mask_first, masked_count
-from models.distilbert import masked_logits
-from pipeline.configured import configured
-from pipeline.machine import Stream, generator, prepare_machine
-from pipeline.progress import progress_bar
-from pipeline.stage import say
-from recall.choosing import Choosing, choose_order
-from recall.memory import Memory
-from settings.command import stage_main
-from settings.config import Config
+from masked_memory.handoff.memory import take_distil, train_shares
+from masked_memory.handoff.split import Split, open_split
+from masked_memory.handoff.vqvae import HandedIndices, take_indices, take_vqvae
+from masked_memory.models.distilbert import masked_logits
+from masked_memory.pipeline.from_settings import configured
+from masked_memory.pipeline.machine import Stream, generator, prepare_machine
+from masked_memory.pipeline.progress import progress_bar
+from masked_memory.pipeline.stage import say
+from masked_memory.recall.choosing import Choosing, choose_order
+from masked_memory.recall.memory import Memory
+from masked_memory.settings.command import stage_main
+from masked_memory.settings.config import Config
+from masked_memory.stages.masking import mask_first, masked_count
 
 #: Percentages of the figure of the published study.
 PUBLISHED_PERCENTAGES = (10, 20, 30, 40, 50, 60, 70, 80, 85, 90, 95, 100)

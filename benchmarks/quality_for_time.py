@@ -9,7 +9,7 @@ by its gradient, Adam; it has the same width, codes, batches, precision and sche
 one of least validation error with the first seed, so that it is fitted a few times more. The learning rate falls to
 zero over the time that is given. Test pictures are looked at once, after that.
 
-Reads the split of the run folder, writes nothing unless --save is given. SSIM is that of `pipeline/metrics.py`.
+Reads the split of the run folder, writes nothing unless --save is given. SSIM is that of `masked_memory/pipeline/metrics.py`.
 
     python data_split.py --config presets/imagenette.yaml --data.source PATH
     python benchmarks/quality_for_time.py --config presets/imagenette.yaml --data.source PATH \\
@@ -30,17 +30,17 @@ if __name__ == "__main__":  # started as a file: the project is one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+from masked_memory.stages.train_vqvae import VQVAELearner, evaluate
 from torch import Tensor, nn
 
 from benchmarks.measured import benchmark_parser, save_table, show_columns
-from handoff.split import open_split
-from pipeline.engine import FitPlan, build_optimizer, learning_rate_at
-from pipeline.machine import Machine, generator, prepare_machine, seed_everything, versions
-from pipeline.stage import say
-from settings.command import stage_main
-from settings.config import Config
-from settings.train_vqvae import TrainVQVAESection
-from train_vqvae import VQVAELearner, evaluate
+from masked_memory.handoff.split import open_split
+from masked_memory.pipeline.engine import FitPlan, build_optimizer, learning_rate_at
+from masked_memory.pipeline.machine import Machine, generator, prepare_machine, seed_everything, versions
+from masked_memory.pipeline.stage import say
+from masked_memory.settings.command import stage_main
+from masked_memory.settings.config import Config
+from masked_memory.settings.train_vqvae import TrainVQVAESection
 
 QUALITY_HEADER = (
     "recipe", "learning_rate", "seed", "seconds", "steps", "psnr", "ssim", "perplexity", "codes", "share_of_codes_used",

@@ -26,6 +26,7 @@ if __name__ == "__main__":  # started as a file: the project is one folder up
 
 import numpy as np
 import torch
+from masked_memory.stages.train_vqvae import VQVAELearner
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -34,16 +35,15 @@ from torchvision.datasets import ImageFolder
 
 from benchmarks.growth import shape_of
 from benchmarks.measured import add_numbers, benchmark_parser, save_table, show_columns
-from handoff.split import Split
-from pipeline.engine import FitPlan, fit
-from pipeline.machine import Machine, prepare_machine, versions
-from settings.common import RunSection
-from settings.train_vqvae import TrainVQVAESection
-from sources.archives import find_in_tars
-from sources.folders import Found, find_pictures
-from sources.pictures import decode_all
-from sources.pixels import as_pictures
-from train_vqvae import VQVAELearner
+from masked_memory.handoff.split import Split
+from masked_memory.pipeline.engine import FitPlan, fit
+from masked_memory.pipeline.machine import Machine, prepare_machine, versions
+from masked_memory.settings.common import RunSection
+from masked_memory.settings.train_vqvae import TrainVQVAESection
+from masked_memory.sources.archives import find_in_tars
+from masked_memory.sources.folders import Found, find_pictures
+from masked_memory.sources.pictures import decode_all
+from masked_memory.sources.pixels import as_pictures
 
 READING_HEADER = ("way", "pictures_per_second", "lowest", "highest", "times_torchvision")
 BATCH_READ = 64

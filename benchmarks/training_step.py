@@ -34,10 +34,10 @@ from benchmarks.measured import (
     seconds_of,
     show_columns,
 )  # fmt: skip
-from pipeline.machine import generator, prepare_machine, versions
-from pipeline.optimizer import FitOptimizer, OptimizerKind
-from settings.common import RunSection
-from vqvae import VQVAE, VQVAEConfig
+from masked_memory.pipeline.machine import generator, prepare_machine, versions
+from masked_memory.pipeline.optimizer import FitOptimizer, OptimizerKind
+from masked_memory.settings.common import RunSection
+from masked_memory.stages.vqvae import VQVAE, VQVAEConfig
 
 STEP_HEADER = (
     "recipe",

@@ -15,7 +15,7 @@ if __name__ == "__main__":  # started as a file: the project is one folder up
 from matplotlib.figure import Figure
 
 from docs.shelf import ROOT, Row, TableError, take_table
-from pipeline.figures import BLUE, GREEN, ORANGE, new_figure, save_png
+from masked_memory.pipeline.figures import BLUE, GREEN, ORANGE, new_figure, save_png
 
 LINES_LOOK = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."))
 

@@ -45,9 +45,9 @@ if __name__ == "__main__":  # started as a file: the project is one folder up
 
 from docs.collecting import Origin, collect
 from docs.shelf import ROOT, TABLES, Row, TableError, shown_path, take_table
-from settings import loading
-from settings.config import Config
-from settings.strategies import DECODINGS, STRATEGIES
+from masked_memory.settings import loading
+from masked_memory.settings.config import Config
+from masked_memory.settings.strategies import DECODINGS, STRATEGIES
 
 END = "<!-- end -->"
 ANY = ("strategy", "any")  # column and value in a CSV: holds for every strategy
@@ -247,7 +247,7 @@ def settings_lines(mark: Mark, folder: Path) -> list[str]:
 
 
 def registry_lines(mark: Mark, folder: Path) -> list[str]:
-    """What settings/strategies.py knows."""
+    """What masked_memory/settings/strategies.py knows."""
     if mark.name == "strategies":
         rows = [
             [

@@ -20,16 +20,18 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
-import data_split
-import reconstruct_masked
-import sample
-import train_distil
-import train_prior
-import train_vqvae
-import vqvae_reconstruction
-from pipeline.files import write_csv
-from pipeline.loopback import pass_proxies
-from pipeline.machine import Machine
+from masked_memory.pipeline.files import write_csv
+from masked_memory.pipeline.loopback import pass_proxies
+from masked_memory.pipeline.machine import Machine
+from masked_memory.stages import (
+    data_split,
+    reconstruct_masked,
+    sample,
+    train_distil,
+    train_prior,
+    train_vqvae,
+    vqvae_reconstruction,
+)
 from toys import (
     STAGES,
     Made,

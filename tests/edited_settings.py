@@ -37,10 +37,10 @@ import yaml
 from benchmarks.measured import show_columns
 from benchmarks.same_numbers import differences
 from campaigns.forked import LITTLE, Ended, make_little_world, run_forked
-from pipeline.files import read_csv, write_csv, write_json
-from settings import layers, loading
-from settings.config import READS, Config
-from settings.kinds import Section
+from masked_memory.pipeline.files import read_csv, write_csv, write_json
+from masked_memory.settings import layers, loading
+from masked_memory.settings.config import READS, Config
+from masked_memory.settings.kinds import Section
 from toys import ROOT, changed, merged, newest, noise
 
 SECONDS = 120.0

@@ -5,11 +5,11 @@ from typing import Any
 
 import yaml
 
-from handoff.split import Split, open_split
-from handoff.vqvae import vqvae_key
-from pipeline.files import write_csv, write_json
-from pipeline.runs import RunFolder
-from settings.config import Config
+from masked_memory.handoff.split import Split, open_split
+from masked_memory.handoff.vqvae import vqvae_key
+from masked_memory.pipeline.files import write_csv, write_json
+from masked_memory.pipeline.runs import RunFolder
+from masked_memory.settings.config import Config
 from toys import copied, draw_classes, make_split, png, split_settings
 
 HOSTILE = '<img src=x onerror=alert(1)> & "q\'s"'

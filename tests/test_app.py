@@ -20,16 +20,16 @@ import pytest
 import torch
 from PIL import Image
 
-import app
-from handoff.split import open_split
-from own_picture.completing import Request, complete_picture
-from page import answering, building
-from page.building import build_page
-from page.guard import BUSY, Gate
-from page.opening import Opening, example_pictures
-from pipeline.files import InputError
-from recall.memory import Memory
-from settings.config import Config
+from masked_memory.handoff.split import open_split
+from masked_memory.own_picture.completing import Request, complete_picture
+from masked_memory.page import answering, building
+from masked_memory.page.building import build_page
+from masked_memory.page.guard import BUSY, Gate
+from masked_memory.page.opening import Opening, example_pictures
+from masked_memory.pipeline.files import InputError
+from masked_memory.recall.memory import Memory
+from masked_memory.settings.config import Config
+from masked_memory.stages import app
 from toys import ROOT, Ran, tiny, vivid_memory
 
 SIZE = 16
@@ -410,7 +410,7 @@ def test_what_goes_wrong_here_is_said_and_written_down(
     def break_down(*_: Any) -> None:
         raise ZeroDivisionError("a mistake of ours")
 
-    monkeypatch.setattr("page.building.answer", break_down)
+    monkeypatch.setattr("masked_memory.page.building.answer", break_down)
     done, said = called(served.url, "complete", editor_of(good), *controls())
     assert not done and said.startswith("this went wrong here, not with your picture")
     assert "a mistake of ours" in capfd.readouterr().err
@@ -469,7 +469,7 @@ def test_thirty_at_once_are_done_or_told_that_it_is_busy(
         time.sleep(0.1)
         return done_by(*given)
 
-    monkeypatch.setattr("page.building.answer", slowly)
+    monkeypatch.setattr("masked_memory.page.building.answer", slowly)
     with ThreadPoolExecutor(30) as at_once:
         asked = [at_once.submit(called, served.url, "complete", editor_of(good), *controls()) for _ in range(30)]
         answers = [each.result() for each in asked]

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from skimage.measure import label
 from torch import Tensor
 
-from masking import (
+from masked_memory.pipeline.files import InputError
+from masked_memory.stages.masking import (
     all_but,
     block_order,
     check_percentages,
@@ -32,7 +33,6 @@ from masking import (
     touched_tokens,
     training_mask,
 )
-from pipeline.files import InputError
 from toys import seeded
 
 # Halton order

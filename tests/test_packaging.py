@@ -10,13 +10,13 @@ import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import installed
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-import installed
-from settings import loading
+from masked_memory.settings import loading
 from toys import ROOT
 
 pytestmark = pytest.mark.system
@@ -104,7 +104,7 @@ def test_the_source_archive_can_be_built_again_and_holds_no_tests_or_runs(built:
     with tarfile.open(built.archive) as opened:
         names = {name.partition("/")[2] for name in opened.getnames()}
     assert {"pyproject.toml", "requirements.txt", "requirements-lock.txt", "README.md", "LICENSE"} <= names
-    assert {"config.yaml", "installed.py", "settings/loading.py", "CITATION.cff"} <= names
+    assert {"config.yaml", "installed.py", "masked_memory/settings/loading.py", "CITATION.cff"} <= names
     assert not {name for name in names if name.partition("/")[0] in (*NOT_INSTALLED, "runs", "data")}
 
 
@@ -126,7 +126,7 @@ def test_an_installed_command_finds_rooms_and_presets_from_another_folder(built:
 #: A stage that asks for no more than its settings.
 PROBE = """
 from pathlib import Path
-from settings import loading
+from masked_memory.settings import loading
 
 def main():
     print(loading.__file__)

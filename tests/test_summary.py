@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-import summary
-from pipeline.files import InputError, read_json
-from pipeline.loopback import listening
-from pipeline.runs import RunFolder
-from pipeline.spool import Spool, undelivered
-from pipeline.tracking import database_uri, open_ledger
-from settings.config import Config
+from masked_memory.pipeline.files import InputError, read_json
+from masked_memory.pipeline.loopback import listening
+from masked_memory.pipeline.runs import RunFolder
+from masked_memory.pipeline.tracking import database_uri, open_ledger
+from masked_memory.pipeline.undelivered import Spool, undelivered
+from masked_memory.settings.config import Config
+from masked_memory.stages import summary
 from toys import ROOT, STAGES, tiny
 
 

@@ -20,8 +20,8 @@ from campaigns.late_settings import Taken, ends_of, judge_late, taken_settings, 
 from campaigns.outcomes import Outcome, table_of, wrong_of
 from campaigns.strange_files import judge_decoded
 from campaigns.torn_files import HARMS, Harm, cut, emptied, flipped, try_torn, whole_run
-from pipeline.files import write_json
-from sources.pictures import Decoded
+from masked_memory.pipeline.files import write_json
+from masked_memory.sources.pictures import Decoded
 from strangers import File
 
 pytestmark = pytest.mark.system

@@ -14,11 +14,11 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-import train_vqvae
-import tune
-from pipeline import tuning
-from pipeline.files import InputError, read_json
-from settings.loading import ConfigError, load
+from masked_memory import tune
+from masked_memory.pipeline import tuning
+from masked_memory.pipeline.files import InputError, read_json
+from masked_memory.settings.loading import ConfigError, load
+from masked_memory.stages import train_vqvae
 from toys import ROOT, Ran, copied, newest, tiny
 
 pytestmark = pytest.mark.system
@@ -27,7 +27,9 @@ pytestmark = pytest.mark.system
 WORKER = """
 import json, sys, time
 from pathlib import Path
-from pipeline import processes, tuning, workers
+from masked_memory.pipeline import processes
+from masked_memory.pipeline import tuning
+from masked_memory.pipeline import workers
 workers.BEAT_SECONDS, workers.GRACE_SECONDS, tuning.POLL_SECONDS = 0.2, 1.5, 0.1
 url, runs, name, notes, mode = sys.argv[1], Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]), sys.argv[5]
 if mode == "elsewhere":

@@ -11,12 +11,12 @@ from torch import Tensor
 from vector_quantize_pytorch import VectorQuantize
 from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
 
-import vqvae
-from models.codebook import count_codes, rotate, spread_rows
-from pipeline.files import InputError, write_json, write_safetensors
-from pipeline.world import Alone
+from masked_memory.models.codebook import count_codes, rotate, spread_rows
+from masked_memory.pipeline.files import InputError, write_json, write_safetensors
+from masked_memory.pipeline.world import Alone
+from masked_memory.stages import vqvae
+from masked_memory.stages.vqvae import VQVAE, Quantizer, VQVAEConfig, load_vqvae
 from toys import CPU
-from vqvae import VQVAE, Quantizer, VQVAEConfig, load_vqvae
 
 
 def test_unknown_stems_and_starts_are_refused():

@@ -10,19 +10,21 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import reconstruct_masked
-import train_classifier
-import train_distil
-import train_mae
-import train_prior
-import train_vqvae
-import vqvae_reconstruction
-from models.shared_norm import share_statistics
-from pipeline.engine import draws_of
-from pipeline.files import write_json
-from pipeline.machine import generator, prepare_machine
-from pipeline.world import World, leave_world
-from settings.config import Config
+from masked_memory.models.shared_norm import share_statistics
+from masked_memory.pipeline.engine import draws_of
+from masked_memory.pipeline.files import write_json
+from masked_memory.pipeline.machine import generator, prepare_machine
+from masked_memory.pipeline.world import World, leave_world
+from masked_memory.rivals import train_mae
+from masked_memory.settings.config import Config
+from masked_memory.stages import (
+    reconstruct_masked,
+    train_classifier,
+    train_distil,
+    train_prior,
+    train_vqvae,
+    vqvae_reconstruction,
+)
 from toys import tiny
 
 TRAINED = ("train_vqvae", "train_classifier", "train_distil", "train_mae", "train_prior")
@@ -69,7 +71,7 @@ def check_norm(world: World) -> float:
 
 def check_world(world: World) -> dict[str, object]:
     draws = draws_of(world, generator(0))
-    from models.augmentation import augment
+    from masked_memory.models.augmentation import augment
 
     pictures = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 1, 4, 4)[2 * world.rank : 2 * world.rank + 2]
     shifted = world.rows(augment(pictures.contiguous(), "shift", draws).contiguous())

@@ -18,40 +18,42 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import DistilBertForMaskedLM
 
-import data_split
-import reconstruct_masked
-import train_classifier
-import train_distil
-import train_vqvae
-import vqvae_reconstruction
-from handoff.memory import HandedDistil, HandedMemory
-from handoff.split import Split, open_split
-from handoff.vqvae import HandedIndices, HandedVQVAE
-from measuring.bits import BitsPlan
-from measuring.study import Batch, Findings, Study, StudyPlan, batches_of, measure_recall
-from models.classifier import Classifier, ClassifierConfig
-from models.codes import Filling
-from models.distilbert import DistilShape, build_distilbert
-from models.masked_autoencoder import MaskedAutoencoder, MaskedAutoencoderConfig
-from pipeline import figures
-from pipeline.engine import FitPlan
-from pipeline.files import read_csv, read_json, write_json, write_text
-from pipeline.machine import Machine
-from pipeline.runs import RunFolder, read_best
-from pipeline.stage import Stage
-from pipeline.tables import Rows
-from pipeline.tracking import NullLedger
-from priors.gan import Generator, LatentGANConfig
-from priors.pixelcnn import PixelCNN, PixelCNNConfig
-from recall import completing
-from recall.choosing import Choosing
-from recall.completing import Completed
-from recall.hole import Filled, dig
-from recall.memory import Memory
-from settings import loading
-from settings.config import Config
-from settings.kinds import Section
-from vqvae import VQVAE, VQVAEConfig
+from masked_memory.handoff.memory import HandedDistil, HandedMemory
+from masked_memory.handoff.split import Split, open_split
+from masked_memory.handoff.vqvae import HandedIndices, HandedVQVAE
+from masked_memory.measuring.study import Batch, Findings, Study, StudyPlan, batches_of, measure_recall
+from masked_memory.models.classifier import Classifier, ClassifierConfig
+from masked_memory.models.codes import Filling
+from masked_memory.models.distilbert import DistilShape, build_distilbert
+from masked_memory.pipeline import figures
+from masked_memory.pipeline.engine import FitPlan
+from masked_memory.pipeline.files import read_csv, read_json, write_json, write_text
+from masked_memory.pipeline.machine import Machine
+from masked_memory.pipeline.rows import Rows
+from masked_memory.pipeline.runs import RunFolder, read_best
+from masked_memory.pipeline.stage import Stage
+from masked_memory.pipeline.tracking import NullLedger
+from masked_memory.recall import completing
+from masked_memory.recall.choosing import Choosing
+from masked_memory.recall.completing import Completed
+from masked_memory.recall.hole import Filled, dig
+from masked_memory.recall.memory import Memory
+from masked_memory.rivals.measuring.bits import BitsPlan
+from masked_memory.rivals.models.masked_autoencoder import MaskedAutoencoder, MaskedAutoencoderConfig
+from masked_memory.rivals.priors.gan import Generator, LatentGANConfig
+from masked_memory.rivals.priors.pixelcnn import PixelCNN, PixelCNNConfig
+from masked_memory.settings import loading
+from masked_memory.settings.config import Config
+from masked_memory.settings.kinds import Section
+from masked_memory.stages import (
+    data_split,
+    reconstruct_masked,
+    train_classifier,
+    train_distil,
+    train_vqvae,
+    vqvae_reconstruction,
+)
+from masked_memory.stages.vqvae import VQVAE, VQVAEConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ import torch
 from benchmarks import gpu
 from benchmarks.gpu import TINY, make_step, matrix_peak
 from docs.shelf import take_table
-from pipeline.machine import Machine
+from masked_memory.pipeline.machine import Machine
 from toys import CPU
 
 pytestmark = pytest.mark.system

@@ -9,7 +9,7 @@ from benchmarks import growth
 from benchmarks.growth import AXES, exponent, growth_figure, measure_point
 from benchmarks.measured import in_own_process
 from docs.shelf import take_table
-from pipeline.machine import Machine
+from masked_memory.pipeline.machine import Machine
 from toys import CPU
 
 pytestmark = pytest.mark.system

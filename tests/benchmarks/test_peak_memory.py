@@ -7,7 +7,7 @@ import pytest
 from benchmarks import peak_memory
 from benchmarks.peak_memory import QUESTIONS, AskedModels, measure_question
 from docs.shelf import take_table
-from pipeline.machine import Machine
+from masked_memory.pipeline.machine import Machine
 from toys import CPU
 
 pytestmark = pytest.mark.system

@@ -12,9 +12,9 @@ import torch
 
 from benchmarks import published_loop
 from benchmarks.published_loop import our_masks, parse_percentages, print_table, published_mask, published_masks
-from recall.choosing import Choosing, choose_order
-from recall.memory import Memory
-from settings.config import Config
+from masked_memory.recall.choosing import Choosing, choose_order
+from masked_memory.recall.memory import Memory
+from masked_memory.settings.config import Config
 from toys import ROOT, fake_indices, fake_split, tiny_distil, tiny_memory
 
 pytestmark = pytest.mark.system

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from masked_memory.stages.train_vqvae import VQVAELearner, evaluate
 
-import data_split
 from benchmarks import quality_for_time
 from benchmarks.quality_for_time import TEXTBOOK_RATES, batches_for, timed_plan, train_for
 from docs.shelf import take_table
-from handoff.split import open_split
-from pipeline.machine import Machine
+from masked_memory.handoff.split import open_split
+from masked_memory.pipeline.machine import Machine
+from masked_memory.stages import data_split
 from toys import CPU, draw_classes, seeded, tiny, words_of
-from train_vqvae import VQVAELearner, evaluate
 
 
 @pytest.fixture(scope="module")

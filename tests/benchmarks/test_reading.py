@@ -8,9 +8,9 @@ import torch
 
 from benchmarks import reading
 from docs.shelf import take_table
-from pipeline.machine import Machine
-from sources.archives import find_in_tars
-from sources.folders import find_pictures
+from masked_memory.pipeline.machine import Machine
+from masked_memory.sources.archives import find_in_tars
+from masked_memory.sources.folders import find_pictures
 from toys import CPU
 
 COUNT, SIDE, SIZE = 20, 48, 16

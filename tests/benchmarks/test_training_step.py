@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import training_step
 from docs.shelf import take_table
-from vqvae import VQVAEConfig
+from masked_memory.stages.vqvae import VQVAEConfig
 
 pytestmark = pytest.mark.system
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from campaigns.outcomes import Ending, Outcome
-from settings import loading
-from settings.config import Config
+from masked_memory.settings import loading
+from masked_memory.settings.config import Config
 
 CAMPAIGN = "bad settings"
 COMMON = ("run", "data")

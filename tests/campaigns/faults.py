@@ -29,7 +29,7 @@ from campaigns.forked import (
     words_for,
 )
 from campaigns.outcomes import Ending, Outcome
-from pipeline.files import digest
+from masked_memory.pipeline.files import digest
 
 CAMPAIGN = "disks and databases"
 SECONDS = 90.0

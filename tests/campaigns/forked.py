@@ -16,15 +16,17 @@ from typing import Any, NamedTuple
 
 import psutil
 
-import data_split
-import train_classifier
-import train_distil
-import train_prior
-import train_vqvae
-import vqvae_reconstruction
 from campaigns.outcomes import Ending
-from pipeline.files import write_json
-from settings import loading
+from masked_memory.pipeline.files import write_json
+from masked_memory.settings import loading
+from masked_memory.stages import (
+    data_split,
+    train_classifier,
+    train_distil,
+    train_prior,
+    train_vqvae,
+    vqvae_reconstruction,
+)
 from toys import QUICK_TUNE, ROOT, TINY, TINY_PRIORS, changed, draw_classes, merged
 
 GIGA = 10**9

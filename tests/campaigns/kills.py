@@ -12,14 +12,11 @@ from typing import NamedTuple
 
 from mlflow import MlflowClient
 
-import data_split
-import train_distil
-import train_vqvae
-import vqvae_reconstruction
 from benchmarks.same_numbers import differences
 from campaigns.outcomes import Outcome
-from pipeline.files import TEMPORARY, read_json
-from pipeline.tracking import database_uri
+from masked_memory.pipeline.files import TEMPORARY, read_json
+from masked_memory.pipeline.tracking import database_uri
+from masked_memory.stages import data_split, train_distil, train_vqvae, vqvae_reconstruction
 from toys import ROOT, copied, draw_classes, tiny, words_of
 
 CAMPAIGN = "killed or asked to end, and resumed"

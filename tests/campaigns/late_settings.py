@@ -14,8 +14,8 @@ from typing import NamedTuple
 from campaigns.bad_settings import STAGES
 from campaigns.forked import Ended, World, copy_of, judge_ended, make_little_world, run_forked, words_for
 from campaigns.outcomes import Ending, Outcome
-from settings import loading
-from settings.config import Config
+from masked_memory.settings import loading
+from masked_memory.settings.config import Config
 
 CAMPAIGN = "settings at their ends"
 SECONDS = 90.0

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from campaigns.outcomes import Outcome
-from pipeline.files import InputError
-from sources.archives import find_in_tars
-from sources.folders import find_pictures
-from sources.pictures import Decoded, decode, decode_all
-from sources.stacks import survey
-from sources.streams import open_parts
+from masked_memory.pipeline.files import InputError
+from masked_memory.sources.archives import find_in_tars
+from masked_memory.sources.folders import find_pictures
+from masked_memory.sources.pictures import Decoded, decode, decode_all
+from masked_memory.sources.stacks import survey
+from masked_memory.sources.streamed import open_parts
 from strange_folders import Folder, Tar, folders, tars, write_tar
 from strangers import SIDE
 from toys import make_split

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from campaigns.outcomes import Outcome
-from sources.pictures import Decoded, decode
-from sources.stacks import Stacks
+from masked_memory.sources.pictures import Decoded, decode
+from masked_memory.sources.stacks import Stacks
 from strangers import SIDE, File, pictures, stacks
 
 CAMPAIGN = "strange files"

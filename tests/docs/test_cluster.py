@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-import data_split
-from pipeline.files import read_json
-from settings import loading
-from settings.config import Config
+from masked_memory.pipeline.files import read_json
+from masked_memory.settings import loading
+from masked_memory.settings.config import Config
+from masked_memory.stages import data_split
 from toys import ROOT, draw_classes, newest, tiny, words_of
 
 pytestmark = pytest.mark.system

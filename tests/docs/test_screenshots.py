@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import summary
 from docs import screenshots
+from masked_memory.stages import summary
 from toys import ROOT
 
 pytestmark = pytest.mark.system
@@ -23,8 +23,8 @@ def test_without_a_browser_it_says_what_to_type(tmp_path: Path) -> None:
 
 
 def test_the_links_are_those_that_make_ui_prints(ran, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("pipeline.ui.mlflow_page", lambda database: None)
-    monkeypatch.setattr("pipeline.ui.show_page", lambda page, at: None)
+    monkeypatch.setattr("masked_memory.pipeline.mlflow_ui.mlflow_page", lambda database: None)
+    monkeypatch.setattr("masked_memory.pipeline.mlflow_ui.show_page", lambda page, at: None)
     summary.open_ui(ran.cfg)
     found = screenshots.links_in(capsys.readouterr().out)
     assert set(screenshots.PHOTOGRAPHED) <= set(found)

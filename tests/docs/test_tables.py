@@ -11,9 +11,9 @@ import yaml
 
 from docs import collecting, tables
 from docs import shelf as shelves
-from settings import loading
-from settings.config import Config
-from settings.strategies import DECODINGS, STRATEGIES
+from masked_memory.settings import loading
+from masked_memory.settings.config import Config
+from masked_memory.settings.strategies import DECODINGS, STRATEGIES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NO_ROOMS = ("tests", "runs", "downloads")

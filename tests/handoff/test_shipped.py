@@ -8,18 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import app
-import sample
-import train_prior
-from handoff import shipped
-from handoff.split import open_split
-from own_picture.completing import request_of
-from page.guard import Gate
-from page.opening import Opening, Studied, example_pictures
-from pipeline.files import InputError, read_json, write_json
-from pipeline.runs import RunFolder, read_best, run_settings
-from settings import loading
-from settings.config import Config
+from masked_memory.handoff import shipped
+from masked_memory.handoff.split import open_split
+from masked_memory.own_picture.completing import request_of
+from masked_memory.page.guard import Gate
+from masked_memory.page.opening import Opening, Studied, example_pictures
+from masked_memory.pipeline.files import InputError, read_json, write_json
+from masked_memory.pipeline.runs import RunFolder, read_best, run_settings
+from masked_memory.settings import loading
+from masked_memory.settings.config import Config
+from masked_memory.stages import app, sample, train_prior
 from toys import STAGES, copied, newest, tiny
 
 pytestmark = pytest.mark.system

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from handoff.split import PictureReader, mask_of
-from pipeline.files import InputError
+from masked_memory.handoff.split import PictureReader, mask_of
+from masked_memory.pipeline.files import InputError
 from toys import fill_folder, make_split
 
 NAMES = ("a", "b", "c", "d", "e")

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
-from handoff import taking
-from handoff.taking import best_run, take_run
-from pipeline.files import write_json
-from pipeline.runs import RunFolder, Sought, used_settings
-from settings import loading
-from settings.config import Config
+from masked_memory.handoff import taking
+from masked_memory.handoff.taking import best_run, take_run
+from masked_memory.pipeline.files import write_json
+from masked_memory.pipeline.runs import RunFolder, Sought, used_settings
+from masked_memory.settings import loading
+from masked_memory.settings.config import Config
 
 KEY = "split a"
 
@@ -200,7 +200,7 @@ def test_a_space_that_is_not_searched_decides_nothing(tmp_path: Path, take: Take
 
 
 def test_commands_that_are_named_can_be_typed_where_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.commands import HOME, command, make
+    from masked_memory.pipeline.commands import HOME, command, make
 
     monkeypatch.chdir(HOME)
     assert command("train_vqvae") == "python train_vqvae.py" and make("demo") == "make demo"

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-import train_distil
-from handoff.memory import take_distil
-from handoff.split import Split, open_split
-from handoff.vqvae import HandedVQVAE, take_indices, take_vqvae
-from pipeline.files import InputError, read_json
-from pipeline.machine import Machine
-from settings import loading
-from settings.config import Config
+from masked_memory.handoff.memory import take_distil
+from masked_memory.handoff.split import Split, open_split
+from masked_memory.handoff.vqvae import HandedVQVAE, take_indices, take_vqvae
+from masked_memory.pipeline.files import InputError, read_json
+from masked_memory.pipeline.machine import Machine
+from masked_memory.settings import loading
+from masked_memory.settings.config import Config
+from masked_memory.stages import train_distil
 from toys import CPU, ROOT
 
 KEPT = ROOT / "tests" / "kept"

@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from measuring import brain
-from measuring.brain import brain_mask, brain_masks, half_and_back, slice_errors, write_gif, write_mri_csv
-from pipeline.files import read_csv
-from pipeline.metrics import ssim, ssim_map
+from masked_memory.measuring import brain
+from masked_memory.measuring.brain import brain_mask, brain_masks, half_and_back, slice_errors, write_gif, write_mri_csv
+from masked_memory.pipeline.files import read_csv
+from masked_memory.pipeline.metrics import ssim, ssim_map
 from toys import draw_slices, head, heads
 
 # --- the mask ---------------------------------------------------------------------------------------------------------

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from handoff.split import mask_of
-from masking import all_but, component_mask, hide_components
-from measuring import components
-from measuring.components import Painter, component_errors
-from pipeline.engine import fit
-from pipeline.metrics import mse, ssim, to_unit
+from masked_memory.handoff.split import mask_of
+from masked_memory.measuring import components
+from masked_memory.measuring.components import Painter, component_errors
+from masked_memory.pipeline.engine import fit
+from masked_memory.pipeline.metrics import mse, ssim, to_unit
+from masked_memory.stages.masking import all_but, component_mask, hide_components
+from masked_memory.stages.vqvae import VQVAE, VQVAEConfig
 from toys import fit_plan
-from vqvae import VQVAE, VQVAEConfig
 
 TINY = VQVAEConfig(16, 5, 4, 16, 1, codebook_size=12, code_dim=6, data_init=False)
 NAMES = ("a", "b", "c", "d", "e")

@@ -12,8 +12,7 @@ from matplotlib.colors import is_color_like, to_hex, to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from masking import mask_first
-from measuring.figures import (
+from masked_memory.measuring.figures import (
     FEWEST_WRONG,
     LOOKS,
     MOST_CURVES,
@@ -31,12 +30,13 @@ from measuring.figures import (
     strategies_figure,
     strategies_grid,
 )
-from measuring.study import ALL_FORGOTTEN, Batch, Findings, Study
-from pipeline import figures
-from pipeline.figures import RGB
-from pipeline.metrics import to_unit
-from recall.memory import Memory
-from settings.strategies import STRATEGIES
+from masked_memory.measuring.study import ALL_FORGOTTEN, Batch, Findings, Study
+from masked_memory.pipeline import figures
+from masked_memory.pipeline.figures import RGB
+from masked_memory.pipeline.metrics import to_unit
+from masked_memory.recall.memory import Memory
+from masked_memory.settings.strategies import STRATEGIES
+from masked_memory.stages.masking import mask_first
 from toys import complete, fake_indices, fake_split, findings_of, painted_vectors, study_plan, tiny_memory
 
 K, SIDE = 8, 4

@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy.stats import permutation_test
 
-from handoff.split import Split
-from handoff.vqvae import HandedIndices
-from measuring.paired import (
+from masked_memory.handoff.split import Split
+from masked_memory.handoff.vqvae import HandedIndices
+from masked_memory.measuring.paired import (
     PAIRED_HEADER,
     PerPicture,
     holm,
@@ -21,8 +21,8 @@ from measuring.paired import (
     sign_flip_p,
     write_per_picture,
 )
-from pipeline.files import InputError
-from pipeline.metrics import Bootstrap
+from masked_memory.pipeline.files import InputError
+from masked_memory.pipeline.metrics import Bootstrap
 from toys import fake_indices, fake_split, measured, seeded, study_plan
 
 MSE = "mse_to_picture"

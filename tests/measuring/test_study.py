@@ -11,18 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from handoff.split import Split
-from handoff.vqvae import HandedIndices
-from masking import mask_first, touched_pixels
-from measuring.study import ALL_FORGOTTEN, Study, batches_of, measure_recall, recall_batch
-from measuring.tables import bits_of, curve, summarise
-from models.codes import Filling
-from models.distilbert import masked_logits
-from pipeline.metrics import calibration_error, mse, to_unit
-from pipeline.progress import progress_bar
-from recall.choosing import Choosing
-from recall.memory import Memory
-from settings.strategies import STRATEGIES
+from masked_memory.handoff.split import Split
+from masked_memory.handoff.vqvae import HandedIndices
+from masked_memory.measuring.curves import bits_of, curve, summarise
+from masked_memory.measuring.study import ALL_FORGOTTEN, Study, batches_of, measure_recall, recall_batch
+from masked_memory.models.codes import Filling
+from masked_memory.models.distilbert import masked_logits
+from masked_memory.pipeline.metrics import calibration_error, mse, to_unit
+from masked_memory.pipeline.progress import progress_bar
+from masked_memory.recall.choosing import Choosing
+from masked_memory.recall.memory import Memory
+from masked_memory.settings.strategies import STRATEGIES
+from masked_memory.stages.masking import mask_first, touched_pixels
 from toys import (
     DECODINGS,
     complete,
@@ -334,7 +334,7 @@ def test_a_bar_is_full_at_the_end_of_a_study_that_is_gone_on_with(
         bars.append(progress_bar(*args, **options))
         return bars[-1]
 
-    monkeypatch.setattr("measuring.study.progress_bar", watched)
+    monkeypatch.setattr("masked_memory.measuring.study.progress_bar", watched)
     split, plan = fake_split(["test"] * 5), study_plan(batch_size=2)
     for _ in range(2):
         measure_recall(tiny_memory(), split, fake_indices(5), np.arange(5), plan, tmp_path)

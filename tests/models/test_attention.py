@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import attention
-from models.attention import attend_in_parts
+from masked_memory.models import attention
+from masked_memory.models.attention import attend_in_parts
 from toys import seeded
 
 SHAPE = (3, 2, 37, 8)  # pictures, heads, tokens, numbers of each

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.augmentation import augment, degrade, flip, shift_reflected
+from masked_memory.models.augmentation import augment, degrade, flip, shift_reflected
 
 
 @pytest.mark.parametrize(("kind", "ways"), [("none", 1), ("flip", 2), ("dihedral", 8)])

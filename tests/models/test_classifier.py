@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.classifier import Classifier, ClassifierConfig, load_classifier
-from pipeline.files import write_json, write_safetensors
+from masked_memory.models.classifier import Classifier, ClassifierConfig, load_classifier
+from masked_memory.pipeline.files import write_json, write_safetensors
 from toys import classifier_config
 
 

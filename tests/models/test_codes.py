@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.codes import Filling, choose_codes, draw_codes, truncate
+from masked_memory.models.codes import Filling, choose_codes, draw_codes, truncate
 
 K, N, C = 11, 9, 3
 # Drawing

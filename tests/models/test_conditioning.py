@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.conditioning import Told, columns_of, drop, fit_columns
-from pipeline.files import InputError, write_json
+from masked_memory.models.conditioning import Told, columns_of, drop, fit_columns
+from masked_memory.pipeline.files import InputError, write_json
+from masked_memory.stages.vqvae import VQVAE, VQVAEConfig, load_vqvae
 from toys import CPU
-from vqvae import VQVAE, VQVAEConfig, load_vqvae
 
 TINY = VQVAEConfig(16, 5, 4, 16, 1, codebook_size=12, code_dim=6, data_init=False)
 TOLD = replace(TINY, condition_numbers=2, condition_classes=(3, 4))
@@ -111,7 +111,7 @@ def test_values_that_training_did_not_have_are_refused():
 
 
 def test_a_model_of_before_conditions_still_loads(tmp_path: Path):
-    from pipeline.files import write_safetensors
+    from masked_memory.pipeline.files import write_safetensors
 
     model = VQVAE(TINY)
     stored = asdict(TINY)

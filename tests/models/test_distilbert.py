@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import DistilBertConfig, DistilBertForMaskedLM
 
-from masking import hide, random_mask
-from models.distilbert import (
+from masked_memory.models.distilbert import (
     DistilShape,
     attention_bias,
     blank_mask_token,
@@ -27,7 +26,8 @@ from models.distilbert import (
     prepare_for,
     start_from_codebook,
 )
-from pipeline.files import write_json, write_safetensors
+from masked_memory.pipeline.files import write_json, write_safetensors
+from masked_memory.stages.masking import hide, random_mask
 from toys import CPU, complete, enlarge, tiny_distil
 
 K, N, C = 11, 9, 3

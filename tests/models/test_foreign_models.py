@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import train_distil
-from models.distilbert import DistilShape, build_distilbert
-from pipeline.files import InputError
-from settings.train_distil import TrainDistilSection
+from masked_memory.models.distilbert import DistilShape, build_distilbert
+from masked_memory.pipeline.files import InputError
+from masked_memory.settings.train_distil import TrainDistilSection
+from masked_memory.stages import train_distil
 from strangers import Trap
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vqvae import VQVAE, VQVAEConfig
+from masked_memory.stages.vqvae import VQVAE, VQVAEConfig
 
 # --- the plain rival --------------------------------------------------------------------------------------------------
 

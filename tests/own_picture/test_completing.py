@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from models.codes import Filling
-from own_picture import completing
-from own_picture.completing import Request, complete_picture
-from pipeline.files import InputError
-from recall.memory import Memory
+from masked_memory.models.codes import Filling
+from masked_memory.own_picture import completing
+from masked_memory.own_picture.completing import Request, complete_picture
+from masked_memory.pipeline.files import InputError
+from masked_memory.recall.memory import Memory
 from toys import noise, vivid_memory
 
 SIDE, STRIDE, K = 16, 4, 12

@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from own_picture import fitting
-from own_picture.completing import Request, complete_picture
-from own_picture.reading import box_mask
+from masked_memory.own_picture import fitting
+from masked_memory.own_picture.completing import Request, complete_picture
+from masked_memory.own_picture.reading import box_mask
 from toys import vivid_memory
 
 SIDE, STRIDE, K = 16, 4, 12

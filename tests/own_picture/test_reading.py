@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 import strangers
-from own_picture import reading
-from own_picture.reading import box_mask, read_mask, read_picture, upright_pixels
-from pipeline.files import InputError
-from settings.reconstruct_masked import OwnPicture
+from masked_memory.own_picture import reading
+from masked_memory.own_picture.reading import box_mask, read_mask, read_picture, upright_pixels
+from masked_memory.pipeline.files import InputError
+from masked_memory.settings.reconstruct_masked import OwnPicture
 from toys import noise
 
 # Reading

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from page.guard import BUSY, MOST_UPLOADED, Gate, Guard, name_of_host, policy_of
-from pipeline.files import InputError
+from masked_memory.page.guard import BUSY, MOST_UPLOADED, Gate, Guard, name_of_host, policy_of
+from masked_memory.pipeline.files import InputError
 
 PAGE = b"<html><script>start(1)</script><script src='a.js'></script><script type='module'>go()</script></html>"
 PASSWORD = "correct horse battery"
@@ -163,7 +163,7 @@ def test_a_body_that_does_not_say_so_is_stopped() -> None:
 
 
 def test_beyond_so_many_at_once_it_says_that_it_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("page.guard.MOST_OPEN", 2)
+    monkeypatch.setattr("masked_memory.page.guard.MOST_OPEN", 2)
     release = asyncio.Event()
 
     async def slow(scope: Any, receive: Any, send: Any) -> None:

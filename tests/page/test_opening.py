@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from masking import masked_count
-from measuring.tables import Curve
-from own_picture.completing import MID_GREY, Request
-from page import drawing, opening
-from page.drawing import curve_figure, nice_top, opening_html, sentence, tokens_svg, value_at
-from page.opening import Opening, Studied, newest_study, read_study
-from pipeline.files import InputError, write_text
-from pipeline.runs import RunFolder
+from masked_memory.measuring.curves import Curve
+from masked_memory.own_picture.completing import MID_GREY, Request
+from masked_memory.page import drawing, opening
+from masked_memory.page.drawing import curve_figure, nice_top, opening_html, sentence, tokens_svg, value_at
+from masked_memory.page.opening import Opening, Studied, newest_study, read_study
+from masked_memory.pipeline.files import InputError, write_text
+from masked_memory.pipeline.runs import RunFolder
+from masked_memory.stages.masking import masked_count
 from toys import certain_memory, vivid_memory
 
 CLASSES = ["ant", "bee", "<cat>"]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from page import uploads
-from page.uploads import (
+from masked_memory.page import uploads
+from masked_memory.page.uploads import (
     MOST_HELD,
     MOST_LAYERS,
     FewHeld,
@@ -20,7 +20,7 @@ from page.uploads import (
     check_uploads,
     number_in,
 )
-from pipeline.files import InputError
+from masked_memory.pipeline.files import InputError
 
 
 def encoded(width: int, height: int, kind: str = "PNG") -> bytes:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.tracking import database_uri
+from masked_memory.pipeline.tracking import database_uri
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from itertools import count, islice
 
 import torch
 
-from pipeline.batches import asked_ahead, orders_of_passes, split_orders
+from masked_memory.pipeline.batches import asked_ahead, orders_of_passes, split_orders
 
 
 def test_batches_go_through_one_order_after_another() -> None:

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import compiling
-from pipeline.compiling import PAYS_FROM, compile_parts
-from pipeline.files import InputError
-from pipeline.machine import Machine
+from masked_memory.pipeline import compiling
+from masked_memory.pipeline.compiling import PAYS_FROM, compile_parts
+from masked_memory.pipeline.files import InputError
+from masked_memory.pipeline.machine import Machine
 
 CPU, GPU = (Machine(torch.device(kind), bf16=False, threads=1) for kind in ("cpu", "cuda"))
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pipeline.engine import (
+from masked_memory.pipeline.engine import (
     History,
     Progress,
     TrainingDiverged,
@@ -22,7 +22,7 @@ from pipeline.engine import (
     validate,
     validated_pictures,
 )
-from pipeline.machine import Machine
+from masked_memory.pipeline.machine import Machine
 from toys import fit_plan
 
 PLAN = fit_plan(epochs=4, horizon=4, warmup=0.1, patience=10, seed=5)

@@ -10,8 +10,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pipeline import figures
-from pipeline.figures import as_it_is, component_rows, show_picture, strips
+from masked_memory.pipeline import figures
+from masked_memory.pipeline.figures import as_it_is, component_rows, show_picture, strips
 
 # --- figures ----------------------------------------------------------------------------------------------------------
 
@@ -22,7 +22,7 @@ def test_components_are_shown_as_panels_unless_they_are_colours():
     panels = component_rows([("x", x)], ("u", "v", "w"))[0][1]
     assert panels.shape == (2, 1, 3 * 5 - 1, 6)
     assert torch.equal(panels[:, 0, 5:9], x[:, 1]) and (panels[:, 0, 4] == 1).all()
-    from pipeline.figures import new_figure
+    from masked_memory.pipeline.figures import new_figure
 
     axis = new_figure(2, 2)[1][0, 0]
     show_picture(axis, torch.rand(5, 4, 6))

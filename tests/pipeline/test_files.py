@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from pipeline import figures, files
-from pipeline.files import (
+from masked_memory.pipeline import figures, files
+from masked_memory.pipeline.files import (
     InputError,
     alone,
     check_digests,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.interrupts import Uninterrupted, interrupts_wait
+from masked_memory.pipeline.interrupts import Uninterrupted, interrupts_wait
 
 
 @pytest.fixture(autouse=True)

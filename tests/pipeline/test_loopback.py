@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from pipeline.files import InputError
-from pipeline.loopback import listening, pass_proxies
+from masked_memory.pipeline.files import InputError
+from masked_memory.pipeline.loopback import listening, pass_proxies
 
 HERE = "127.0.0.1,localhost,::1"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.machine import Stream, commit, epoch_stream, generator, prepare_machine
-from settings.common import RunSection
+from masked_memory.pipeline.machine import Stream, commit, epoch_stream, generator, prepare_machine
+from masked_memory.settings.common import RunSection
 from toys import ROOT
 
 
@@ -61,7 +61,7 @@ def test_what_the_processor_has_is_asked_on_every_system(monkeypatch: pytest.Mon
 
 
 def test_a_gpu_that_is_not_there_is_refused_with_what_is_there() -> None:
-    from pipeline.files import InputError
+    from masked_memory.pipeline.files import InputError
 
     deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
     try:
@@ -90,8 +90,10 @@ def test_the_commit_of_a_repository_around_an_installed_package_is_not_its_own(
     """As with a .venv within a project of someone's own."""
     package = tmp_path / ".venv" / "reconstruct_masked_images" / "pipeline"
     package.mkdir(parents=True)
-    monkeypatch.setattr("pipeline.machine.__file__", str(package / "machine.py"))
-    monkeypatch.setattr("pipeline.machine._git", lambda root, *arguments: "a commit of the project around it")
+    monkeypatch.setattr("masked_memory.pipeline.machine.__file__", str(package / "machine.py"))
+    monkeypatch.setattr(
+        "masked_memory.pipeline.machine._git", lambda root, *arguments: "a commit of the project around it"
+    )
     assert commit() == "unknown"
     (tmp_path / ".venv" / "reconstruct_masked_images" / ".git").touch()
     assert commit().startswith("a commit")

@@ -7,7 +7,7 @@ import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from pipeline.metrics import (
+from masked_memory.pipeline.metrics import (
     Bootstrap,
     bootstrap_interval,
     calibration_error,

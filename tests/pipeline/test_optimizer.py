@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.files import InputError
-from pipeline.optimizer import FitOptimizer
+from masked_memory.pipeline.files import InputError
+from masked_memory.pipeline.optimizer import FitOptimizer
 
 RATE = 0.01
 

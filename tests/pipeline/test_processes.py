@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.processes import cores, is_gone, is_here, this_process
+from masked_memory.pipeline.processes import cores, is_gone, is_here, this_process
 from toys import ROOT
 
 WAITING = [sys.executable, "-c", "import sys; sys.stdin.read()"]

@@ -7,8 +7,8 @@ import sys
 import pytest
 from tqdm import tqdm
 
-from pipeline import progress
-from pipeline.progress import Estimate, LogLines, progress_bar
+from masked_memory.pipeline import progress
+from masked_memory.pipeline.progress import Estimate, LogLines, progress_bar
 from toys import ROOT
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import files, runs
-from pipeline.files import InputError, read_json, write_json
-from pipeline.processes import this_process
-from pipeline.runs import RunFolder, Sought, bury_gone, check_handed, named_run, read_best, resolve_run
+from masked_memory.pipeline import files, runs
+from masked_memory.pipeline.files import InputError, read_json, write_json
+from masked_memory.pipeline.processes import this_process
+from masked_memory.pipeline.runs import RunFolder, Sought, bury_gone, check_handed, named_run, read_best, resolve_run
 from toys import ROOT
 
 MEND = "python train_vqvae.py"
@@ -313,7 +313,7 @@ FINISHES = """
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from pipeline.runs import RunFolder
+from masked_memory.pipeline.runs import RunFolder
 runs, worker = Path(sys.argv[1]), int(sys.argv[2])
 for number in range(25):
     RunFolder.create(runs, "stage", "", "").finish("all", 1.0 - (25 * worker + number) / 1000, "mse", True)

@@ -11,14 +11,14 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from pipeline import stage as stages
-from pipeline.files import InputError, read_json, write_json
-from pipeline.machine import Machine
-from pipeline.processes import this_process
-from pipeline.runs import RunFolder, Sought, read_best, resolve_run
-from pipeline.stage import inputs_of, open_stage
-from pipeline.tracking import registered_run
-from settings.config import Config
+from masked_memory.pipeline import stage as stages
+from masked_memory.pipeline.files import InputError, read_json, write_json
+from masked_memory.pipeline.machine import Machine
+from masked_memory.pipeline.processes import this_process
+from masked_memory.pipeline.runs import RunFolder, Sought, read_best, resolve_run
+from masked_memory.pipeline.stage import inputs_of, open_stage
+from masked_memory.pipeline.tracking import registered_run
+from masked_memory.settings.config import Config
 
 MEND = "python train_vqvae.py"
 
@@ -214,7 +214,7 @@ def test_a_run_whose_ledger_cannot_be_opened_has_failed_and_can_be_resumed(
         raise OSError("the database is locked")
 
     cfg = stage_config(tmp_path, mlflow=True)
-    monkeypatch.setattr("pipeline.stage.open_ledger", broken)
+    monkeypatch.setattr("masked_memory.pipeline.stage.open_ledger", broken)
     with pytest.raises(OSError, match="locked"), open_stage("train_vqvae", cfg, {}, machine, resume=False):
         pass
     (folder,) = (RunFolder(path.parent) for path in (tmp_path / "train_vqvae").glob("*/run.json"))
@@ -229,7 +229,7 @@ def test_the_commit_of_a_run_is_that_of_its_start(
 ) -> None:
     """One that is made while a model trains did not make it."""
     commits = iter(["before", "while it trained", "later"])
-    monkeypatch.setattr("pipeline.stage.commit", lambda: next(commits))
+    monkeypatch.setattr("masked_memory.pipeline.stage.commit", lambda: next(commits))
     with open_stage("train_vqvae", stage_config(tmp_path), {}, machine, resume=False) as stage:
         stage.model({"w": torch.ones(2)}, {}, {})
         stage.finish("abc", 0.5, "mse", True)

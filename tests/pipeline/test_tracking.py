@@ -12,9 +12,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 from sqlalchemy.exc import OperationalError
 
-from pipeline.files import InputError
-from pipeline.runs import RunFolder, Sought, resolve_run
-from pipeline.tracking import Ledger, MlflowLedger, NullLedger, open_ledger, registered_run, trouble
+from masked_memory.pipeline.files import InputError
+from masked_memory.pipeline.runs import RunFolder, Sought, resolve_run
+from masked_memory.pipeline.tracking import Ledger, MlflowLedger, NullLedger, open_ledger, registered_run, trouble
 
 MEND = "python train_vqvae.py"
 

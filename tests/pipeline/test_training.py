@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline import progress, training, tuning
-from pipeline.engine import History, steps_of
-from pipeline.files import InputError, read_csv
-from pipeline.machine import Machine
-from pipeline.training import Goal, plan_of, run_trial, train
-from pipeline.world import Alone
-from settings.training import Training
+from masked_memory.pipeline import progress, training, tuning
+from masked_memory.pipeline.engine import History, steps_of
+from masked_memory.pipeline.files import InputError, read_csv
+from masked_memory.pipeline.machine import Machine
+from masked_memory.pipeline.training import Goal, plan_of, run_trial, train
+from masked_memory.pipeline.world import Alone
+from masked_memory.settings.training import Training
 from toys import bare_stage
 
 # A trial and a whole training

@@ -18,9 +18,9 @@ import pytest
 import torch
 from optuna.trial import FixedTrial, TrialState
 
-from pipeline import tuning, workers
-from pipeline.engine import TrainingDiverged
-from pipeline.files import InputError
+from masked_memory.pipeline import tuning, workers
+from masked_memory.pipeline.engine import TrainingDiverged
+from masked_memory.pipeline.files import InputError
 
 SPACE: dict[str, Any] = {
     "rate": {"low": 1e-4, "high": 1e-1, "log": True},

@@ -11,8 +11,8 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pipeline import figures
-from pipeline.tuning import study_figures
+from masked_memory.pipeline import figures
+from masked_memory.pipeline.tuning import study_figures
 
 
 def a_study(trials: int = 4) -> optuna.Study:

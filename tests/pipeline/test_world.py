@@ -14,12 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import data_split
-from models.augmentation import augment
-from pipeline.draws import Part, for_rows
-from pipeline.files import read_json
-from pipeline.machine import generator
-from pipeline.world import Alone, processes, shared_mean
+from masked_memory.models.augmentation import augment
+from masked_memory.pipeline.draws import Part, for_rows
+from masked_memory.pipeline.files import read_json
+from masked_memory.pipeline.machine import generator
+from masked_memory.pipeline.world import Alone, processes, shared_mean
+from masked_memory.stages import data_split
 from together import TRAINED, run_stages, settings
 from toys import draw_classes, newest, words_of
 

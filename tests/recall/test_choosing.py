@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from masking import mask_first
-from recall.choosing import (
+from masked_memory.recall.choosing import (
     ORDERS,
     PACES,
     Choosing,
@@ -19,8 +18,9 @@ from recall.choosing import (
     surprisal,
     unsure,
 )
-from recall.memory import Memory
-from settings.strategies import STRATEGIES
+from masked_memory.recall.memory import Memory
+from masked_memory.settings.strategies import STRATEGIES
+from masked_memory.stages.masking import mask_first
 from toys import tiny_memory
 
 K, N = 8, 16

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from transformers import DistilBertForMaskedLM
 
-from masking import halton_order, hide, random_mask
-from models.codes import Filling
-from models.distilbert import (
+from masked_memory.models.codes import Filling
+from masked_memory.models.distilbert import (
     guided_logits,
     masked_cross_entropy,
     masked_logits,
 )
-from recall.completing import noisy
+from masked_memory.recall.completing import noisy
+from masked_memory.stages.masking import halton_order, hide, random_mask
 from toys import complete, tiny_distil
 
 K, N, C = 11, 9, 3

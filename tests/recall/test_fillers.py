@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from masking import touched_pixels
-from models.codes import Filling
-from models.distilbert import guided_logits, masked_logits
-from priors.gan import fill_from_pool, generate
-from priors.pixelcnn import draw
-from recall.fillers import DistilFiller, Way, with_temperature
-from recall.hole import Filled, Filler, Hole, check_decoding, dig, nothing_known
-from recall.memory import Memory
-from recall.simple_fillers import AsItIs, KeepingPixels, NotCompleted
-from rivals.fillers import GANFiller, MaskedVQVAEFiller, PixelCNNFiller
-from settings.strategies import DECODINGS
+from masked_memory.models.codes import Filling
+from masked_memory.models.distilbert import guided_logits, masked_logits
+from masked_memory.recall.fillers import DistilFiller, Way, with_temperature
+from masked_memory.recall.hole import Filled, Filler, Hole, check_decoding, dig, nothing_known
+from masked_memory.recall.memory import Memory
+from masked_memory.recall.simple_fillers import AsItIs, KeepingPixels, NotCompleted
+from masked_memory.rivals.fillers import GANFiller, MaskedVQVAEFiller, PixelCNNFiller
+from masked_memory.rivals.priors.gan import fill_from_pool, generate
+from masked_memory.rivals.priors.pixelcnn import draw
+from masked_memory.settings.strategies import DECODINGS
+from masked_memory.stages.masking import touched_pixels
 from toys import complete, seeded, tiny_distil, tiny_generator, tiny_memory, tiny_pixelcnn, tiny_vqvae
 
 K, SIDE = 11, 5

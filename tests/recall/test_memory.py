@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.distilbert import masked_logits
-from models.sizes import completing_bytes, painting_bytes
-from recall.hole import dig
-from recall.memory import Memory, shares_by_position
-from recall.simple_fillers import NotCompleted
+from masked_memory.models.distilbert import masked_logits
+from masked_memory.models.sizes import completing_bytes, painting_bytes
+from masked_memory.recall.hole import dig
+from masked_memory.recall.memory import Memory, shares_by_position
+from masked_memory.recall.simple_fillers import NotCompleted
 from toys import painted_vectors, tiny_memory
 
 K, SIDE = 8, 3

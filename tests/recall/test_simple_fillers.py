@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 from transformers import DistilBertForMaskedLM
 
-from handoff.handed import Handed
-from handoff.memory import HandedDistil
-from handoff.rivals import TrainedRivals
-from masking import touched_pixels
-from measuring.rivals import rival_ways
-from models.distilbert import masked_logits
-from models.masked_autoencoder import MaskedAutoencoder
-from recall.fillers import Way
-from recall.hole import Filled, dig
-from recall.memory import Memory, shares_by_position
-from recall.simple_fillers import most_frequent_codes, nearest_kept
+from masked_memory.handoff.handed import Handed
+from masked_memory.handoff.memory import HandedDistil
+from masked_memory.models.distilbert import masked_logits
+from masked_memory.recall.fillers import Way
+from masked_memory.recall.hole import Filled, dig
+from masked_memory.recall.memory import Memory, shares_by_position
+from masked_memory.recall.simple_fillers import most_frequent_codes, nearest_kept
+from masked_memory.rivals.handoff.trained_rivals import TrainedRivals
+from masked_memory.rivals.measuring.study_rivals import rival_ways
+from masked_memory.rivals.models.masked_autoencoder import MaskedAutoencoder
+from masked_memory.stages.masking import touched_pixels
 from toys import tiny_distil, tiny_mae, tiny_memory
 
 K, SIDE, N, PIXELS = 12, 4, 16, 16

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-import summary
 from fake_runs import VERSIONS, fake_run
-from pipeline.runs import RunFolder
-from reporting.comparing import comparable, comparison
-from settings.config import Config
+from masked_memory.pipeline.runs import RunFolder
+from masked_memory.reporting.comparing import comparable, comparison
+from masked_memory.settings.config import Config
+from masked_memory.stages import summary
 from toys import refused_in_one_line
 
 LONG = "a_very_long_name_of_a_measure_that_takes_more_than_its_column_mse"

@@ -9,14 +9,12 @@ import sys
 import pytest
 import torch
 
-import data_split
-import reconstruct_masked
-import train_vqvae
-from pipeline.files import InputError
-from settings import command, loading
-from settings.config import Config
-from settings.helping import CHANGED_MOST
-from settings.reconstruct_masked import OwnPicture
+from masked_memory.pipeline.files import InputError
+from masked_memory.settings import command, loading
+from masked_memory.settings.config import Config
+from masked_memory.settings.helping import CHANGED_MOST
+from masked_memory.settings.reconstruct_masked import OwnPicture
+from masked_memory.stages import data_split, reconstruct_masked, train_vqvae
 from toys import ROOT
 
 

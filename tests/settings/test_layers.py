@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.machine import commit
-from settings import layers, loading
-from settings.command import what_is_set
-from settings.config import Config
-from settings.kinds import Only, Section
-from settings.layers import SHIPPED_FILE, alike
+from masked_memory.pipeline.machine import commit
+from masked_memory.settings import layers, loading
+from masked_memory.settings.command import what_is_set
+from masked_memory.settings.config import Config
+from masked_memory.settings.kinds import Only, Section
+from masked_memory.settings.layers import SHIPPED_FILE, alike
 from toys import ROOT, merged
 
 SHIPPED = yaml.safe_load(loading.BASE_FILE.read_text(encoding="utf-8"))
@@ -30,7 +30,7 @@ def searched(cfg: Config) -> set[str]:
 
 
 def test_what_ships_is_noted_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a checkout whose files were not edited. `python -m settings.layers` writes the note anew."""
+    """In a checkout whose files were not edited. `python -m masked_memory.settings.layers` writes the note anew."""
     if commit().endswith("+changes"):
         pytest.skip("files were edited")
     monkeypatch.setattr(layers, "SHIPPED_FILE", tmp_path / "shipped.json")

@@ -10,13 +10,13 @@ import yaml
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 from pydantic.fields import FieldInfo
 
-import train_vqvae
-from pipeline.tuning import suggest
-from settings import command, loading
-from settings.config import Config
-from settings.kinds import flatten
-from settings.loading import ConfigError
-from settings.strategies import STRATEGIES
+from masked_memory.pipeline.tuning import suggest
+from masked_memory.settings import command, loading
+from masked_memory.settings.config import Config
+from masked_memory.settings.kinds import flatten
+from masked_memory.settings.loading import ConfigError
+from masked_memory.settings.strategies import STRATEGIES
+from masked_memory.stages import train_vqvae
 from toys import ROOT
 
 

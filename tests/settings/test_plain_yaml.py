@@ -4,12 +4,12 @@ import time
 from pathlib import Path
 
 import pytest
+from masked_memory.stages.train_vqvae import main as train_vqvae_main
 
-from settings import loading
-from settings.loading import ConfigError
-from settings.plain_yaml import read_plain
+from masked_memory.settings import loading
+from masked_memory.settings.loading import ConfigError
+from masked_memory.settings.plain_yaml import read_plain
 from toys import refused_in_one_line
-from train_vqvae import main as train_vqvae_main
 
 LETTERS = "bcdefghi"
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import data_split
-from handoff.split import open_split
-from pipeline.files import InputError, read_csv, write_csv
-from sources import pictures
-from sources.archives import find_in_tars, is_archive
-from sources.folders import Found, find_pictures
-from sources.places import Member
-from sources.splitting import SPLITS
+from masked_memory.handoff.split import open_split
+from masked_memory.pipeline.files import InputError, read_csv, write_csv
+from masked_memory.sources import pictures
+from masked_memory.sources.archives import find_in_tars, is_archive
+from masked_memory.sources.folders import Found, find_pictures
+from masked_memory.sources.places import Member
+from masked_memory.sources.splitting import SPLITS
+from masked_memory.stages import data_split
 from toys import ROOT, draw_slices, fill_folder, make_split, pack, pack_folder, png, split_settings
 
 SHARED = ROOT.parent / "shared" / "data"

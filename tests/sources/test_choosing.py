@@ -10,12 +10,12 @@ from unicodedata import normalize
 import pytest
 import yaml
 
-import data_split
-from handoff.split import Split, open_split
-from pipeline.files import InputError
-from settings import command
-from sources.choosing import some
-from sources.splitting import SPLITS
+from masked_memory.handoff.split import Split, open_split
+from masked_memory.pipeline.files import InputError
+from masked_memory.settings import command
+from masked_memory.sources.choosing import some
+from masked_memory.sources.splitting import SPLITS
+from masked_memory.stages import data_split
 from toys import fill_folder, make_split, noise, pack, pack_folder, png, split_settings
 
 Tree = dict[str, int]  # folder -> how many pictures lie in it

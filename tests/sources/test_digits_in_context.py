@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-import data_split
-from handoff.split import data_key
-from pipeline.files import InputError
-from settings import loading
-from sources.digits_in_context import (
+from masked_memory.handoff.split import data_key
+from masked_memory.pipeline.files import InputError
+from masked_memory.settings import loading
+from masked_memory.sources.digits_in_context import (
     BLOCK,
     DIMMING,
     PLACES,
@@ -17,6 +16,7 @@ from sources.digits_in_context import (
     load_photographs,
     make_digits_in_context,
 )
+from masked_memory.stages import data_split
 from toys import make_split
 
 SHARES = (0.7, 0.15, 0.15)
@@ -137,7 +137,7 @@ def test_demo_refuses_other_settings(tmp_path, changes, message):
 def test_a_split_drawn_in_another_way_is_not_taken_for_this_one(tmp_path, monkeypatch):
     data = loading.check({}).data
     key = data_key(data)
-    monkeypatch.setattr("handoff.split.DRAWN", "as before")
+    monkeypatch.setattr("masked_memory.handoff.split.DRAWN", "as before")
     assert data_key(data) != key
     folder = loading.check({"data": {"source": str(tmp_path)}}).data
     key = data_key(folder)

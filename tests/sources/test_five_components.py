@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.files import InputError, read_csv
-from sources.five_components import COMPONENTS, components_of, make_five_components
+from masked_memory.pipeline.files import InputError, read_csv
+from masked_memory.sources.five_components import COMPONENTS, components_of, make_five_components
 from toys import make_split
 
 # --- the embedded set -------------------------------------------------------------------------------------------------

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.files import InputError
-from sources.folders import find_pictures
-from sources.splitting import SPLITS
+from masked_memory.pipeline.files import InputError
+from masked_memory.sources.folders import find_pictures
+from masked_memory.sources.splitting import SPLITS
 from toys import fill_folder, make_split, noise
 
 # --- layouts ----------------------------------------------------------------------------------------------------------

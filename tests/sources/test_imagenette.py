@@ -2,9 +2,9 @@
 
 import pytest
 
-import data_split
-from pipeline.files import InputError
-from settings import loading
+from masked_memory.pipeline.files import InputError
+from masked_memory.settings import loading
+from masked_memory.stages import data_split
 
 
 def test_offline_imagenette_says_what_to_do(tmp_path, monkeypatch):

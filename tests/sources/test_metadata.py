@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.files import InputError
+from masked_memory.pipeline.files import InputError
 from toys import make_split
 
 

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-import data_split
-from handoff.split import Split, open_split
-from pipeline.files import InputError, read_json
-from settings import loading
-from sources.folders import find_pictures
-from sources.patients import describe_patients, on_two_sides, patient_of, together
-from sources.splitting import SPLITS, assign_splits
+from masked_memory.handoff.split import Split, open_split
+from masked_memory.pipeline.files import InputError, read_json
+from masked_memory.settings import loading
+from masked_memory.sources.folders import find_pictures
+from masked_memory.sources.patients import describe_patients, on_two_sides, patient_of, together
+from masked_memory.sources.splitting import SPLITS, assign_splits
+from masked_memory.stages import data_split
 from toys import draw_slices
 
 

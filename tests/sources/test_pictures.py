@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sources.pictures import decode
+from masked_memory.sources.pictures import decode
 from toys import noise
 
 # --- decoding ---------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sources.pixels import from_model, to_model
+from masked_memory.sources.pixels import from_model, to_model
 
 
 def test_model_range_round_trip():

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handoff.split import open_split
-from pipeline.files import InputError
-from sources.splitting import SPLITS, assign_splits, complete_split, in_words, split_counts, spread
+from masked_memory.handoff.split import open_split
+from masked_memory.pipeline.files import InputError
+from masked_memory.sources.splitting import SPLITS, assign_splits, complete_split, in_words, split_counts, spread
 from toys import prior_settings
 
 RATIOS = (0.7, 0.15, 0.15)

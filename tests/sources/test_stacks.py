@@ -11,14 +11,14 @@ import pytest
 import tifffile
 from PIL import Image
 
-import data_split
-from handoff.split import data_key, open_split
-from pipeline.files import InputError, read_csv
-from settings import loading
-from settings.common import DataSection
-from sources import pictures
-from sources.pictures import decode
-from sources.stacks import Stacks, decode_stack, survey, write_stack
+from masked_memory.handoff.split import data_key, open_split
+from masked_memory.pipeline.files import InputError, read_csv
+from masked_memory.settings import loading
+from masked_memory.settings.common import DataSection
+from masked_memory.sources import pictures
+from masked_memory.sources.pictures import decode
+from masked_memory.sources.stacks import Stacks, decode_stack, survey, write_stack
+from masked_memory.stages import data_split
 from toys import fake_split, make_split, split_settings
 
 BYTES = ((0.0, 255.0),) * 5

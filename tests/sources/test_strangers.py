@@ -17,21 +17,21 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin
 
-import data_split
 import strange_folders
 import strangers
 from campaigns.odd_folders import NotHere, judge_folder, judge_tar, make_folder, remove_folder
 from campaigns.strange_files import TWO_COMPONENTS as TWO
 from campaigns.strange_files import judge_decoded
-from pipeline.files import InputError, one_line, read_csv
-from settings import loading
-from sources import pictures, places
-from sources.archives import find_in_tars
-from sources.metadata import is_notes, read_metadata
-from sources.pictures import Decoded, decode, decode_all, last_in_hand
-from sources.places import Member, read_place
-from sources.stacks import survey
-from sources.streams import is_streamed, open_parts
+from masked_memory.pipeline.files import InputError, one_line, read_csv
+from masked_memory.settings import loading
+from masked_memory.sources import pictures, places
+from masked_memory.sources.archives import find_in_tars
+from masked_memory.sources.metadata import is_notes, read_metadata
+from masked_memory.sources.pictures import Decoded, decode, decode_all, last_in_hand
+from masked_memory.sources.places import Member, read_place
+from masked_memory.sources.stacks import survey
+from masked_memory.sources.streamed import is_streamed, open_parts
+from masked_memory.stages import data_split
 from strangers import SIDE, File
 from toys import make_split, split_settings
 

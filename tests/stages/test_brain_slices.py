@@ -5,12 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import data_split
-import train_vqvae
-import vqvae_reconstruction
-from pipeline.files import read_csv, read_json
-from settings import loading
-from settings.config import Config
+from masked_memory.pipeline.files import read_csv, read_json
+from masked_memory.settings import loading
+from masked_memory.settings.config import Config
+from masked_memory.stages import data_split, train_vqvae, vqvae_reconstruction
 from toys import draw_slices
 
 pytestmark = pytest.mark.system

@@ -7,15 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-import data_split
-import sample
-import train_vqvae
-import vqvae_reconstruction
-from handoff.split import mask_of, open_split
-from handoff.vqvae import take_vqvae
-from measuring.components import Painter, component_errors
-from pipeline.files import InputError, read_csv, read_json
-from pipeline.metrics import mse, to_unit
+from masked_memory.handoff.split import mask_of, open_split
+from masked_memory.handoff.vqvae import take_vqvae
+from masked_memory.measuring.components import Painter, component_errors
+from masked_memory.pipeline.files import InputError, read_csv, read_json
+from masked_memory.pipeline.metrics import mse, to_unit
+from masked_memory.stages import data_split, sample, train_vqvae, vqvae_reconstruction
 from toys import CPU, draw_classes, newest, tiny
 
 

@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import data_split
-import train_vqvae
-from handoff.split import Split, open_split
-from pipeline.files import InputError, read_csv
-from settings import command
-from sources import pictures
-from sources.pictures import decode
-from sources.pixels import to_model
-from sources.splitting import SPLITS
+from masked_memory.handoff.split import Split, open_split
+from masked_memory.pipeline.files import InputError, read_csv
+from masked_memory.settings import command
+from masked_memory.sources import pictures
+from masked_memory.sources.pictures import decode
+from masked_memory.sources.pixels import to_model
+from masked_memory.sources.splitting import SPLITS
+from masked_memory.stages import data_split, train_vqvae
 from toys import fill_folder, make_split, noise, split_settings
 
 

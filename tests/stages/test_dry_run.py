@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-import data_split
-from pipeline.files import read_json, write_json
-from pipeline.runs import duration
+from masked_memory.pipeline.files import read_json, write_json
+from masked_memory.pipeline.runs import duration
+from masked_memory.stages import data_split
 from toys import STAGES, copied, newest
 
 

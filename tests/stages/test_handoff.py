@@ -11,22 +11,18 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-import reconstruct_masked
-import sample
-import train_distil
-import train_vqvae
-import vqvae_reconstruction
-from handoff.memory import take_memory, train_shares
-from handoff.split import mend, open_split
-from handoff.vqvae import mend_for, vqvae_key
-from pipeline.files import InputError, read_csv, read_json, write_json
-from pipeline.runs import read_best
-from pipeline.tracking import database_uri
-from recall.hole import dig
-from recall.simple_fillers import NotCompleted
-from settings.loading import load
+from masked_memory.handoff.memory import take_memory, train_shares
+from masked_memory.handoff.split import mend, open_split
+from masked_memory.handoff.vqvae import mend_for, vqvae_key
+from masked_memory.pipeline.files import InputError, read_csv, read_json, write_json
+from masked_memory.pipeline.runs import read_best
+from masked_memory.pipeline.tracking import database_uri
+from masked_memory.recall.hole import dig
+from masked_memory.recall.simple_fillers import NotCompleted
+from masked_memory.settings.loading import load
+from masked_memory.stages import reconstruct_masked, sample, train_distil, train_vqvae, vqvae_reconstruction
+from masked_memory.stages.vqvae import load_vqvae
 from toys import ROOT, STAGES, copied, newest, refused_in_one_line, run_folders, tiny
-from vqvae import load_vqvae
 
 # --- hand-off ---------------------------------------------------------------------------------------------------------
 

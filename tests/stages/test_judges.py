@@ -5,14 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-import reconstruct_masked
-import train_classifier
-from handoff.memory import take_memory
-from handoff.split import open_split
-from models.elsewhere import imagenet_judge
-from pipeline.files import InputError, read_csv, read_json
-from pipeline.machine import Machine
-from pipeline.runs import read_best
+from masked_memory.handoff.memory import take_memory
+from masked_memory.handoff.split import open_split
+from masked_memory.models.elsewhere import imagenet_judge
+from masked_memory.pipeline.files import InputError, read_csv, read_json
+from masked_memory.pipeline.machine import Machine
+from masked_memory.pipeline.runs import read_best
+from masked_memory.stages import reconstruct_masked, train_classifier
 from toys import CPU, STAGES, Ran, copied, newest, noise, run_folders, tiny, undrawn
 
 BOTH = {"reconstruct_masked__clean_classifier": "best", "run__mlflow": False}

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-import data_split
-from pipeline.files import read_json
-from pipeline.machine import Machine
-from pipeline.stage import open_stage
-from pipeline.tracking import database_uri
+from masked_memory.pipeline.files import read_json
+from masked_memory.pipeline.machine import Machine
+from masked_memory.pipeline.stage import open_stage
+from masked_memory.pipeline.tracking import database_uri
+from masked_memory.stages import data_split
 from toys import ROOT, draw_classes, newest, refused_in_one_line, tiny, words_of
 
 pytestmark = pytest.mark.system

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handoff.manifest import Manifest, column_of
-from pipeline.files import InputError, read_csv, write_csv
+from masked_memory.handoff.manifest import Manifest, column_of
+from masked_memory.pipeline.files import InputError, read_csv, write_csv
 
 HEADER_OF_ONE = ("position", "path", "class", "split")
 TEXT = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\r\n\0"), max_size=12)

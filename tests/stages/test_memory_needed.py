@@ -18,11 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np
 import torch
-from pipeline.engine import fit
-from pipeline.machine import Machine
-from settings.train_vqvae import TrainVQVAESection
+from masked_memory.pipeline.engine import fit
+from masked_memory.pipeline.machine import Machine
+from masked_memory.settings.train_vqvae import TrainVQVAESection
 from toys import fake_split, fit_plan
-from train_vqvae import VQVAELearner
+from masked_memory.stages.train_vqvae import VQVAELearner
 
 torch.set_num_threads(1)
 PARTS = ["train"] * 256 + ["val"] * 8

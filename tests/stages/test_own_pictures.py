@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import vqvae_reconstruction
-from own_picture.reading import box_mask
-from pipeline.files import InputError, read_csv, read_json
-from pipeline.runs import read_best
-from settings.strategies import STRATEGIES
+from masked_memory.own_picture.reading import box_mask
+from masked_memory.pipeline.files import InputError, read_csv, read_json
+from masked_memory.pipeline.runs import read_best
+from masked_memory.settings.strategies import STRATEGIES
+from masked_memory.stages import vqvae_reconstruction
 from toys import Mine, newest, refused_in_one_line, run_folders, tiny
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import train_prior
-from pipeline.files import read_csv, read_json
-from settings import loading
-from settings.config import Config
+from masked_memory.pipeline.files import read_csv, read_json
+from masked_memory.settings import loading
+from masked_memory.settings.config import Config
+from masked_memory.stages import train_prior
 from toys import ROOT, STAGES, Made, Ran, copied, draw_classes, newest, undrawn
 
 pytestmark = pytest.mark.system

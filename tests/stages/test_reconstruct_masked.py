@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-import reconstruct_masked
-from handoff.memory import take_memory
-from handoff.split import open_split
-from masking import mask_first, stored_bits
-from measuring.paired import PER_PICTURE, read_per_picture
-from measuring.tables import CURVES_HEADER
-from pipeline.files import read_csv, read_json
-from pipeline.metrics import to_unit
-from recall.choosing import Choosing, choose_order
-from settings.config import Config
-from settings.strategies import STRATEGIES
+from masked_memory.handoff.memory import take_memory
+from masked_memory.handoff.split import open_split
+from masked_memory.measuring.curves import CURVES_HEADER
+from masked_memory.measuring.paired import PER_PICTURE, read_per_picture
+from masked_memory.pipeline.files import read_csv, read_json
+from masked_memory.pipeline.metrics import to_unit
+from masked_memory.recall.choosing import Choosing, choose_order
+from masked_memory.settings.config import Config
+from masked_memory.settings.strategies import STRATEGIES
+from masked_memory.stages import reconstruct_masked
+from masked_memory.stages.masking import mask_first, stored_bits
 from toys import (
     DECODINGS,
     STAGES,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.files import read_json
+from masked_memory.pipeline.files import read_json
 from toys import ROOT, STAGES, copied, newest, numbers, tiny, words_of
 
 pytestmark = pytest.mark.system
@@ -51,7 +51,7 @@ def start(words: list[str], cwd: Path) -> subprocess.Popen:
 KILLED = """
 import os, signal, sys, threading
 import {stage} as stage
-from pipeline.runs import RunFolder
+from masked_memory.pipeline.runs import RunFolder
 write = RunFolder.write_history
 
 def write_and_be_killed(folder, history):
@@ -111,7 +111,11 @@ def test_killed_and_resumed_equals_never_killed(ran, killed, typed, stage):
 @pytest.mark.parametrize(
     ("stage", "counted", "tables"),
     [
-        ("reconstruct_masked", "measuring.study.choose_order", ("curves.csv", "paired.csv", "per_picture.safetensors")),
+        (
+            "reconstruct_masked",
+            "masked_memory.measuring.study.choose_order",
+            ("curves.csv", "paired.csv", "per_picture.safetensors"),
+        ),
         ("vqvae_reconstruction", "vqvae_reconstruction.picture_errors", ("pictures.csv", "indices/indices.npy")),
     ],
 )

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from handoff.split import open_split
-from handoff.vqvae import take_indices, take_vqvae
-from models.distilbert import load_distilbert, masked_cross_entropy
-from pipeline.files import read_csv, read_json
-from pipeline.runs import read_best
-from settings import loading
+from masked_memory.handoff.split import open_split
+from masked_memory.handoff.vqvae import take_indices, take_vqvae
+from masked_memory.models.distilbert import load_distilbert, masked_cross_entropy
+from masked_memory.pipeline.files import read_csv, read_json
+from masked_memory.pipeline.runs import read_best
+from masked_memory.settings import loading
 from toys import STAGES, STUDIED
 
 # --- what the stages leave behind -------------------------------------------------------------------------------------
@@ -62,7 +62,7 @@ def test_history_has_every_promised_number(ran):
 def test_mlflow_holds_nested_trials_the_files_and_the_champion(ran):
     from mlflow import MlflowClient
 
-    from pipeline.tracking import database_uri, registered_run
+    from masked_memory.pipeline.tracking import database_uri, registered_run
 
     client = MlflowClient(database_uri(ran.runs), database_uri(ran.runs))
     for stage in STAGES:

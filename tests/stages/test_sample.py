@@ -5,17 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-import data_split
-import sample
-import train_prior
-import train_vqvae
-import vqvae_reconstruction
-from handoff.split import open_split
-from handoff.vqvae import take_indices, take_vqvae
-from masking import masks_of
-from pipeline.files import InputError, read_csv, read_json, write_csv, write_json
-from pipeline.machine import Stream, generator
-from sources import pixels
+from masked_memory.handoff.split import open_split
+from masked_memory.handoff.vqvae import take_indices, take_vqvae
+from masked_memory.pipeline.files import InputError, read_csv, read_json, write_csv, write_json
+from masked_memory.pipeline.machine import Stream, generator
+from masked_memory.sources import pixels
+from masked_memory.stages import data_split, sample, train_prior, train_vqvae, vqvae_reconstruction
+from masked_memory.stages.masking import masks_of
 from toys import CPU, Counted, newest, pictures_in, prior_settings
 
 

@@ -2,16 +2,16 @@
 
 import torch
 
-import reconstruct_masked
-from models.distilbert import load_distilbert
-from own_picture.completing import request_of
-from settings.common import DataSection, RunSection
-from settings.reconstruct_masked import OwnPicture, ReconstructMaskedSection
-from settings.train_classifier import TrainClassifierSection
-from settings.train_distil import TrainDistilSection
-from settings.train_vqvae import TrainVQVAESection
-from settings.training import Tune
-from settings.vqvae_reconstruction import VQVAEReconstructionSection
+from masked_memory.models.distilbert import load_distilbert
+from masked_memory.own_picture.completing import request_of
+from masked_memory.settings.common import DataSection, RunSection
+from masked_memory.settings.reconstruct_masked import OwnPicture, ReconstructMaskedSection
+from masked_memory.settings.train_classifier import TrainClassifierSection
+from masked_memory.settings.train_distil import TrainDistilSection
+from masked_memory.settings.train_vqvae import TrainVQVAESection
+from masked_memory.settings.training import Tune
+from masked_memory.settings.vqvae_reconstruction import VQVAEReconstructionSection
+from masked_memory.stages import reconstruct_masked
 
 
 def test_every_setting_is_read_by_something(ran):

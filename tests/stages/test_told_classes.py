@@ -7,12 +7,11 @@ import pytest
 import torch
 import yaml
 
-import reconstruct_masked
-import train_distil
-from handoff.split import open_split
-from models import distilbert
-from models.distilbert import load_distilbert
-from pipeline.files import read_csv, read_json
+from masked_memory.handoff.split import open_split
+from masked_memory.models import distilbert
+from masked_memory.models.distilbert import load_distilbert
+from masked_memory.pipeline.files import read_csv, read_json
+from masked_memory.stages import reconstruct_masked, train_distil
 from toys import DECODINGS, ROOT, copied, curves_of, newest, refused_in_one_line, run_folders, tiny, undrawn
 
 # --- classes that are told, and the published recipe ------------------------------------------------------------------

@@ -7,13 +7,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from masked_memory.stages.train_classifier import (
+    ClassifierLearner,
+    build_classifier,
+    class_table,
+    confusion_matrix,
+    top_k,
+)
 
-import data_split
-from models.augmentation import degrade
-from settings.train_classifier import TrainClassifierSection
-from sources.splitting import SPLITS
+from masked_memory.models.augmentation import degrade
+from masked_memory.settings.train_classifier import TrainClassifierSection
+from masked_memory.sources.splitting import SPLITS
+from masked_memory.stages import data_split
 from toys import classifier_config, fake_split, fill_folder, handed_vqvae, refused_in_one_line, tiny_vqvae
-from train_classifier import ClassifierLearner, build_classifier, class_table, confusion_matrix, top_k
 
 
 def batch(architecture: str, image_size: int, channels: int, count: int = 3) -> torch.Tensor:

@@ -5,19 +5,19 @@ from typing import Any
 
 import pytest
 import torch
+from masked_memory.stages.train_distil import DistilLearner
 from torch import Tensor
 
-import train_distil
-from handoff.split import Split
-from handoff.vqvae import HandedVQVAE
-from models.distilbert import classes_of, masked_cross_entropy
-from pipeline.engine import fit
-from pipeline.files import InputError, write_json, write_safetensors
-from pipeline.machine import Machine
-from settings.config import Config
-from settings.train_distil import TrainDistilSection
+from masked_memory.handoff.split import Split
+from masked_memory.handoff.vqvae import HandedVQVAE
+from masked_memory.models.distilbert import classes_of, masked_cross_entropy
+from masked_memory.pipeline.engine import fit
+from masked_memory.pipeline.files import InputError, write_json, write_safetensors
+from masked_memory.pipeline.machine import Machine
+from masked_memory.settings.config import Config
+from masked_memory.settings.train_distil import TrainDistilSection
+from masked_memory.stages import train_distil
 from toys import fake_indices, fake_split, fit_plan, handed_vqvae, tiny_vqvae
-from train_distil import DistilLearner
 
 K, SIDE, CLASSES = 8, 3, 4
 PICTURES = 40

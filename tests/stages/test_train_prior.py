@@ -7,17 +7,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import data_split
-import train_prior
-from handoff.priors import take_prior
-from handoff.split import open_split
-from handoff.vqvae import take_indices, take_vqvae
-from pipeline.files import InputError, read_csv, read_json, write_csv
-from pipeline.runs import read_best
-from priors import learners
-from priors.pixelcnn import PixelCNN, code_losses
-from settings.sample import SampleSection
-from settings.train_prior import TrainPriorSection
+from masked_memory.handoff.split import open_split
+from masked_memory.handoff.vqvae import take_indices, take_vqvae
+from masked_memory.pipeline.files import InputError, read_csv, read_json, write_csv
+from masked_memory.pipeline.runs import read_best
+from masked_memory.rivals.handoff.priors import take_prior
+from masked_memory.rivals.priors import learners
+from masked_memory.rivals.priors.pixelcnn import PixelCNN, code_losses
+from masked_memory.settings.sample import SampleSection
+from masked_memory.settings.train_prior import TrainPriorSection
+from masked_memory.stages import data_split, train_prior
 from toys import CPU, newest, pictures_in, prior_settings
 
 

@@ -6,19 +6,18 @@ from typing import Any
 
 import pytest
 import torch
+from masked_memory.stages.train_vqvae import VQVAELearner, with_ssim
 from torch import Tensor
 
-import train_classifier
-import train_vqvae
-from handoff.split import PictureReader, Split, open_split
-from models.conditioning import Told
-from pipeline.engine import fit
-from pipeline.machine import Machine, generator
-from pipeline.metrics import ssim
-from pipeline.needs import PROBED
-from settings.train_vqvae import TrainVQVAESection
+from masked_memory.handoff.split import PictureReader, Split, open_split
+from masked_memory.models.conditioning import Told
+from masked_memory.pipeline.engine import fit
+from masked_memory.pipeline.machine import Machine, generator
+from masked_memory.pipeline.memory_check import PROBED
+from masked_memory.pipeline.metrics import ssim
+from masked_memory.settings.train_vqvae import TrainVQVAESection
+from masked_memory.stages import train_classifier, train_vqvae
 from toys import STAGES, copied, fake_split, fit_plan, heads, newest, notes_of, tiny
-from train_vqvae import VQVAELearner, with_ssim
 
 # --- what training has for it -----------------------------------------------------------------------------------------
 

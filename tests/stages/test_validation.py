@@ -4,18 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from masked_memory.stages.train_prior import grids_to_learn
 from torch import nn
 
-import train_classifier
-import train_distil
-import train_mae
-import train_vqvae
-from handoff.split import open_split
-from handoff.vqvae import take_indices, take_vqvae
-from pipeline.compiling import compile_parts
-from pipeline.machine import generator, prepare_machine
-from priors.learners import build_learner
-from train_prior import grids_to_learn
+from masked_memory.handoff.split import open_split
+from masked_memory.handoff.vqvae import take_indices, take_vqvae
+from masked_memory.pipeline.compiling import compile_parts
+from masked_memory.pipeline.machine import generator, prepare_machine
+from masked_memory.rivals import train_mae
+from masked_memory.rivals.priors.learners import build_learner
+from masked_memory.stages import train_classifier, train_distil, train_vqvae
 
 KINDS = ("vqvae", "classifier", "distil", "mae", "pixelcnn")
 

@@ -14,10 +14,10 @@ import pytest
 import yaml
 
 import edited_settings
-import summary
-from pipeline.files import read_json
-from pipeline.runs import used_settings
-from settings import layers, loading
+from masked_memory.pipeline.files import read_json
+from masked_memory.pipeline.runs import used_settings
+from masked_memory.settings import layers, loading
+from masked_memory.stages import summary
 from toys import ROOT, Ran, copied, newest, words_of
 
 Typed = Callable[..., tuple[int, str, str]]

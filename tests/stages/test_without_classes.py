@@ -4,13 +4,9 @@ from pathlib import Path
 
 import pytest
 
-import compare_bits
-import data_split
-import sample
-import train_classifier
-import train_distil
-import train_prior
-from pipeline.files import InputError, read_csv, read_json
+from masked_memory.pipeline.files import InputError, read_csv, read_json
+from masked_memory.rivals import compare_bits
+from masked_memory.stages import data_split, sample, train_classifier, train_distil, train_prior
 from toys import STAGES, UNTUNED, draw_classes, newest, prior_settings, tiny
 
 

@@ -1,0 +1,1 @@
+"""Comparisons: rivals on the same masks, priors, bits, image formats, seeds."""

@@ -1,0 +1,1 @@
+"""Models of rivals: the masked autoencoder, the painter."""
