@@ -36,7 +36,7 @@ app: $(VENV)/installed ## a page: test pictures recalled at any percentage, and 
 TO_SHIP = --run.dir runs/to_ship
 shipped: $(VENV)/installed ## train the models that come with the project anew
 	@for stage in $(STAGES) train_prior.py; do echo "== $$stage"; $(RUN) $$stage $(TO_SHIP) || exit $$?; done
-	$(RUN) -m handoff.shipped $(TO_SHIP)
+	$(RUN) -m masked_memory.handoff.shipped $(TO_SHIP)
 
 # Several training seeds of the whole demo, two at once with one thread each; a seed that is done is not run again.
 SEEDS ?= 0 1 2 3 4
@@ -45,7 +45,7 @@ UNTUNED = $(foreach stage,train_vqvae train_classifier train_distil,--$(stage).t
 STUDIED = --reconstruct_masked.pictures null --reconstruct_masked.rivals false
 seeds: $(VENV)/installed ## the demo with five training seeds: spread, and which differences hold (45 min)
 	@$(MAKE) --no-print-directory -j 2 $(SEEDS:%=$(SEED_RUNS)/%/done)
-	$(RUN) compare_seeds.py $(ARGS) --compare_seeds.folders "$(SEED_RUNS)/*"
+	$(RUN) -m masked_memory compare_seeds $(ARGS) --compare_seeds.folders "$(SEED_RUNS)/*"
 
 $(SEED_RUNS)/%/done: | $(VENV)/installed
 	@mkdir -p $(@D); echo "seed $*: see $(@D)/log.txt"
@@ -56,13 +56,13 @@ $(SEED_RUNS)/%/done: | $(VENV)/installed
 rivals: $(VENV)/installed ## older priors, the published recipe, a masked autoencoder, a painter; all compared (1 h)
 	@for stage in $(RIVALS); do echo "== $$stage"; set -- $$stage; script=$$1; preset=$$2; shift 2; \
 	  $(RUN) $$script.py --config $(CONFIG) presets/$$preset.yaml $(OPTIONS) $$@ || exit $$?; done
-	$(RUN) train_mae.py $(ARGS)
-	$(RUN) train_painter.py $(ARGS)
-	$(RUN) compare_priors.py $(ARGS) --compare_priors.told_distil best --compare_priors.masked_vqvae best
+	$(RUN) -m masked_memory train_mae $(ARGS)
+	$(RUN) -m masked_memory train_painter $(ARGS)
+	$(RUN) -m masked_memory compare_priors $(ARGS) --compare_priors.told_distil best --compare_priors.masked_vqvae best
 	$(RUN) reconstruct_masked.py $(ARGS) $(AGAINST)
 
 bits: $(VENV)/installed ## forgetting beside coding everything, JPEG, WebP, AVIF and JPEG XL, at equal bits (10 min)
-	$(RUN) compare_bits.py $(ARGS)
+	$(RUN) -m masked_memory compare_bits $(ARGS)
 
 bench: $(VENV)/installed ## time training steps, reading and the choice of tokens
 	$(RUN) benchmarks/training_step.py
@@ -126,12 +126,12 @@ $(VENV)/installed: requirements.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-$(VENV)/installed-tests: $(VENV)/installed requirements-dev.txt
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+$(VENV)/installed-tests: $(VENV)/installed tests/requirements.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	touch $@
 
 # Versions of that age have no builds for the latest Python.
-$(LOWEST)/installed: requirements.txt requirements-dev.txt | $(VENV)/installed-tests
+$(LOWEST)/installed: requirements.txt tests/requirements.txt | $(VENV)/installed-tests
 	$(RUN) -m uv venv --quiet --clear --python 3.11 $(LOWEST)
-	$(RUN) -m uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct -r requirements-dev.txt
+	$(RUN) -m uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct -r tests/requirements.txt
 	touch $@

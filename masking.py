@@ -3,7 +3,8 @@
 A mask is bool, **True = masked, to be predicted**. Letters: B batch, N = h*w tokens in raster order. A mask ratio r
 hides exactly `round(r * N)` tokens of each picture. An *order* is (B, N) long: the rank 0..N-1 of each token, in the
 order in which tokens are forgotten; one order gives a mask for every percentage (`mask_first`), and these are nested.
-All randomness comes from the `torch.Generator` that is passed in. Orders that ask a model are in `masked_memory/recall/choosing.py`.
+All randomness comes from the `torch.Generator` that is passed in. Orders that ask a model are in
+`masked_memory/recall/choosing.py`.
 """
 
 import math

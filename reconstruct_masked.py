@@ -60,11 +60,7 @@ def run(cfg: Config, trial: Any = None, resume: bool = False) -> float:
         return complete_own_pictures(cfg, handed, machine, resume)
     painters = [] if handed.painter is None else [handed.painter]
     check_unseen([handed.vqvae, handed.distil, *handed.judges, *painters], section.part, cfg)
-    rivals = (
-        wing("masked_memory.rivals.measuring.study_rivals").StudyRivals.take(cfg, split, handed.vqvae)
-        if section.rivals
-        else None
-    )
+    rivals = wing("measuring.study_rivals").StudyRivals.take(cfg, split, handed.vqvae) if section.rivals else None
     inputs = handed.inputs | (rivals.inputs if rivals else {})
     with open_stage("reconstruct_masked", cfg, inputs, machine, resume) as stage:
         note_data(stage, cfg, split)

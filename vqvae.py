@@ -53,11 +53,9 @@ class VQVAEConfig:
     normalize_codes: bool = False  # cosine instead of Euclidean distance
     rotation_trick: bool = False
     reconstruction_loss: Literal["mse", "bce"] = "mse"
-    condition_numbers: int = 0  # numbers that the decoder is told; see masked_memory/models/conditioning.py
+    condition_numbers: int = 0  # numbers that the decoder is told; see models/conditioning.py
     condition_classes: tuple[int, ...] = ()  # how many values each class has that the decoder is told
-    stem: Literal["unshuffle", "strided"] = (
-        "unshuffle"  # strided: the plain one of 2017, masked_memory/models/strided.py
-    )
+    stem: Literal["unshuffle", "strided"] = "unshuffle"  # strided: the plain one of 2017, see models/strided.py
     codebook_start: Literal["normal", "uniform"] = "normal"  # before data_init; uniform: in [-1/K, 1/K]
 
     def __post_init__(self) -> None:

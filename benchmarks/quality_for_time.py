@@ -9,7 +9,8 @@ by its gradient, Adam; it has the same width, codes, batches, precision and sche
 one of least validation error with the first seed, so that it is fitted a few times more. The learning rate falls to
 zero over the time that is given. Test pictures are looked at once, after that.
 
-Reads the split of the run folder, writes nothing unless --save is given. SSIM is that of `masked_memory/pipeline/metrics.py`.
+Reads the split of the run folder, writes nothing unless --save is given. SSIM is that of
+`masked_memory/pipeline/metrics.py`.
 
     python data_split.py --config presets/imagenette.yaml --data.source PATH
     python benchmarks/quality_for_time.py --config presets/imagenette.yaml --data.source PATH \\

@@ -2,7 +2,7 @@
 
     python docs/screenshots.py --runs runs
 
-Needs Chromium, playwright (requirements-dev.txt) and finished runs of `make demo`.
+Needs Chromium, playwright (tests/requirements.txt) and finished runs of `make demo`.
 """
 
 import argparse

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
-_INSTALLED = _PACKAGE / "stages"
 
+IS_INSTALLED = (_PACKAGE / "stages" / "config.yaml").is_file()
 #: The project's folder in a checkout; `masked_memory/stages/` where the package is installed.
-HOME = _INSTALLED if (_INSTALLED / "config.yaml").is_file() else _PACKAGE.parent
+HOME = _PACKAGE / "stages" if IS_INSTALLED else _PACKAGE.parent

@@ -3,8 +3,8 @@
 Reads:  what the stage reads; all workers need the same settings and run folders (run.dir)
 Writes: trials of the study that `tune.study` names, to `tune.storage`; no run folder
 
-    python tune.py train_vqvae --train_vqvae.tune.study wide --train_vqvae.tune.trials 60
-    python tune.py train_vqvae --train_vqvae.tune.study wide --train_vqvae.tune.trials 60 \\
+    python -m masked_memory tune train_vqvae --train_vqvae.tune.study wide --train_vqvae.tune.trials 60
+    python -m masked_memory tune train_vqvae --train_vqvae.tune.study wide --train_vqvae.tune.trials 60 \\
       --train_vqvae.tune.storage postgresql://user@host/optuna
 
 Start as many as there are processors or machines. They end when `tune.trials` trials have ended, those of all workers
@@ -21,6 +21,7 @@ from typing import Any
 import optuna
 
 from masked_memory.pipeline import tuning
+from masked_memory.pipeline.commands import module_of
 from masked_memory.pipeline.files import InputError
 from masked_memory.pipeline.stage import say
 from masked_memory.settings.command import stage_main
@@ -36,7 +37,7 @@ def work(stage: str, cfg: Config) -> float:
     tune = section.tune
     if not tune.study:
         raise InputError(f"workers need a common study; type --{stage}.tune.study NAME")
-    module: Any = importlib.import_module(stage)
+    module: Any = importlib.import_module(module_of(stage))
     storage = tuning.Storage.of(Path(cfg.run.dir), tune.storage)
     study = tuning.open_study(storage, tune.study, LOWER_IS_BETTER, tune.startup_trials)
 

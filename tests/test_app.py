@@ -105,7 +105,8 @@ def served(memory: Memory, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.mark.system
 def test_importing_does_nothing_and_leaves_gradio_out(tmp_path: Path) -> None:
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import app; sys.exit('gradio' in sys.modules)"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from masked_memory.stages import app\n"
+    code += "sys.exit('gradio' in sys.modules)"
     call = [sys.executable, "-B", "-c", code]
     done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

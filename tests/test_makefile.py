@@ -1,5 +1,6 @@
 """make: each target comes down to the commands that the README names, with CONFIG and OPTIONS passed on."""
 
+import importlib.util
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from masked_memory.pipeline.commands import module_of
 from toys import ROOT, STAGES, draw_classes, newest
 
 pytestmark = [pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed"), pytest.mark.system]
@@ -45,7 +47,7 @@ def commands(target: str, environment: Path, *words: str) -> str:
     [
         ("study", [f"python reconstruct_masked.py {GIVEN} --reconstruct_masked.pictures null"]),
         ("app", [f"python app.py {GIVEN}"]),
-        ("bits", [f"python compare_bits.py {GIVEN}"]),
+        ("bits", [f"python -m masked_memory compare_bits {GIVEN}"]),
         (
             "bench",
             [
@@ -101,7 +103,7 @@ def test_the_lowest_versions_have_an_environment_of_their_own(environment: Path)
     lowest = f"{environment}-lowest"
     assert lines[-1] == f"{lowest}/bin/python -m pytest -n 2"
     (filled,) = [line for line in lines if "--resolution lowest-direct" in line]
-    assert f"--python {lowest}/bin/python" in filled and filled.endswith("-r requirements-dev.txt")
+    assert f"--python {lowest}/bin/python" in filled and filled.endswith("-r tests/requirements.txt")
 
 
 def test_the_demo_is_all_stages_in_order_and_the_summary(environment: Path) -> None:
@@ -130,9 +132,9 @@ def test_the_rivals_are_all_models_and_their_comparison(environment: Path) -> No
     assert all((ROOT / "presets" / f"{preset}.yaml").is_file() for _, preset, _ in found)
     assert "script=$1; preset=$2; shift 2;" in text
     assert "python $script.py --config presets/imagenette.yaml presets/$preset.yaml --run.seed 3 $@ || exit $?" in text
-    assert loop[-2:] == [f"python train_mae.py {GIVEN}", f"python train_painter.py {GIVEN}"]
+    assert loop[-2:] == [f"python -m masked_memory train_mae {GIVEN}", f"python -m masked_memory train_painter {GIVEN}"]
     told = "--compare_priors.told_distil best --compare_priors.masked_vqvae best"
-    assert compared == f"python compare_priors.py {GIVEN} {told}"
+    assert compared == f"python -m masked_memory compare_priors {GIVEN} {told}"
     assert studied.startswith(f"python reconstruct_masked.py {GIVEN} --reconstruct_masked.pictures null")
     for rival in ("rival_distil", "rival_mae", "painter"):
         assert f"--reconstruct_masked.{rival} best" in studied
@@ -143,7 +145,10 @@ def test_every_named_script_is_there(target: str, environment: Path) -> None:
     text = commands(target, environment)
     words = re.findall(r"python (\S+)\.py", text)
     named = [word for word in words if not word.startswith("$")] + re.findall(r'"(\w+) \w+[^"]*"', text)
-    assert named and all((ROOT / f"{name}.py").is_file() for name in named)
+    assert all((ROOT / f"{name}.py").is_file() for name in named)
+    stages = re.findall(r"python -m masked_memory (\S+)", text)
+    assert named or stages
+    assert all(importlib.util.find_spec(module_of(stage)) for stage in stages)
 
 
 def test_without_config_and_options_nothing_is_added(environment: Path) -> None:
@@ -175,4 +180,4 @@ def test_seeds_are_the_whole_demo_for_each_seed_and_their_comparison(environment
     text = commands("seeds", environment, "SEEDS=7 8", f"SEED_RUNS={seeds}")
     assert f"--run.dir {seeds}/8 --run.seed 8" in text and "--run.seed 7" not in text
     assert "--train_distil.tune.trials 0" in text and "--reconstruct_masked.pictures null" in text
-    assert f'python compare_seeds.py {GIVEN} --compare_seeds.folders "{seeds}/*"' in text
+    assert f'python -m masked_memory compare_seeds {GIVEN} --compare_seeds.folders "{seeds}/*"' in text

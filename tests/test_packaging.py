@@ -7,15 +7,16 @@ import sys
 import tarfile
 import tomllib
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import installed
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from masked_memory import __main__ as program
 from masked_memory.settings import loading
 from toys import ROOT
 
@@ -24,35 +25,37 @@ pytestmark = pytest.mark.system
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 COMMANDS: dict[str, str] = PROJECT["project"]["scripts"]
 SETUP: dict[str, Any] = PROJECT["tool"]["setuptools"]
-NAME = "reconstruct_masked_images"
-NOT_INSTALLED = ("tests", "docs", "benchmarks")
-ROOMS = sorted(folder.parent.name for folder in ROOT.glob("*/__init__.py") if folder.parent.name not in NOT_INSTALLED)
+NAME = "masked_memory"
+NOT_INSTALLED = ("tests", "docs", "benchmarks", "notebooks")
+ROOMS = sorted(".".join(f.relative_to(ROOT).parent.parts) for f in (ROOT / NAME).rglob("*/__init__.py"))
+STAGES = (*program.STAGES, *program.OTHERS)
 WORKFLOW_FILE = ROOT / ".github" / "workflows" / "tests.yml"
 WORKFLOW: dict[str, Any] = yaml.safe_load(WORKFLOW_FILE.read_text(encoding="utf-8"))
 LOCK = (ROOT / "requirements-lock.txt").read_text(encoding="utf-8")
 
 
-def stage_scripts() -> set[str]:
-    """The files at the top that can be run."""
-    return {file.stem for file in ROOT.glob("*.py") if 'if __name__ == "__main__":' in file.read_text(encoding="utf-8")}
-
-
-def command_of(stage: str) -> str:
-    return f"rmi-{stage.replace('_', '-')}"
+def runnable(folder: Path) -> set[str]:
+    """The files of a folder that can be run, but packages themselves."""
+    texts = {file.stem: file.read_text(encoding="utf-8") for file in folder.glob("*.py")}
+    return {name for name, text in texts.items() if 'if __name__ == "__main__":' in text} - {"__main__"}
 
 
 # --- what is installed ------------------------------------------------------------------------------------------------
 
 
-def test_every_stage_has_a_command() -> None:
-    assert set(COMMANDS) == {command_of(stage) for stage in stage_scripts()}
-    assert set(COMMANDS.values()) == {f"{NAME}.installed:main"}
-    assert len(COMMANDS) >= 16
+def test_the_command_runs_every_stage() -> None:
+    assert set(STAGES) == runnable(ROOT) | runnable(ROOT / NAME) | runnable(ROOT / NAME / "rivals")
 
 
-def test_every_room_is_installed_in_one_folder() -> None:
-    assert SETUP["package-dir"] == {NAME: "."}
-    assert sorted(SETUP["packages"]) == [NAME, *(f"{NAME}.{room}" for room in ROOMS)]
+def test_commands_of_former_versions_name_the_one_there_is() -> None:
+    assert COMMANDS.pop("masked-memory") == f"{NAME}.__main__:main"
+    assert len(COMMANDS) == 16 and set(COMMANDS.values()) == {f"{NAME}.__main__:renamed"}
+    assert {name.removeprefix("rmi-").replace("-", "_") for name in COMMANDS} == set(STAGES)
+
+
+def test_every_room_is_installed_and_the_files_at_the_top_as_one_more() -> None:
+    assert SETUP["package-dir"] == {NAME: NAME, f"{NAME}.stages": "."}
+    assert sorted(SETUP["packages"]) == sorted([NAME, *ROOMS])
 
 
 def test_the_version_is_one() -> None:
@@ -74,8 +77,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     for file in ROOT.iterdir():
         if file.is_file() and file.name != ".git":
             shutil.copy(file, tree)
-    for room in [*ROOMS, "presets", "shipped"]:
-        shutil.copytree(ROOT / room, tree / room, ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in (NAME, "presets"):
+        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for outside in (*NOT_INSTALLED, "runs", "data"):
         (tree / outside).mkdir()
         (tree / outside / "__init__.py").touch()
@@ -93,62 +96,72 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 def test_the_wheel_holds_what_the_stages_need_and_nothing_else(built: Built) -> None:
     with zipfile.ZipFile(built.wheel) as opened:
         names = {name for name in opened.namelist() if ".dist-info/" not in name}
-    wanted = {file.name for file in ROOT.glob("*.py")} | {"config.yaml"}
-    for room in [*ROOMS, "presets", "shipped"]:
-        files = (file for file in (ROOT / room).rglob("*") if file.is_file() and "__pycache__" not in file.parts)
-        wanted |= {file.relative_to(ROOT).as_posix() for file in files}
-    assert names == {f"{NAME}/{name}" for name in wanted}
+    at_the_top = [*ROOT.glob("*.py"), ROOT / "config.yaml"]
+    at_the_top += (ROOT / "presets").glob("*.yaml")
+    wanted = {f"{NAME}/stages/{file.relative_to(ROOT).as_posix()}" for file in at_the_top}
+    files = [file for file in (ROOT / NAME).rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    wanted |= {file.relative_to(ROOT).as_posix() for file in files if file.parent.name != "stages"}
+    assert names == wanted
 
 
 def test_the_source_archive_can_be_built_again_and_holds_no_tests_or_runs(built: Built) -> None:
     with tarfile.open(built.archive) as opened:
         names = {name.partition("/")[2] for name in opened.getnames()}
     assert {"pyproject.toml", "requirements.txt", "requirements-lock.txt", "README.md", "LICENSE"} <= names
-    assert {"config.yaml", "installed.py", "masked_memory/settings/loading.py", "CITATION.cff"} <= names
+    assert {"config.yaml", "train_vqvae.py", "masked_memory/settings/loading.py", "CITATION.cff"} <= names
     assert not {name for name in names if name.partition("/")[0] in (*NOT_INSTALLED, "runs", "data")}
 
 
-def test_an_installed_command_finds_rooms_and_presets_from_another_folder(built: Built, tmp_path: Path) -> None:
+def test_an_installed_command_finds_stages_and_presets_from_another_folder(built: Built, tmp_path: Path) -> None:
+    """And the modules at the top lie open to nobody else."""
     site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
     elsewhere.mkdir()
     with zipfile.ZipFile(built.wheel) as opened:
         opened.extractall(site)
-    (site / NAME / "probe.py").write_text(PROBE)
     code = (
-        f"import sys; sys.path.append({str(site)!r}); from {NAME}.installed import main; sys.argv[0] = 'bin/rmi-probe'"
+        f"import sys; sys.path.append({str(site)!r}); before = list(sys.path); sys.argv[0] = 'bin/masked-memory'\n"
+        f"from {NAME}.__main__ import main\n"
+        "status = main(['data-split', '--config', 'presets/imagenette.yaml', '--data.source', 'nowhere'])\n"
+        "from masked_memory.stages import vqvae; import importlib.util as found\n"
+        "print(status, vqvae.__file__, [x for x in ('vqvae', 'settings', 'models', 'app') if found.find_spec(x)])\n"
+        "print(sys.path == before)"
     )
-    call = [sys.executable, "-c", f"{code}; sys.exit(main())"]
-    done = subprocess.run(call, cwd=elsewhere, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (7, "")
-    assert done.stdout.splitlines() == [str(site / NAME / "settings" / "loading.py"), "imagenette"]
+    done = subprocess.run([sys.executable, "-c", code], cwd=elsewhere, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stderr.startswith("error: data.source nowhere is not"), done.stderr
+    *_, found, unchanged = done.stdout.splitlines()
+    assert found == f"2 {site / NAME / 'stages' / 'vqvae.py'} []" and unchanged == "True"
 
 
-#: A stage that asks for no more than its settings.
-PROBE = """
-from pathlib import Path
-from masked_memory.settings import loading
-
-def main():
-    print(loading.__file__)
-    print(loading.load([Path("presets/imagenette.yaml")], {}).data.source)
-    return 7
-"""
-
-
-def test_a_command_runs_the_stage_of_its_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "argv", ["C:/Scripts/rmi-tune.exe", "--help"])
-    assert installed.main() == 0
-    assert "python tune.py train_vqvae" in capsys.readouterr().out and sys.path[0] == str(ROOT)
-
-
-@pytest.mark.parametrize("name", ["train", "rmi-nothing", "rmi-"])
-def test_a_command_of_another_name_is_refused(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+def test_the_command_runs_the_stage_that_it_is_given(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(sys, "argv", [f"/usr/bin/{name}"])
-    assert installed.main() == 2
-    assert capsys.readouterr().err == f"error: this command is called {name}; expected rmi-STAGE, as pip named it\n"
+    for words in (["tune", "--help"], ["train-mae", "--help"], ["train_vqvae.py", "--help"]):
+        monkeypatch.setattr(sys, "argv", ["C:/Scripts/masked-memory.exe", *words])
+        with pytest.raises(SystemExit) if words[0] != "tune" else nullcontext():
+            assert program.main() == 0
+        stage = words[0].removesuffix(".py").replace("-", "_")
+        assert f"{stage} " in capsys.readouterr().out.partition("--config")[0]
+
+
+def test_the_command_alone_lists_the_stages(capsys: pytest.CaptureFixture) -> None:
+    assert (program.main([]), program.main(["--help"])) == (2, 0)
+    out = capsys.readouterr().out
+    assert all(re.search(rf"^  {stage} +\S", out, re.MULTILINE) for stage in STAGES)
+
+
+def test_a_stage_that_there_is_not_is_refused(capsys: pytest.CaptureFixture) -> None:
+    assert program.main(["train"]) == 2
+    assert capsys.readouterr().err.startswith("error: there is no stage train; expected one of: data_split, ")
+
+
+def test_a_command_of_a_former_version_says_what_to_type(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["C:/Scripts/rmi-train-vqvae.exe", "--help"])
+    assert program.renamed() == 2
+    assert capsys.readouterr().err == (
+        "error: rmi-train-vqvae is called masked-memory train_vqvae now; type: masked-memory train_vqvae\n"
+    )
 
 
 # --- the locked versions ----------------------------------------------------------------------------------------------
@@ -194,7 +207,7 @@ def test_the_lock_names_no_address_and_no_path() -> None:
     assert re.findall(r"https?:|file:|--\w*index\S*|--find-links|--trusted-host|@|/", LOCK) == []
 
 
-@pytest.mark.parametrize("file", ["requirements.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize("file", ["requirements.txt", "tests/requirements.txt"])
 def test_every_requirement_has_a_lowest_version(file: str) -> None:
     """So that `make test-lowest` tests a version that someone meant."""
     assert [one.name for one in requirements(file) if not any(part.operator == ">=" for part in one.specifier)] == []
@@ -233,8 +246,8 @@ def test_the_workflow_covers_the_systems_and_versions_that_are_promised() -> Non
 def test_the_short_demo_of_the_workflow_is_the_stages_of_make_demo() -> None:
     (listed,) = re.findall(r"^STAGES = (.*)\\\n(.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     stages = re.findall(r"\w+(?=\.py)", " ".join(listed))
-    run = [line.split()[0] for line in steps("tests") if line.startswith("rmi-")]
-    assert run == [*map(command_of, stages), "rmi-summary"]
+    run = [line.split()[1] for line in steps("tests") if line.startswith("masked-memory ")]
+    assert run == [*stages, "summary"]
     words = WORKFLOW["jobs"]["tests"]["env"]["SHORT"].split()
     pairs = zip(words[::2], words[1::2], strict=True)
     given = {name.removeprefix("--"): yaml.safe_load(value) for name, value in pairs}

@@ -251,7 +251,8 @@ def test_sync_into_a_database_that_was_lost_is_no_traceback(old_runs: Path, tmp_
 
 def test_help_names_every_option_and_asks_for_no_torch(tmp_path: Path) -> None:
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv = ['summary.py', '--help']\nimport summary\n"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv = ['summary.py', '--help']\n"
+        "from masked_memory.stages import summary\n"
         "try: summary.main()\nexcept SystemExit: print([name for name in ('torch', 'mlflow') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)

@@ -134,7 +134,7 @@ def take_memory(cfg: Config, split: Split, machine: Machine, measured: bool = Fa
         say("no classes in the data: recall is measured without a classifier")
     painter = None
     if section.painter is not None:
-        painter = wing("masked_memory.rivals.handoff.painter").take_painter(cfg, section.painter, split, vqvae, distil)
+        painter = wing("handoff.painter").take_painter(cfg, section.painter, split, vqvae, distil)
     memory = Memory(
         vqvae=vqvae.model,
         distil=distil.model,

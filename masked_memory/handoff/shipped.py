@@ -3,8 +3,9 @@
 Lent to pages, own pictures and samples, in a runs folder of its own (`runs/shipped/`), so that no run in `runs/` ever
 takes them and none of their numbers gets into a table. Weights are stored as bfloat16.
 
-    make shipped                                            trains them anew and packs them
-    python -m masked_memory.handoff.shipped --run.dir runs/to_ship        packs the best models of the demo in runs/to_ship
+    make shipped                             trains them anew and packs them
+    python -m masked_memory.handoff.shipped --run.dir runs/to_ship
+                                             packs the best models of the demo in runs/to_ship
 """
 
 import shutil
@@ -20,7 +21,7 @@ import yaml
 from masked_memory.handoff.memory import classifier_key, distil_key, prior_key
 from masked_memory.handoff.split import data_key, open_split
 from masked_memory.handoff.vqvae import take_vqvae, vqvae_key
-from masked_memory.pipeline.commands import make
+from masked_memory.pipeline.commands import make, module_of
 from masked_memory.pipeline.files import (
     InputError,
     alone,
@@ -72,7 +73,7 @@ def lend(cfg: Config, shipped: Path | None = None) -> Config:
     with alone(place / NOTE):
         lay_out(shipped, place)
         if note["data"] not in read_best(place, "data_split"):
-            import_module("data_split").run(borrowed)
+            import_module(module_of("data_split")).run(borrowed)
     found = open_split(borrowed).hash
     if found != note["split"]:
         raise InputError(

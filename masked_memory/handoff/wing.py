@@ -6,4 +6,4 @@ from typing import Any
 
 def wing(name: str) -> Any:
     """A module of the wing, such as "masked_memory.rivals.measuring.study_rivals"."""
-    return import_module(name)
+    return import_module(f"masked_memory.rivals.{name}")

@@ -32,7 +32,7 @@ ROWS_AT_A_TIME = 64  # the output layer is given multiples of it: for each other
 @dataclass(frozen=True)
 class DistilShape:
     """How large a fresh model is. relative_positions: attention has a learnt bias for where two tokens lie to each
-    other, beside the position embeddings; see `masked_memory/models/positions.py`."""
+    other, beside the position embeddings; see `models/positions.py`."""
 
     dim: int
     layers: int
@@ -224,7 +224,7 @@ def masked_cross_entropy(
 
 def prepare_for(model: "DistilBertForMaskedLM", device: torch.device, training: bool = True) -> None:
     """Move to the device. On CPU the plain attention is about twice as fast to train at these sizes as the fused one;
-    to ask, the one of `masked_memory/models/attention.py` is."""
+    to ask, the one of `models/attention.py` is."""
     from masked_memory.models.attention import IN_PARTS, offer_attention_in_parts
 
     torch.nn.Module.to(model, device)

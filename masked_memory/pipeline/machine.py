@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from masked_memory.home import HOME
 from masked_memory.pipeline.files import InputError
 from masked_memory.pipeline.processes import cores
 from masked_memory.pipeline.world import Alone, World, join_world
@@ -206,12 +207,11 @@ def versions() -> dict[str, str]:
 
 def commit() -> str:
     """The project's git commit, with +changes when the working tree differs, or 'unknown' outside a checkout."""
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():  # installed: git would find a project of someone else's around it
+    if not (HOME / ".git").exists():  # installed: git would find a project of someone else's around it
         return "unknown"
     try:
-        head = _git(root, "rev-parse", "HEAD")
-        return head + ("+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
+        head = _git(HOME, "rev-parse", "HEAD")
+        return head + ("+changes" if _git(HOME, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 

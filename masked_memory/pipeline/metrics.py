@@ -31,7 +31,7 @@ def ssim(a: Tensor, b: Tensor, data_range: float = 1.0) -> Tensor:
     windows wholly inside the picture count), mean over channels.
 
     data_range: 1 is right for pictures in [0, 1]; a larger one gives higher numbers for the same pictures
-    (`masked_memory/measuring/brain.py` shows by how much). Differentiable. Raises ValueError for pictures smaller than the window.
+    (`measuring/brain.py` shows by how much). Differentiable. Raises ValueError for pictures smaller than the window.
     """
     return ssim_map(a, b, data_range).flatten(1).mean(1)
 

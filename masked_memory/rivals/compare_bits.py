@@ -3,8 +3,8 @@
 Reads:  the models that reconstruct_masked reads; the best pixelcnn of runs/train_prior that is told nothing, if any
 Writes: runs/compare_bits/<run>/ with bits.csv, envelope.csv and figures/bits.png
 
-    python compare_bits.py
-    python compare_bits.py --compare_bits.pixelcnn null --compare_bits.strategies "[random, adaptive]"
+    python -m masked_memory compare_bits
+    python -m masked_memory compare_bits --compare_bits.pixelcnn null --compare_bits.strategies "[random, adaptive]"
 
 Bits are those of real streams, each picture its own: a range coder, with the probabilities of code counts, of a
 PixelCNN or of the DistilBERT. Every stream is decoded and compared. Kept tokens are coded each given those sent before,

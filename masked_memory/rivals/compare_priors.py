@@ -5,8 +5,8 @@ Reads:  the models that reconstruct_masked reads; the best pixelcnn and gan of r
         compare_priors.told_distil, if any
 Writes: runs/compare_priors/<run>/ with inpainting.csv, speed.csv, samples.csv, sweep.csv and figures/
 
-    python compare_priors.py
-    python compare_priors.py --compare_priors.masked_vqvae runs/train_vqvae/TIME-ID
+    python -m masked_memory compare_priors
+    python -m masked_memory compare_priors --compare_priors.masked_vqvae runs/train_vqvae/TIME-ID
 
 All fill in the same tokens of the same test pictures, told nothing about them, and trained without being told. Samples
 are asked for class by class where the prior can be told the class. Masks: True = masked, to be filled in.

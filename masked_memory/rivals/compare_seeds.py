@@ -3,8 +3,8 @@
 Reads:  the newest finished study in each runs folder of compare_seeds.folders (`make seeds` makes five)
 Writes: runs/compare_seeds/<run>/ with seeds.csv, paired.csv, models.csv and figures/seeds.png
 
-    python compare_seeds.py
-    python compare_seeds.py --compare_seeds.folders "elsewhere/seed-*"
+    python -m masked_memory compare_seeds
+    python -m masked_memory compare_seeds --compare_seeds.folders "elsewhere/seed-*"
 
 All seeds must share the split and measure the same pictures (same data settings, same reconstruct_masked.pictures).
 """

@@ -3,8 +3,8 @@
 Reads:  runs/data_split/<best>, runs/train_vqvae/<best> (whose tokens are the cells)
 Writes: runs/train_mae/<run>/ with model/, errors.csv, curves, completed samples
 
-    python train_mae.py
-    python train_mae.py --train_mae.inputs reconstructions
+    python -m masked_memory train_mae
+    python -m masked_memory train_mae --train_mae.inputs reconstructions
     python reconstruct_masked.py --reconstruct_masked.rival_mae best
 
 It is trained for squared error on random masks of all sizes, and so tells how far a completion of such masks is from

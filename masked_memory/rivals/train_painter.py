@@ -3,7 +3,7 @@
 Reads:  runs/vqvae_reconstruction/<best> (the indices), runs/train_vqvae/<best>, runs/train_distil/<best>
 Writes: runs/train_painter/<run>/ with model/, errors.csv, curves, painted samples
 
-    python train_painter.py
+    python -m masked_memory train_painter
     python reconstruct_masked.py --reconstruct_masked.painter best
 
 The DistilBERT says under random masks of all sizes which code vectors are to be expected; the painter learns to paint

@@ -9,6 +9,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from masked_memory.home import HOME
 from masked_memory.settings.config import Config, Typed
 from masked_memory.settings.kinds import Only, Section, flatten, nearest
 from masked_memory.settings.layers import (
@@ -24,7 +25,7 @@ from masked_memory.settings.layers import (
 )
 from masked_memory.settings.plain_yaml import odd_text, read_plain
 
-BASE_FILE = Path(__file__).resolve().parent.parent / "config.yaml"
+BASE_FILE = HOME / "config.yaml"
 
 
 class ConfigError(ValueError):

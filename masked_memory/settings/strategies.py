@@ -1,7 +1,7 @@
 """What can be chosen when a picture is forgotten and recalled: strategies, decodings, kinds of masks.
 
 One registry each, read by settings, help, figures, the page and the documentation. What a strategy does stands in
-`masked_memory/recall/choosing.py`, under the same name in ORDERS; what a decoding does in `masked_memory/recall/fillers.py`. No torch here.
+`recall/choosing.py`, under the same name in ORDERS; what a decoding does in `recall/fillers.py`. No torch here.
 """
 
 from typing import TYPE_CHECKING, Literal, NamedTuple

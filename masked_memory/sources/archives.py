@@ -1,6 +1,6 @@
 """Finds pictures inside uncompressed tar files. They are read where they lie; nothing is unpacked, no link is followed.
 
-- one tar, with a layout of `masked_memory/sources/folders.py` inside, or all of that in one folder
+- one tar, with a layout of `sources/folders.py` inside, or all of that in one folder
 - several tars (shards) by a pattern, such as shards/*.tar: one tree. Where their names say train, val or test, as in
   train-000.tar, they are these parts
 - WebDataset (https://github.com/webdataset/webdataset), in one tar or in shards: KEY.jpg with its class in KEY.cls, a

@@ -2,7 +2,7 @@
 so they may be larger than the disk.
 
 - tars, compressed or not, at any address that fsspec opens (https, s3, gs, file, ...), one or many: `*` and
-  `{000..127}` stand for several. Layouts as in `masked_memory/sources/archives.py`; the .cls of a picture stands beside it in the tar
+  `{000..127}` stand for several. Layouts as in `sources/archives.py`; the .cls of a picture stands beside it in the tar
 - data sets of Hugging Face: hf://OWNER/NAME, or a folder written by `save_to_disk` or full of .parquet files. The first
   column of pictures is taken, and the first of classes
 """

@@ -1,5 +1,6 @@
 """The pages say what the tables, the settings and the code say: docs/tables.py, README.md and docs/*.md."""
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -11,6 +12,7 @@ import yaml
 
 from docs import collecting, tables
 from docs import shelf as shelves
+from masked_memory.pipeline.commands import module_of
 from masked_memory.settings import loading
 from masked_memory.settings.config import Config
 from masked_memory.settings.strategies import DECODINGS, STRATEGIES
@@ -233,7 +235,7 @@ def test_collect_needs_the_machine(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_list_of_sources_names_files_that_stages_write() -> None:
     known = yaml.safe_load(collecting.SOURCES.read_text(encoding="utf-8"))
     for group in known.values():
-        assert (ROOT / f"{group['stage']}.py").is_file()
+        assert importlib.util.find_spec(module_of(group["stage"]))
         for entry in group["tables"].values():
             assert entry["file"] == "metrics.json" or f'"{entry["file"]}"' in _all_code(), entry
 

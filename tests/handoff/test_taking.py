@@ -207,5 +207,6 @@ def test_commands_that_are_named_can_be_typed_where_one_stands(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     script = Path(shlex.split(command("train_vqvae"))[1])
     assert script.is_file() and script.is_absolute() and (Path(shlex.split(make("demo"))[2]) / "Makefile").is_file()
-    monkeypatch.setattr("sys.argv", ["/usr/bin/rmi-train-distil", "--resume"])
-    assert command("train_vqvae") == "rmi-train-vqvae"
+    assert command("train_mae") == f"PYTHONPATH={shlex.quote(str(HOME))} python -m masked_memory train_mae"
+    monkeypatch.setattr("sys.argv", ["C:/Scripts/masked-memory.exe", "--resume"])
+    assert (command("train_vqvae"), command("train_mae")) == ("masked-memory train_vqvae", "masked-memory train_mae")

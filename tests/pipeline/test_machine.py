@@ -88,12 +88,12 @@ def test_the_commit_of_a_repository_around_an_installed_package_is_not_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with a .venv within a project of someone's own."""
-    package = tmp_path / ".venv" / "reconstruct_masked_images" / "pipeline"
+    package = tmp_path / ".venv" / "masked_memory" / "stages"
     package.mkdir(parents=True)
-    monkeypatch.setattr("masked_memory.pipeline.machine.__file__", str(package / "machine.py"))
+    monkeypatch.setattr("masked_memory.pipeline.machine.HOME", package)
     monkeypatch.setattr(
         "masked_memory.pipeline.machine._git", lambda root, *arguments: "a commit of the project around it"
     )
     assert commit() == "unknown"
-    (tmp_path / ".venv" / "reconstruct_masked_images" / ".git").touch()
+    (package / ".git").touch()
     assert commit().startswith("a commit")

@@ -109,7 +109,8 @@ def test_a_limit_of_the_process_counts():
     """`ulimit -d`, as clusters set it."""
     pytest.importorskip("resource", reason="there are no such limits on Windows")
     program = (
-        "import resource, torch, psutil; from pipeline.machine import Machine; from pipeline.needs import free_bytes\n"
+        "import resource, torch, psutil; from masked_memory.pipeline.machine import Machine\n"
+        "from masked_memory.pipeline.memory_check import free_bytes\n"
         "taken = psutil.Process().memory_info().data\n"
         "resource.setrlimit(resource.RLIMIT_DATA, (taken + 5 * 10**8,) * 2)\n"
         "print(free_bytes(Machine(torch.device('cpu'), False, 1)))"

@@ -47,7 +47,7 @@ def test_of_a_process_elsewhere_and_of_one_that_was_not_noted_nobody_can_tell() 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system keeps no process to some cores")
 def test_a_job_that_was_given_one_core_has_one() -> None:
     count = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); "
-    count += "from pipeline.processes import cores; print(cores())"
+    count += "from masked_memory.pipeline.processes import cores; print(cores())"
     assert subprocess.run([sys.executable, "-c", count], cwd=ROOT, capture_output=True, check=True).stdout == b"1\n"
 
 

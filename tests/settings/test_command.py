@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from masked_memory.pipeline.commands import module_of
 from masked_memory.pipeline.files import InputError
 from masked_memory.settings import command, loading
 from masked_memory.settings.config import Config
@@ -78,7 +79,7 @@ def test_misspelt_options_that_are_no_settings_are_named_too(capsys, typed, mean
 def test_a_reader_that_goes_away_ends_the_program_in_a_line(lines):
     """Short outputs fail at the end of the process, long ones within the run. As in `python STAGE.py | head -1`."""
     program = (
-        "import sys; from settings import command\n"
+        "import sys; from masked_memory.settings import command\n"
         f"run = lambda cfg, resume: print('\\n'.join(['a line'] * {lines}))\n"
         "sys.exit(command.stage_main('summary', run, 'text', argv=[], resumable=False))"
     )
@@ -93,7 +94,7 @@ def test_a_reader_that_goes_away_ends_the_program_in_a_line(lines):
 def test_both_streams_may_lose_their_reader(tmp_path):
     """As in `python STAGE.py 2>&1 | head -1`."""
     program = (
-        "import sys; from settings import command\n"
+        "import sys; from masked_memory.settings import command\n"
         "run = lambda cfg, resume: print('\\n'.join(['a line'] * 100_000))\n"
         "status = command.stage_main('summary', run, 'text', argv=[], resumable=False)\n"
         f"open({str(tmp_path / 'status')!r}, 'w').write(str(status))"
@@ -107,7 +108,7 @@ def test_both_streams_may_lose_their_reader(tmp_path):
 
 def test_another_broken_pipe_is_not_taken_for_the_output():
     program = (
-        "import sys; from settings import command\n"
+        "import sys; from masked_memory.settings import command\n"
         "def run(cfg, resume): raise BrokenPipeError('of a worker')\n"
         "sys.exit(command.stage_main('summary', run, 'text', argv=[], resumable=False))"
     )
@@ -249,7 +250,7 @@ STAGES_WITH_HELP = [name for name in Config.model_fields if name not in ("run", 
 
 @pytest.mark.parametrize("section", STAGES_WITH_HELP)
 def test_help_fits_a_screen_with_what_is_changed_most_first_and_every_key_named(capsys, section):
-    module = importlib.import_module(section)
+    module = importlib.import_module(module_of(section))
     with pytest.raises(SystemExit) as exit_:
         command.stage_main(section, module.run, module.__doc__, getattr(module, "SHORTCUTS", None), ["--help"])
     assert exit_.value.code == 0

@@ -248,9 +248,10 @@ def test_a_command_has_what_was_typed_and_matters_to_its_stage(tmp_path):
         f"python train_vqvae.py --config '{mine}' --run.dir r --data.source 'p q' --train_vqvae.hidden 32"
     )
     assert mend("train_mae", cfg, ["presets/x.yaml"]) == (
-        f"python train_mae.py --config '{mine}' presets/x.yaml --run.dir r --data.source 'p q' --train_vqvae.hidden 32"
+        "python -m masked_memory train_mae "
+        f"--config '{mine}' presets/x.yaml --run.dir r --data.source 'p q' --train_vqvae.hidden 32"
     ), "what says which VQ-VAE it takes"
-    assert mend("train_mae", load([], {})) == "python train_mae.py"
+    assert mend("train_mae", load([], {})) == "python -m masked_memory train_mae"
 
 
 def test_a_cut_off_cache_of_pictures_is_noticed(ran, typed, tmp_path):

@@ -116,7 +116,11 @@ def test_killed_and_resumed_equals_never_killed(ran, killed, typed, stage):
             "masked_memory.measuring.study.choose_order",
             ("curves.csv", "paired.csv", "per_picture.safetensors"),
         ),
-        ("vqvae_reconstruction", "vqvae_reconstruction.picture_errors", ("pictures.csv", "indices/indices.npy")),
+        (
+            "vqvae_reconstruction",
+            "masked_memory.stages.vqvae_reconstruction.picture_errors",
+            ("pictures.csv", "indices/indices.npy"),
+        ),
     ],
 )
 def test_what_was_measured_before_a_stage_ended_is_not_measured_again(

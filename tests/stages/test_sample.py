@@ -154,7 +154,7 @@ def test_more_samples_than_test_pictures_are_as_many_as_there_are(made):
 
 def test_batches_that_were_drawn_before_it_ended_are_not_drawn_again(made, monkeypatch):
     cfg = prior_settings(*made[:2], sample={"prior": "distil", "num_samples": 7, "batch_size": 2})
-    drawn = Counted(monkeypatch, "sample.check_kept")
+    drawn = Counted(monkeypatch, "masked_memory.stages.sample.check_kept")
     sample.run(cfg)
     whole = newest(made[0], "sample")
     assert drawn.start_again(ends_at=3) == 4

@@ -1,7 +1,7 @@
 """Symbols and their probabilities -> the bytes of each picture, and back.
 
-Letters: B pictures of a batch, N tokens, M symbols, A how many symbols there could be. A coder (`masked_memory/rivals/coding/coders.py`,
-`masked_memory/rivals/coding/positions.py`) is written once, for both ends: it asks a `Channel` for symbols and says how probable each is.
+Letters: B pictures of a batch, N tokens, M symbols, A how many symbols there could be. A coder (`coders.py`,
+`positions.py`) is written once, for both ends: it asks a `Channel` for symbols and says how probable each is.
 The `Sender` knows them and notes them down; the `Receiver` decodes them. Whatever else a coder knows came through the
 channel before, so both ends ask the models the same questions in the same batches and get the same digits.
 

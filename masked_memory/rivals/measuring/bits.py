@@ -1,7 +1,7 @@
 """Error against bits: what is measured of every method, and two of them, picture formats and smaller codebooks.
 
-The strategies and whole grids are in `masked_memory/rivals/measuring/coded.py`, the best of all in `masked_memory/rivals/measuring/envelope.py`. Bits are those
-of real streams (`masked_memory/rivals/coding/`), each picture its own, decoded as a check.
+The strategies and whole grids are in `coded.py`, the best of all in `envelope.py`. Bits are those
+of real streams (`rivals/coding/`), each picture its own, decoded as a check.
 """
 
 import math

@@ -7,7 +7,7 @@ be predicted.
 
 Only visible cells go through the encoder. The decoder, which is lighter, sees them and a learnt vector for each masked
 cell. Beside the position embeddings, attention has a learnt bias for where two cells lie to each other, see
-`masked_memory/models/positions.py`.
+`models/positions.py`.
 """
 
 import json

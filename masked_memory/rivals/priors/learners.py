@@ -1,6 +1,6 @@
 """The priors as the training loop sees them.
 
-Letters: B batch, N = h*w tokens, F facts told about a picture (see `masked_memory/models/conditioning.py`). Tokens are long (B, N).
+Letters: B batch, N = h*w tokens, F facts told about a picture (see `models/conditioning.py`). Tokens are long (B, N).
 """
 
 import math

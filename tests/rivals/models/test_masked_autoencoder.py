@@ -110,7 +110,7 @@ def test_the_bias_of_some_cells_is_that_of_all(draws: torch.Generator) -> None:
 @pytest.mark.usefixtures("no_gradients")
 def test_it_comes_back_from_disk(tmp_path: Path, pictures: Tensor, mask: Tensor) -> None:
     model = tiny_mae()
-    with pytest.raises(FileNotFoundError, match=r"type: python train_mae\.py"):
+    with pytest.raises(FileNotFoundError, match=r"type: python -m masked_memory train_mae"):
         load_masked_autoencoder(tmp_path, CPU)
     write_safetensors(tmp_path / "model.safetensors", model.state_dict())
     write_json(tmp_path / "config.json", asdict(model.config))

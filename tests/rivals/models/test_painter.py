@@ -95,7 +95,7 @@ def test_the_rivals_show_ours_with_and_without(memory: Memory, hole: Hole) -> No
 
 
 def test_it_comes_back_from_disk(memory: Memory, hole: Hole, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"type: python train_painter\.py"):
+    with pytest.raises(FileNotFoundError, match=r"type: python -m masked_memory train_painter"):
         load_painter(tmp_path, memory.vqvae)
     write_safetensors(tmp_path / "model.safetensors", memory.painter.state_dict())
     loaded, vectors = load_painter(tmp_path, memory.vqvae), memory.codebook[hole.tokens]

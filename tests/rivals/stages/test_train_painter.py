@@ -165,7 +165,9 @@ def test_a_painter_for_other_models_is_refused(
     take_memory(cfg, open_split(cfg), machine)
     file = folder / "model" / "meta.json"
     write_json(file, read_json(file) | {name: "another"})
-    with pytest.raises(InputError, match=rf"{name} is another, but .* is needed here; type: python train_painter\.py"):
+    with pytest.raises(
+        InputError, match=rf"{name} is another, but .* is needed here; type: python -m masked_memory train_painter"
+    ):
         take_memory(cfg, open_split(cfg), machine)
 
 
