@@ -31,6 +31,7 @@ from masked_memory.models.distilbert import (
     masked_cross_entropy,
     prepare_for,
     start_from_codebook,
+    weights_of,
 )
 from masked_memory.models.sizes import completing_bytes
 from masked_memory.pipeline.draws import Draws, for_rows
@@ -305,11 +306,9 @@ def completed_figure(
 
 def save(stage: Stage, learner: DistilLearner, split: Split, vqvae: HandedVQVAE, section: TrainDistilSection) -> None:
     """model/: as transformers reads it (config.json, model.safetensors), and meta.json."""
-    tensors = learner.model.state_dict()
-    tensors.pop("vocab_projector.weight")  # tied to the input embedding, and stored there
     meta = {**split.identity, **vqvae.identity, "tokens": learner.train_tokens.shape[1]}
     meta["label_drop"] = section.label_drop if section.condition_on_class else None
-    stage.model(tensors, learner.model.config.to_dict(), meta)
+    stage.model(weights_of(learner.model), learner.model.config.to_dict(), meta)
 
 
 def main() -> int:

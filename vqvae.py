@@ -6,9 +6,7 @@ Pictures are float in [-1, 1]. Nobody outside this file touches the codebook: ot
 `decode_indices`, `embed_indices`, `codebook_vectors` and `decode_codes`.
 """
 
-import json
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -17,9 +15,10 @@ from torch import Tensor, nn
 
 from masked_memory.models.codebook import count_codes, draw_rows, rotate, spread_rows
 from masked_memory.models.conditioning import Conditioning, Told
+from masked_memory.models.pretrained import Pretrained
 from masked_memory.models.strided import plain_decoder, plain_encoder
 from masked_memory.pipeline.draws import Draws
-from masked_memory.pipeline.files import InputError, digest
+from masked_memory.pipeline.files import digest
 from masked_memory.pipeline.world import Alone, World
 
 FRESH_SHARE = 0.3  # use a restarted code is credited with, of the average: time to find its vectors, or be redrawn
@@ -296,8 +295,10 @@ class VQVAEOutput(NamedTuple):
     losses: dict[str, Tensor]  # loss, reconstruction_loss, codebook_loss, commitment_loss
 
 
-class VQVAE(nn.Module):
+class VQVAE(Pretrained):
     """Encoder, quantiser, decoder. `forward` is for training; the methods below are the contract for all others."""
+
+    config_class, kind, made_by = VQVAEConfig, "VQ-VAE", "train_vqvae"
 
     def __init__(self, config: VQVAEConfig) -> None:
         super().__init__()
@@ -386,32 +387,6 @@ class VQVAE(nn.Module):
         if self.config.reconstruction_loss == "bce":
             return output.sigmoid() * 2 - 1
         return output.clamp(-1, 1)
-
-
-def load_vqvae(folder: Path, device: torch.device) -> VQVAE:
-    """The model in `folder` (config.json and model.safetensors), in evaluation mode.
-
-    Raises FileNotFoundError when the folder holds no model, InputError when it holds another kind of model, or one of
-    a version with other layers.
-    """
-    from safetensors.torch import load_file
-
-    config_file = folder / "config.json"
-    if not config_file.is_file():
-        raise FileNotFoundError(f"{config_file} is missing; expected model/ of a run of train_vqvae")
-    stored = json.loads(config_file.read_text(encoding="utf-8"))
-    unknown = set(stored) - {field.name for field in fields(VQVAEConfig)}
-    if unknown:
-        raise InputError(f"{config_file} is not a VQ-VAE's: it has {sorted(unknown)}")
-    model, weights = VQVAE(VQVAEConfig(**stored)), load_file(folder / "model.safetensors")
-    expected = model.state_dict()
-    if {name: w.shape for name, w in weights.items()} != {name: w.shape for name, w in expected.items()}:
-        raise InputError(
-            f"the VQ-VAE in {folder} was trained by another version, with other layers; "
-            "use the commit in its run.json, or train anew in another folder: --run.dir FOLDER"
-        )
-    model.load_state_dict(weights)
-    return model.to(device).eval()
 
 
 def codebook_digest(model: VQVAE) -> str:

@@ -15,8 +15,7 @@ from masked_memory.models.codebook import count_codes, rotate, spread_rows
 from masked_memory.pipeline.files import InputError, write_json, write_safetensors
 from masked_memory.pipeline.world import Alone
 from masked_memory.stages import vqvae
-from masked_memory.stages.vqvae import VQVAE, Quantizer, VQVAEConfig, load_vqvae
-from toys import CPU
+from masked_memory.stages.vqvae import VQVAE, Quantizer, VQVAEConfig
 
 
 def test_unknown_stems_and_starts_are_refused():
@@ -544,7 +543,7 @@ def test_a_stored_model_comes_back_bit_equal(update: str, tmp_path: Path) -> Non
     model, pictures = VQVAE(config), random_pictures(config)
     model(pictures)  # so that the codebook and its averages are not those of a fresh model
     store(model, tmp_path)
-    loaded = load_vqvae(tmp_path, CPU)
+    loaded = VQVAE.from_pretrained(tmp_path)
     assert loaded.config == config and not loaded.training
     assert torch.equal(loaded.quantizer.use, model.quantizer.use) and bool(loaded.quantizer.initialized)
     model.eval()
@@ -553,32 +552,11 @@ def test_a_stored_model_comes_back_bit_equal(update: str, tmp_path: Path) -> Non
     assert torch.equal(ours.reconstruction, theirs.reconstruction) and torch.equal(ours.indices, theirs.indices)
 
 
-def test_a_missing_folder_says_which_command_makes_the_model(tmp_path: Path) -> None:
-    with pytest.raises(
-        FileNotFoundError, match=r"absent.*config\.json is missing; expected model/ of a run of train_vqvae"
-    ):
-        load_vqvae(tmp_path / "absent", CPU)
-
-
-def test_missing_weights_are_reported_as_a_missing_file(tmp_path: Path) -> None:
-    store(VQVAE(TINY), tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError):
-        load_vqvae(tmp_path, CPU)
-
-
-def test_the_config_of_another_kind_of_model_is_refused(tmp_path: Path) -> None:
-    store(VQVAE(TINY), tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet18", "hidden": 16}), encoding="utf-8")
-    with pytest.raises(InputError, match=r"is not a VQ-VAE's.*architecture"):
-        load_vqvae(tmp_path, CPU)
-
-
 def test_weights_of_a_version_with_other_layers_are_refused_with_what_to_do(tmp_path: Path) -> None:
     store(VQVAE(replace(TINY, residual_blocks=TINY.residual_blocks + 1)), tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(asdict(TINY)), encoding="utf-8")
     with pytest.raises(InputError, match=r"trained by another version.*--run\.dir FOLDER"):
-        load_vqvae(tmp_path, CPU)
+        VQVAE.from_pretrained(tmp_path)
 
 
 # It learns

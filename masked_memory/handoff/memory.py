@@ -10,7 +10,7 @@ from masked_memory.handoff.split import Split
 from masked_memory.handoff.taking import take_run
 from masked_memory.handoff.vqvae import HandedIndices, HandedVQVAE, mend_for, take_indices, take_vqvae
 from masked_memory.handoff.wing import wing
-from masked_memory.models.classifier import Classifier, load_classifier
+from masked_memory.models.classifier import Classifier
 from masked_memory.models.distilbert import classes_of
 from masked_memory.models.elsewhere import imagenet_judge
 from masked_memory.pipeline.machine import Machine
@@ -56,7 +56,7 @@ def take_classifier(
     folder = take_run(cfg, asked, Sought("train_classifier", key, wanted, command), setting)
     meta = checked_meta(folder, "train_classifier", split.identity | vqvae.identity, command)
     say(f"inherited: classifier {folder}{'' if degrade else ', the second judge'}")
-    return Handed("train_classifier", folder, load_classifier(folder / "model", vqvae.device), meta)
+    return Handed("train_classifier", folder, Classifier.from_pretrained(folder, vqvae.device), meta)
 
 
 def distil_key(split: Split, vqvae: HandedVQVAE, told: bool, published: bool = False) -> str:
@@ -86,7 +86,7 @@ def take_distil(
     folder = take_run(cfg, asked, Sought("train_distil", key, wanted, command), "distil", described=not published)
     meta = checked_meta(folder, "train_distil", split.identity | vqvae.identity, command)
     say(f"inherited: DistilBERT {folder}")
-    return HandedDistil("train_distil", folder, load_distilbert(folder / "model", vqvae.device), meta)
+    return HandedDistil("train_distil", folder, load_distilbert(folder, vqvae.device), meta)
 
 
 @dataclass(frozen=True)

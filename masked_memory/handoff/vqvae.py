@@ -23,7 +23,7 @@ from masked_memory.pipeline.runs import Sought, check_handed, resolve_run
 from masked_memory.pipeline.stage import say
 from masked_memory.settings.config import Config
 from masked_memory.settings.train_vqvae import TrainVQVAESection
-from masked_memory.stages.vqvae import VQVAE, load_vqvae
+from masked_memory.stages.vqvae import VQVAE
 
 
 class HandedVQVAE(Handed[VQVAE]):
@@ -140,7 +140,7 @@ def take_vqvae(
     described = not rival and masked == section.component_masking.enabled
     folder = take_run(cfg, asked, Sought("train_vqvae", key, wanted, command), "vqvae", described)
     meta = checked_meta(folder, "train_vqvae", split.identity, mend("train_vqvae", cfg))
-    handed = HandedVQVAE("train_vqvae", folder, load_vqvae(folder / "model", device), meta)
+    handed = HandedVQVAE("train_vqvae", folder, VQVAE.from_pretrained(folder, device), meta)
     if not tells and not handed.label_drop:
         remedy = f"type: {mend('train_vqvae', cfg)} --train_vqvae.label_drop 0.1"
         raise lacks_label_drop(folder, "it cannot paint without being told", remedy)

@@ -3,7 +3,6 @@
 Pictures are float (B, C, H, W) in [-1, 1]; grids are long (B, h, w). All give logits (B, classes).
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from masked_memory.pipeline.commands import command
+from masked_memory.models.pretrained import Pretrained
 
 Architecture = Literal["compact", "resnet18", "resnet50", "codes"]
 SMALL_PICTURE = 96  # pixels; below it a ResNet's stem would leave too few positions
@@ -31,9 +30,15 @@ class ClassifierConfig:
     std: tuple[float, ...]
     width: int = 1  # of compact and codes: channels in multiples of the usual
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", tuple(self.mean))  # JSON has lists
+        object.__setattr__(self, "std", tuple(self.std))
 
-class Classifier(nn.Module):
+
+class Classifier(Pretrained):
     """Normalises, then classifies. `sees_codes`: takes index grids instead of pictures."""
+
+    config_class, kind, made_by = ClassifierConfig, "classifier", "train_classifier"
 
     mean: Tensor
     std: Tensor
@@ -44,6 +49,11 @@ class Classifier(nn.Module):
         self.register_buffer("mean", torch.tensor(config.mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(config.std).view(1, -1, 1, 1))
         self.net = _build(config, pretrained)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> "Classifier":
+        """As of every model; convolutions are faster with channels last in memory."""
+        return super().from_pretrained(folder, device).to(memory_format=torch.channels_last)
 
     @property
     def sees_codes(self) -> bool:
@@ -133,17 +143,3 @@ class CodeCNN(nn.Module):
     def forward(self, indices: Tensor) -> Tensor:
         features = self.features(self.embedding(indices).permute(0, 3, 1, 2))  # (B, 128 * width, h, w)
         return self.head(torch.cat([features.mean((2, 3)), features.amax((2, 3))], dim=1))
-
-
-def load_classifier(folder: Path, device: torch.device) -> Classifier:
-    """The model in `folder`, in evaluation mode. Raises FileNotFoundError when there is none."""
-    from safetensors.torch import load_file
-
-    file = folder / "config.json"
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing; type: {command('train_classifier')}")
-    stored = json.loads(file.read_text(encoding="utf-8"))
-    config = ClassifierConfig(**{**stored, "mean": tuple(stored["mean"]), "std": tuple(stored["std"])})
-    model = Classifier(config)
-    model.load_state_dict(load_file(folder / "model.safetensors"))
-    return model.to(device).to(memory_format=torch.channels_last).eval()

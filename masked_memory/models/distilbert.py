@@ -18,12 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from masked_memory.models.pretrained import read_model_config, read_weights
 from masked_memory.pipeline.commands import command
+from masked_memory.pipeline.files import InputError
 from masked_memory.pipeline.machine import sent
 from masked_memory.stages.masking import hide
 
 if TYPE_CHECKING:
     from transformers import DistilBertForMaskedLM
+
+    from masked_memory.models.masked_distilbert import MaskedDistilBert
 
 
 ROWS_AT_A_TIME = 64  # the output layer is given multiples of it: for each other number code is made anew, and kept
@@ -45,7 +49,7 @@ def build_distilbert(codebook_size: int, tokens: int, shape: DistilShape, classe
     """A fresh model. `pad_token_id=None`: its default 0 would freeze the embedding of code 0."""
     from transformers import DistilBertConfig
 
-    from masked_memory.models.grid_distilbert import GridDistilBert
+    from masked_memory.models.masked_distilbert import MaskedDistilBert
 
     sizes = _vocabulary(codebook_size, tokens, classes)
     sizes |= {"relative_positions": shape.relative_positions, "grid": math.isqrt(tokens)}
@@ -58,7 +62,7 @@ def build_distilbert(codebook_size: int, tokens: int, shape: DistilShape, classe
         dropout=shape.dropout,
         attention_dropout=shape.dropout,
     )
-    return GridDistilBert(config)
+    return MaskedDistilBert(config)
 
 
 def _vocabulary(codebook_size: int, tokens: int, classes: int) -> dict[str, Any]:
@@ -125,22 +129,31 @@ def blank_mask_token(model: "DistilBertForMaskedLM") -> None:
     embeddings.weight.register_hook(keep_zero)
 
 
-def load_distilbert(folder: Path, device: torch.device) -> "DistilBertForMaskedLM":
-    """The model that `train_distil.py` wrote to `folder`, in evaluation mode."""
-    from safetensors.torch import load_file
+def load_distilbert(folder: str | Path, device: torch.device) -> "MaskedDistilBert":
+    """The model that `train_distil.py` wrote to a run folder, or to `model/` of one, in evaluation mode.
+
+    Raises InputError when there is none, when it is one of another kind, and when it is damaged.
+    """
     from transformers import DistilBertConfig
 
-    from masked_memory.models.grid_distilbert import GridDistilBert
+    from masked_memory.models.masked_distilbert import MaskedDistilBert
 
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder / 'config.json'} is missing; type: {command('train_distil')}")
-    model = GridDistilBert(DistilBertConfig.from_pretrained(folder, local_files_only=True))
-    weights = load_file(folder / "model.safetensors")  # the output layer is tied to the embeddings, and stored there
-    weights["vocab_projector.weight"] = weights["distilbert.embeddings.word_embeddings.weight"]
+    stored, weights = read_model_config(folder, "train_distil"), read_weights(folder, "train_distil")
+    embedded = weights.get("distilbert.embeddings.word_embeddings.weight")
+    if stored.get("model_type") != "distilbert" or embedded is None:
+        found = stored.get("model_type") or f"a model with {', '.join(sorted(stored)[:3])}"
+        raise InputError(f"{folder} holds {found}; expected a DistilBERT, made by: {command('train_distil')}")
+    model = MaskedDistilBert(DistilBertConfig.from_dict(stored))
+    weights["vocab_projector.weight"] = embedded  # the output layer is tied to the embeddings, and stored there
     model.load_state_dict(weights)
     model.eval()
     prepare_for(model, device, training=False)
     return model
+
+
+def weights_of(model: "DistilBertForMaskedLM") -> dict[str, Tensor]:
+    """What is stored of a model: all but the output layer, which is tied to the embeddings."""
+    return {name: tensor for name, tensor in model.state_dict().items() if name != "vocab_projector.weight"}
 
 
 def codes_of(model: "DistilBertForMaskedLM") -> int:

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from masked_memory.models.classifier import Classifier, ClassifierConfig, load_classifier
+from masked_memory.models.classifier import Classifier, ClassifierConfig
 from masked_memory.pipeline.files import write_json, write_safetensors
 from toys import classifier_config
 
@@ -58,12 +58,7 @@ def test_saved_and_loaded_gives_the_same_logits(tmp_path):
     write_safetensors(tmp_path / "model.safetensors", model.state_dict())
     write_json(tmp_path / "config.json", asdict(model.config))
     x = batch("compact", 32, 3)
-    assert torch.equal(load_classifier(tmp_path, torch.device("cpu"))(x), model(x))
-
-
-def test_missing_model_names_the_command(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"python train_classifier\.py"):
-        load_classifier(tmp_path, torch.device("cpu"))
+    assert torch.equal(Classifier.from_pretrained(tmp_path)(x), model(x))
 
 
 @pytest.mark.parametrize("architecture", ["compact", "codes", "resnet18"])

@@ -9,8 +9,7 @@ import torch
 
 from masked_memory.models.conditioning import Told, columns_of, drop, fit_columns
 from masked_memory.pipeline.files import InputError, write_json
-from masked_memory.stages.vqvae import VQVAE, VQVAEConfig, load_vqvae
-from toys import CPU
+from masked_memory.stages.vqvae import VQVAE, VQVAEConfig
 
 TINY = VQVAEConfig(16, 5, 4, 16, 1, codebook_size=12, code_dim=6, data_init=False)
 TOLD = replace(TINY, condition_numbers=2, condition_classes=(3, 4))
@@ -118,7 +117,7 @@ def test_a_model_of_before_conditions_still_loads(tmp_path: Path):
     old = {name: value for name, value in stored.items() if not name.startswith("condition")}
     write_json(tmp_path / "config.json", old)
     write_safetensors(tmp_path / "model.safetensors", model.state_dict())
-    assert load_vqvae(tmp_path, CPU).config == TINY
+    assert VQVAE.from_pretrained(tmp_path).config == TINY
     write_json(tmp_path / "config.json", asdict(TOLD))
     write_safetensors(tmp_path / "model.safetensors", VQVAE(TOLD).state_dict())
-    assert load_vqvae(tmp_path, CPU).config == TOLD
+    assert VQVAE.from_pretrained(tmp_path).config == TOLD

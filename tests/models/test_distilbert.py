@@ -227,11 +227,6 @@ def test_a_stored_model_comes_back_bit_equal(
         assert torch.equal(masked_logits(loaded, grids, mask), masked_logits(model, grids, mask))
 
 
-def test_a_missing_folder_says_which_command_makes_the_model(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"absent.*config\.json is missing; type: python train_distil\.py"):
-        load_distilbert(tmp_path / "absent", CPU)
-
-
 def test_the_attention_of_training_gives_the_same_answers(
     model: DistilBertForMaskedLM, grids: Tensor, mask: Tensor
 ) -> None:

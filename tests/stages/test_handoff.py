@@ -21,7 +21,7 @@ from masked_memory.recall.hole import dig
 from masked_memory.recall.simple_fillers import NotCompleted
 from masked_memory.settings.loading import load
 from masked_memory.stages import reconstruct_masked, sample, train_distil, train_vqvae, vqvae_reconstruction
-from masked_memory.stages.vqvae import load_vqvae
+from masked_memory.stages.vqvae import VQVAE
 from toys import ROOT, STAGES, copied, newest, refused_in_one_line, run_folders, tiny
 
 # --- hand-off ---------------------------------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ def test_registered_model_is_found_by_its_alias(ran):
     vqvae = {"run__mlflow": False, "vqvae_reconstruction__vqvae": f"models:/{name}@champion"}
     vqvae_reconstruction.run(tiny(ran.runs, ran.source, **vqvae))
     used = read_json(newest(ran.runs, "vqvae_reconstruction") / "run.json")["inputs"]["train_vqvae"]
-    assert load_vqvae(Path(used) / "model", torch.device("cpu")).config.codebook_size == 16
+    assert VQVAE.from_pretrained(Path(used) / "model").config.codebook_size == 16
     bad = tiny(ran.runs, ran.source, run__mlflow=False, vqvae_reconstruction__vqvae="models:/nobody@champion")
     with pytest.raises(InputError, match=r"models:/nobody@champion is not registered .*registered are: models:/"):
         vqvae_reconstruction.run(bad)

@@ -8,11 +8,11 @@ from masked_memory.handoff.split import Split
 from masked_memory.handoff.taking import take_run
 from masked_memory.handoff.vqvae import HandedVQVAE, mend_for
 from masked_memory.models.conditioning import Columns, columns_of
-from masked_memory.pipeline.files import InputError, read_json
+from masked_memory.pipeline.files import InputError
 from masked_memory.pipeline.runs import Sought, read_best
 from masked_memory.pipeline.stage import say
-from masked_memory.rivals.priors.gan import Generator, LatentGANConfig
-from masked_memory.rivals.priors.pixelcnn import PixelCNN, PixelCNNConfig
+from masked_memory.rivals.priors.gan import Generator
+from masked_memory.rivals.priors.pixelcnn import PixelCNN
 from masked_memory.settings.config import Config
 
 
@@ -52,8 +52,6 @@ def take_prior(
     Raises InputError when there is none, when there are several that are told other columns, or when the named one is
     of another kind or codebook.
     """
-    from safetensors.torch import load_file
-
     command = f"{mend_for('train_prior', cfg, split, vqvae)} --train_prior.kind {kind}"
     command += " --train_prior.condition_on_class true" if by_class else ""
     command += " --train_prior.condition_numbers COLUMN,COLUMN" if values else ""
@@ -73,10 +71,8 @@ def take_prior(
         say(f"train_prior.kind is {mine}, and a {kind} is taken, as sample.prior says")
     folder = take_run(cfg, asked, Sought("train_prior", key, wanted, command), "prior_run", sampled and kind == mine)
     meta = checked_meta(folder, "train_prior", split.identity | vqvae.identity | {"kind": kind}, command)
-    stored, weights = read_json(folder / "model" / "config.json"), load_file(folder / "model" / "model.safetensors")
-    model = Generator(LatentGANConfig(**stored)) if kind == "gan" else PixelCNN(PixelCNNConfig(**stored))
-    model.load_state_dict(weights)
-    handed = HandedPrior("train_prior", folder, model.to(vqvae.device).eval(), meta)
+    model = (Generator if kind == "gan" else PixelCNN).from_pretrained(folder, vqvae.device)
+    handed = HandedPrior("train_prior", folder, model, meta)
     say(f"inherited: {kind} {folder}{', told ' + ', '.join(handed.columns.names) if handed.columns else ''}")
     return handed
 

@@ -9,7 +9,7 @@ from masked_memory.handoff.taking import take_run
 from masked_memory.handoff.vqvae import HandedVQVAE, mend_for
 from masked_memory.pipeline.runs import Sought
 from masked_memory.pipeline.stage import inputs_of, say
-from masked_memory.rivals.models.masked_autoencoder import MaskedAutoencoder, load_masked_autoencoder
+from masked_memory.rivals.models.masked_autoencoder import MaskedAutoencoder
 from masked_memory.settings.config import Config
 
 
@@ -54,4 +54,4 @@ def take_mae(cfg: Config, asked: str, split: Split, vqvae: HandedVQVAE) -> Hande
     folder = take_run(cfg, asked, Sought("train_mae", mae_key(split, vqvae, inputs), wanted, command), "rival_mae")
     meta = checked_meta(folder, "train_mae", split.identity | vqvae.identity, command)
     say(f"inherited: masked autoencoder {folder} ({meta['inputs']})")
-    return Handed("train_mae", folder, load_masked_autoencoder(folder / "model", vqvae.device), meta)
+    return Handed("train_mae", folder, MaskedAutoencoder.from_pretrained(folder, vqvae.device), meta)

@@ -10,16 +10,14 @@ cell. Beside the position embeddings, attention has a learnt bias for where two 
 `models/positions.py`.
 """
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from masked_memory.models.positions import NearAndFar, rows_and_columns
-from masked_memory.pipeline.commands import command
+from masked_memory.models.pretrained import Pretrained
 
 
 @dataclass(frozen=True)
@@ -85,10 +83,11 @@ class Attending(nn.Module):
         return x + self.layers(self.before_layers(x))
 
 
-class MaskedAutoencoder(nn.Module):
+class MaskedAutoencoder(Pretrained):
     """Encoder of visible cells, decoder of all. A summary, one vector more, is always visible: so a picture of which
     nothing is kept has something to look at."""
 
+    config_class, kind, made_by = MaskedAutoencoderConfig, "masked autoencoder", "train_mae"
     mean: Tensor
     std: Tensor
 
@@ -167,15 +166,3 @@ def start_linear(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)
-
-
-def load_masked_autoencoder(folder: Path, device: torch.device) -> MaskedAutoencoder:
-    """The model in `folder`, in evaluation mode. Raises FileNotFoundError when there is none."""
-    from safetensors.torch import load_file
-
-    file = folder / "config.json"
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing; type: {command('train_mae')}")
-    model = MaskedAutoencoder(MaskedAutoencoderConfig(**json.loads(file.read_text(encoding="utf-8"))))
-    model.load_state_dict(load_file(folder / "model.safetensors"))
-    return model.to(device).eval()

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from masked_memory.pipeline.commands import command
+from masked_memory.models.pretrained import read_weights
 from masked_memory.stages.vqvae import VQVAE
 
 
@@ -50,14 +50,9 @@ def with_one_more(layer: nn.Conv2d) -> nn.Conv2d:
     return wider.to(layer.weight.device)
 
 
-def load_painter(folder: Path, vqvae: VQVAE) -> CodePainter:
-    """The painter in `folder` that was made for this VQ-VAE, in evaluation mode. Raises FileNotFoundError when there is
+def load_painter(folder: str | Path, vqvae: VQVAE) -> CodePainter:
+    """The painter in `folder` that was made for this VQ-VAE, in evaluation mode. Raises InputError when there is
     none."""
-    from safetensors.torch import load_file
-
-    file = folder / "model.safetensors"
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing; type: {command('train_painter')}")
     painter = CodePainter(vqvae)
-    painter.load_state_dict(load_file(file))
+    painter.load_state_dict(read_weights(folder, "train_painter"))
     return painter.eval()

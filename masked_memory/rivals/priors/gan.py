@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from masked_memory.models.pretrained import Pretrained
 from masked_memory.rivals.priors.pixelcnn import Telling
 
 SMALLEST = 4  # side of the grid that the noise becomes first
@@ -59,8 +60,10 @@ class Generated(NamedTuple):
     commitment_loss: Tensor  # scalar: mean squared distance of the vectors from their codes
 
 
-class Generator(nn.Module):
+class Generator(Pretrained):
     """Noise (B, Z) -> grids of codes."""
+
+    config_class, kind, made_by = LatentGANConfig, "GAN's generator", "train_prior"
 
     codebook: Tensor
 

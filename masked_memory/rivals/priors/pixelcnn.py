@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from masked_memory.models.codes import Filling, choose_codes
+from masked_memory.models.pretrained import Pretrained
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,10 @@ class GatedLayer(nn.Module):
         return self.dropout(gate(down)), out if self.first else out + h
 
 
-class PixelCNN(nn.Module):
+class PixelCNN(Pretrained):
     """p(grid) as a product over tokens in raster order of p(token | all tokens before it, what is told)."""
+
+    config_class, kind, made_by = PixelCNNConfig, "PixelCNN", "train_prior"
 
     def __init__(self, config: PixelCNNConfig) -> None:
         super().__init__()

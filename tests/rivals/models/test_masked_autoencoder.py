@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from masked_memory.models.positions import NearAndFar
-from masked_memory.pipeline.files import write_json, write_safetensors
-from masked_memory.rivals.models.masked_autoencoder import MaskedAutoencoder, load_masked_autoencoder
+from masked_memory.pipeline.files import InputError, write_json, write_safetensors
+from masked_memory.rivals.models.masked_autoencoder import MaskedAutoencoder
 from masked_memory.stages.masking import touched_pixels
-from toys import CPU, seeded, tiny_mae
+from toys import seeded, tiny_mae
 
 N, SIZE = 16, 16
 
@@ -110,11 +110,11 @@ def test_the_bias_of_some_cells_is_that_of_all(draws: torch.Generator) -> None:
 @pytest.mark.usefixtures("no_gradients")
 def test_it_comes_back_from_disk(tmp_path: Path, pictures: Tensor, mask: Tensor) -> None:
     model = tiny_mae()
-    with pytest.raises(FileNotFoundError, match=r"type: python -m masked_memory train_mae"):
-        load_masked_autoencoder(tmp_path, CPU)
+    with pytest.raises(InputError, match=r"type: python -m masked_memory train_mae"):
+        MaskedAutoencoder.from_pretrained(tmp_path)
     write_safetensors(tmp_path / "model.safetensors", model.state_dict())
     write_json(tmp_path / "config.json", asdict(model.config))
-    loaded = load_masked_autoencoder(tmp_path, CPU)
+    loaded = MaskedAutoencoder.from_pretrained(tmp_path)
     assert loaded.config == model.config and not loaded.training
     assert torch.equal(loaded(pictures, mask), model(pictures, mask))
 

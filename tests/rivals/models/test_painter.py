@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from masked_memory.models.codes import Filling
-from masked_memory.pipeline.files import write_safetensors
+from masked_memory.pipeline.files import InputError
 from masked_memory.recall.fillers import distil_filler
 from masked_memory.recall.hole import Filled, Hole, dig
 from masked_memory.recall.memory import Memory
@@ -95,9 +95,9 @@ def test_the_rivals_show_ours_with_and_without(memory: Memory, hole: Hole) -> No
 
 
 def test_it_comes_back_from_disk(memory: Memory, hole: Hole, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"type: python -m masked_memory train_painter"):
+    with pytest.raises(InputError, match=r"type: python -m masked_memory train_painter"):
         load_painter(tmp_path, memory.vqvae)
-    write_safetensors(tmp_path / "model.safetensors", memory.painter.state_dict())
+    write_model(tmp_path, memory.painter.state_dict(), {})
     loaded, vectors = load_painter(tmp_path, memory.vqvae), memory.codebook[hole.tokens]
     assert not loaded.training
     assert torch.equal(loaded(vectors, hole.mask), memory.painter(vectors, hole.mask))
