@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from masked_memory.models.codes import Filling
+from masked_memory.models.pretrained import write_model
 from masked_memory.pipeline.files import InputError
 from masked_memory.recall.fillers import distil_filler
 from masked_memory.recall.hole import Filled, Hole, dig
