@@ -28,7 +28,6 @@ PALETTE = (
     (GREEN, "-.", "X"), (BLACK, "-", "."), (GREY, ":", "<"), (GREY, "--", ">"), (GREY, "-.", "1"), (GREY, "-", "2"),
     (PURPLE, ":", "d"),
 )  # fmt: skip
-LOOKS = dict(zip(sorted(STRATEGIES, key=lambda name: STRATEGIES[name].place), cycle(PALETTE), strict=False))
 DECODING_LOOKS = dict(zip(DECODINGS, ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, "-.", "^")), strict=True))
 RIVAL_STYLES = ((":", "s"), ("-", "o"), ("--", "^"), ("-.", "v"), ((0, (5, 1, 1, 1, 1, 1)), "D"))
 MOST_CURVES = 8
@@ -57,17 +56,26 @@ def compared_measures(rows: Rows, error: str) -> list[str]:
 
 
 def shown_strategies(plan: StudyPlan) -> list[str]:
-    return [name for name in LOOKS if name in plan.strategies][:MOST_CURVES]
+    """The first eight, those of a user's own before all others."""
+    found = [name for name in strategy_looks() if name in plan.strategies]
+    return sorted(found, key=lambda name: not STRATEGIES[name].own)[:MOST_CURVES]
+
+
+def strategy_looks() -> dict[str, tuple[str, Any, str]]:
+    """strategy -> colour, line style, marker; the most telling first."""
+    ordered = sorted(STRATEGIES, key=lambda name: STRATEGIES[name].place)
+    return dict(zip(ordered, cycle(PALETTE), strict=False))
 
 
 def strategies_figure(rows: Rows, plan: StudyPlan, decoding: str, measure: str, pictures: int) -> Figure:
     """One measure against the percentage forgotten, a curve for each strategy."""
     figure, axes = new_figure(6.0, 4.2)
     axis = axes[0, 0]
+    looks = strategy_looks()
     for name in shown_strategies(plan):
         found = curve(rows, name, decoding, measure)
         if found.percentages:
-            _plot(axis, found, name, *LOOKS[name])
+            _plot(axis, found, name, *looks[name])
     how = "" if decoding == "tokens" else f", decoding {decoding}"
     bands = "" if measure in UNBANDED else ", 95 % intervals"
     _finish(axis, "tokens forgotten (%)", LABELS.get(measure, measure), f"{pictures} pictures{bands}{how}")
@@ -150,7 +158,7 @@ def context_figure(context: list[list[Any]], plan: StudyPlan) -> Figure:
     names = [name for name in plan.strategies if name in telling] or list(plan.strategies[:1])
     figure, axes = new_figure(8.8, 3.6, 1, 2)
     for name in names:
-        colour, _, marker = LOOKS[name]
+        colour, _, marker = strategy_looks()[name]
         for group, style in (("congruent", "-"), ("incongruent", "--")):
             points = sorted((r[1], r[4]) for r in context if r[0] in (name, ALL_FORGOTTEN) and r[2] == group)
             x, y = zip(*points, strict=True)

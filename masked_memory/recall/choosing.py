@@ -9,6 +9,7 @@ The memory knows its picture while it stores it: it may compare what the model e
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,9 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from masked_memory.pipeline.files import InputError
 from masked_memory.recall.memory import Memory
 from masked_memory.recall.painted_order import Keeper, painted_order
-from masked_memory.settings.strategies import STRATEGIES
+from masked_memory.settings.strategies import STRATEGIES, Strategy
 from masked_memory.stages.masking import block_order, half_order, halton_order, outpaint_order, random_order
 
 GROUPS = 8  # passes of the strategies that rank once
@@ -227,3 +229,57 @@ ORDERS: dict[str, Order] = {
     "adaptive": adaptive,
     "distortion-per-bit": distortion_per_bit,
 }
+
+# --- strategies of a user's own ---------------------------------------------------------------------------------------
+
+#: (memory, grids (B, N), draws) -> (B, N): how much each token is worth; the least is forgotten first
+Worth = Callable[[Memory, Tensor, torch.Generator], Tensor]
+
+
+def strategy(
+    name: str, says: str = "", asks: str = "the memory and the true codes", free: bool = False, drawn: bool = False
+) -> Callable[[Worth], Worth]:
+    """Register a function as a strategy, for `recall`, the study and the settings: a decorator.
+
+    The function is given the memory (`memory.codebook` (K, D); `memory.logits(tokens, mask)`, what the DistilBERT says
+    of masked tokens; `memory.paint_tokens(tokens)`, pictures (B, C, H, W) in [-1, 1]; `memory.side`, tokens along each
+    side), the grids (B, N) long on the memory's device, and a generator on the CPU. It returns (B, N) numbers, how much
+    each token is worth: the token that is worth least is forgotten first, equal ones in raster order. Each row has to
+    depend on its own picture only.
+
+    name: letters, digits and hyphens; not one of those that come with the project. says: in a few words, for help
+    and figures. free: it does not look at the picture, so that positions cost no bits. drawn: it uses the generator, so
+    that the study repeats it. A second registration under a name of one's own replaces the first.
+
+    Raises InputError for a name that cannot be taken, and later for what is not (B, N) finite numbers.
+    """
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", name) or name == "any":
+        raise InputError(
+            f"a strategy cannot be called {name!r}; expected letters, digits and hyphens, such as brightest"
+        )
+    if name in STRATEGIES and not STRATEGIES[name].own:
+        raise InputError(f"{name} is a strategy that comes with the project; give yours another name")
+
+    def register(worth: Worth) -> Worth:
+        said = says or (worth.__doc__ or "").strip().partition("\n")[0] or "a strategy of one's own"
+        STRATEGIES[name] = Strategy(said, said, asks, len(STRATEGIES), free, drawn, own=True)
+
+        def order(memory: Memory, tokens: Tensor, draws: torch.Generator, choosing: Choosing) -> Tensor:
+            return by_score(_checked_worth(name, worth(memory, tokens, draws), tokens))
+
+        ORDERS[name] = order
+        return worth
+
+    return register
+
+
+def _checked_worth(name: str, found: object, tokens: Tensor) -> Tensor:
+    values = torch.as_tensor(found)
+    if values.shape != tokens.shape:
+        raise InputError(
+            f"strategy {name} returned numbers of shape {tuple(values.shape)}; expected {tuple(tokens.shape)}, one for "
+            "each token of each picture"
+        )
+    if values.is_floating_point() and not values.isfinite().all():
+        raise InputError(f"strategy {name} returned numbers that are not finite; expected how much each token is worth")
+    return values.to(tokens.device)

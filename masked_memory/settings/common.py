@@ -34,6 +34,9 @@ class RunSection(Section):
     """Say what a stage would use and make, and how long it took last time; make nothing."""
     mlflow: bool = True
     """Also write to MLflow. The run folders are complete without it."""
+    modules: Names = []
+    """Python files or modules of yours that are imported first, such as my_strategy.py: what they register, such as a
+    strategy, can then be named in settings."""
     tracking_uri: Annotated[str | None, Only("mlflow")] = None
     """MLflow's server or database, such as http://127.0.0.1:5000 or postgresql://user@host/mlflow; null: mlflow.db in
     run.dir. Passwords come from the environment (MLFLOW_TRACKING_PASSWORD, PGPASSWORD)."""

@@ -23,7 +23,9 @@ from masked_memory.settings.layers import (
     setters_of,
     shipped_values,
 )
+from masked_memory.settings.own_modules import OwnModuleError, import_own_modules
 from masked_memory.settings.plain_yaml import odd_text, read_plain
+from masked_memory.settings.strategies import OneOf
 
 BASE_FILE = HOME / "config.yaml"
 
@@ -51,6 +53,7 @@ def load(overlays: list[Path], overrides: dict[str, Any], base: Path | None = No
         _merge(merged, deepcopy(dict(layer.values)))
     for dotted, value in overrides.items():
         _set(merged, dotted.split("."), value)
+    _import_own(merged)
     check(merged)
     setters = setters_of([*layers, Layer(TYPED, typed)])
     kept = searched_no_more(setters, merged)
@@ -59,6 +62,17 @@ def load(overlays: list[Path], overrides: dict[str, Any], base: Path | None = No
     by = provenance(setters, layers[0].origin, kept, lacking_of(layers[0].values, shipped_values(BASE_FILE)))
     noted = Typed(tuple(str(file) for file in overlays), overrides, by, known=True)
     return check(merged).noting(noted)
+
+
+def _import_own(values: dict[str, Any]) -> None:
+    """Import `run.modules`. Raises ConfigError for one that cannot be imported; others are left to `check`."""
+    names = values.get("run", {}).get("modules") if isinstance(values.get("run"), dict) else None
+    names = names.split(",") if isinstance(names, str) else names
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        try:
+            import_own_modules([name.strip() for name in names])
+        except OwnModuleError as error:
+            raise ConfigError([str(error)]) from None
 
 
 def _layer(file: Path) -> Layer:
@@ -151,6 +165,8 @@ def _describe_type(kind: Any, metadata: list[Any]) -> str:
     if get_origin(kind) is Annotated:
         nested = [m for item in arguments[1:] for m in (item.metadata if isinstance(item, FieldInfo) else [item])]
         return _describe_type(arguments[0], metadata + nested)
+    if names := [str(item) for item in metadata if isinstance(item, OneOf)]:
+        return names[0]
     if get_origin(kind) is Literal:
         return " | ".join(str(choice) for choice in arguments)
     if get_origin(kind) is list:

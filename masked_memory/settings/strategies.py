@@ -2,9 +2,13 @@
 
 One registry each, read by settings, help, figures, the page and the documentation. What a strategy does stands in
 `recall/choosing.py`, under the same name in ORDERS; what a decoding does in `recall/fillers.py`. No torch here.
+A user's own strategies come in through `recall.choosing.strategy`.
 """
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+
+from pydantic import AfterValidator
 
 
 class Strategy(NamedTuple):
@@ -17,6 +21,7 @@ class Strategy(NamedTuple):
     free: bool = False  # the pattern does not depend on the picture: both sides know it, positions cost no bits
     drawn: bool = False  # the pattern is drawn: several seeds say more
     replayed: bool = False  # the order follows from the kept codes: who has the model replays it, no position bits
+    own: bool = False  # registered by a user; in figures before all others
 
 
 _CONFIDENCE, _TRUTH = "the model's confidence", "the model and the true codes"
@@ -102,11 +107,28 @@ DECODINGS: dict[str, Decoding] = {
 #: Masks that follow from a seed alone, of the stages that fill in test pictures.
 MASKS = ("random", "block", "half")
 
+
+class OneOf:
+    """Beside the type of a key: the names that it may have, which may grow."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = names
+
+    def __str__(self) -> str:
+        return " | ".join(self.names)
+
+
+def _known_strategy(name: str) -> str:
+    if name not in STRATEGIES:
+        raise ValueError(f"expected {' | '.join(STRATEGIES)}")
+    return name
+
+
+StrategyName = Annotated[str, AfterValidator(_known_strategy), OneOf(STRATEGIES)]
+
 if TYPE_CHECKING:
-    StrategyName = str
     DecodingName = str
     MaskName = Literal["random", "block", "half"]
 else:
-    StrategyName = Literal[tuple(STRATEGIES)]
     DecodingName = Literal[tuple(DECODINGS)]
     MaskName = Literal[MASKS]

@@ -14,7 +14,6 @@ from PIL import Image
 
 from masked_memory.measuring.figures import (
     FEWEST_WRONG,
-    LOOKS,
     MOST_CURVES,
     RIGHT,
     WRONG,
@@ -29,6 +28,7 @@ from masked_memory.measuring.figures import (
     split_figure,
     strategies_figure,
     strategies_grid,
+    strategy_looks,
 )
 from masked_memory.measuring.study import ALL_FORGOTTEN, Batch, Findings, Study
 from masked_memory.pipeline import figures
@@ -122,7 +122,7 @@ def test_the_figure_of_token_measures_names_no_decoding() -> None:
 def test_at_most_eight_strategies_are_shown() -> None:
     everything = replace(PLAN, strategies=tuple(STRATEGIES))
     shown = shown_strategies(everything)
-    assert len(shown) == MOST_CURVES == 8 and shown == list(LOOKS)[:8]
+    assert len(shown) == MOST_CURVES == 8 and shown == list(strategy_looks())[:8]
     figure = strategies_figure(rows_of(tuple(STRATEGIES), (MSE,)), everything, "expected", MSE, 9)
     assert list(curves(figure.axes[0])) == shown
 
@@ -353,9 +353,9 @@ def test_a_strategy_is_drawn_in_the_look_that_the_table_gives_it(strategy: str) 
     plan = replace(PLAN, strategies=(strategy,))
     axis = strategies_figure(rows_of((strategy,), (MSE,)), plan, "expected", MSE, 9).axes[0]
     (line,) = (line for line in axis.get_lines() if line.get_label() == strategy)
-    others = [look for name, look in LOOKS.items() if name != strategy]
-    assert LOOKS[strategy] not in others
-    assert to_hex(line.get_color()) in {to_hex(part) for part in looks_like_colours(LOOKS[strategy])}
+    others = [look for name, look in strategy_looks().items() if name != strategy]
+    assert strategy_looks()[strategy] not in others
+    assert to_hex(line.get_color()) in {to_hex(part) for part in looks_like_colours(strategy_looks()[strategy])}
 
 
 def looks_like_colours(look: object) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from masked_memory.measuring.figures import BLACK, LABELS, LOOKS
+from masked_memory.measuring.figures import BLACK, LABELS, strategy_looks
 from masked_memory.measuring.study import ALL_FORGOTTEN
 from masked_memory.pipeline.figures import GREEN, GREY, new_figure
 from masked_memory.pipeline.rows import Rows
@@ -82,7 +82,7 @@ def bits_figure(rows: Rows, pictures: int, decoding: str) -> Figure:
     figure, axes = new_figure(4.8 * len(measures), 5.0, 1, len(measures))
     for axis, measure in zip(axes[0], measures, strict=True):
         _draw_best(axis, rows, measure, most_bits)
-        for method, (colour, style, marker) in (LOOKS | OTHER_LOOKS).items():
+        for method, (colour, style, marker) in (strategy_looks() | OTHER_LOOKS).items():
             x, y = _points(rows, method, measure)
             if x:
                 size = 8 if method == ALL_TOKENS else 4

@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from masked_memory.measuring.figures import LABELS, LOOKS, compared_measures
+from masked_memory.measuring.figures import LABELS, compared_measures, strategy_looks
 from masked_memory.measuring.paired import (
     PAIRED_HEADER,
     PER_PICTURE,
@@ -124,12 +124,13 @@ def seeds_figure(rows: Rows, error: str = "mse_to_reconstruction") -> Figure:
     rows: those of seeds.csv."""
     measures = compared_measures(rows, error)
     figure, axes = new_figure(4.4 * len(measures), 4.4, 1, len(measures))
-    names = [name for name in LOOKS if any(row["strategy"] == name for row in rows)][:8]
+    looks = strategy_looks()
+    names = [name for name in looks if any(row["strategy"] == name for row in rows)][:8]
     for axis, measure in zip(axes[0], measures, strict=True):
         for name in names:
             chosen = [row for row in rows if row["strategy"] in (name, ALL_FORGOTTEN) and row["measure"] == measure]
             chosen.sort(key=lambda row: row["percent"])
-            x, colour, style, marker = [row["percent"] for row in chosen], *LOOKS[name]
+            x, colour, style, marker = [row["percent"] for row in chosen], *looks[name]
             low, high = ([row[column] for row in chosen] for column in ("lowest", "highest"))
             means = [row["mean"] for row in chosen]
             axis.plot(x, means, style, color=colour, marker=marker, markersize=4, linewidth=1.3, label=name)

@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from masked_memory.measuring.figures import LOOKS
+from masked_memory.measuring.figures import strategy_looks
 from masked_memory.pipeline.figures import save_png
 from masked_memory.rivals.measuring.coded import ALL_TOKENS
 from masked_memory.rivals.measuring.envelope import (
@@ -109,7 +109,7 @@ def test_whole_grids_are_points_without_a_line() -> None:
 
 
 def test_no_two_methods_look_the_same() -> None:
-    looks = [*LOOKS.values(), *OTHER_LOOKS.values()]
+    looks = [*strategy_looks().values(), *OTHER_LOOKS.values()]
     assert len(set(looks)) == len(looks)
 
 
