@@ -1,5 +1,6 @@
 """The table of what the stages found, and the MLflow UI."""
 
+import asyncio
 import json
 import os
 import re
@@ -12,12 +13,15 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
 from masked_memory.pipeline.files import InputError, read_json
 from masked_memory.pipeline.loopback import listening
+from masked_memory.pipeline.mlflow_ui import mlflow_page
 from masked_memory.pipeline.runs import RunFolder
 from masked_memory.pipeline.tracking import database_uri, open_ledger
 from masked_memory.pipeline.undelivered import Spool, undelivered
@@ -152,6 +156,30 @@ def test_the_first_page_does_not_say_that_usage_data_are_collected(shown: Shown)
         page.wait_for_timeout(1000)
         assert page.get_by_text("collects usage data").count() == 0
         browser.close()
+
+
+@pytest.mark.parametrize(("said", "sent"), [(None, False), ("true", False), ("false", True)])
+def test_usage_data_are_sent_and_noticed_only_where_the_user_said_so(
+    said: str | None, sent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow itself sends none while a test runs, whatever is set: its application has a stand-in here."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"<head></head>"})
+
+    async def collect(message: dict[str, Any]) -> None:
+        answer.update(message)
+
+    answer: dict[str, Any] = {}
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    os.environ.pop("MLFLOW_DISABLE_TELEMETRY", None)
+    os.environ |= {"MLFLOW_DISABLE_TELEMETRY": said} if said else {}
+    monkeypatch.setitem(sys.modules, "mlflow.server.fastapi_app", SimpleNamespace(app=app))
+    page = mlflow_page("sqlite:///mlflow.db")
+    asyncio.run(page({"type": "http", "method": "GET", "path": "/", "headers": []}, None, collect))
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == str(not sent).lower()
+    assert (b"dismissed" not in answer["body"]) == sent
 
 
 @pytest.mark.system

@@ -1,13 +1,13 @@
-"""Which components of a split are meant."""
+"""Which components of a split are meant, how it is read, and what is said where there is none as set."""
 
 import math
 
 import pytest
 import torch
 
-from masked_memory.handoff.split import PictureReader, mask_of
+from masked_memory.handoff.split import PictureReader, mask_of, open_split
 from masked_memory.pipeline.files import InputError
-from toys import fill_folder, make_split
+from toys import fill_folder, make_split, split_settings
 
 NAMES = ("a", "b", "c", "d", "e")
 
@@ -43,3 +43,16 @@ def test_batches_read_ahead_are_those_read_at_once(tmp_path, machine):
         reader.ask(rows)
         assert torch.equal(reader.take(rows), split.pictures(positions[rows.numpy()]))
         assert torch.equal(reader.take(left_out), split.pictures(positions[left_out.numpy()]))
+
+
+def test_without_a_split_as_set_it_is_said_what_the_newest_has_instead(tmp_path):
+    source = tmp_path / "pictures"
+    fill_folder(source, 12)
+    with pytest.raises(InputError) as refused:
+        open_split(split_settings(tmp_path, source))
+    assert "the newest there has" not in str(refused.value)
+    make_split(tmp_path, source, images_per_class=12)
+    make_split(tmp_path, source, images_per_class=10, seed=3)
+    with pytest.raises(InputError) as refused:
+        open_split(split_settings(tmp_path, source))
+    assert "data.seed 0 (the newest there has data.images_per_class 10, data.seed 3) in " in str(refused.value)

@@ -85,6 +85,16 @@ def test_a_registered_model_is_found_after_a_move(old: Path, tmp_path: Path) -> 
     assert moved_from(tmp_path / "runs" / "mlflow.db") == []
 
 
+def test_files_of_registered_and_of_logged_models_are_asked_for_at_the_new_place(old: Path, tmp_path: Path) -> None:
+    before = client_of(old)
+    logged = before.create_logged_model(before.get_experiment_by_name("train_vqvae").experiment_id, "logged").model_id
+    shutil.move(old, tmp_path / "runs")
+    client, home = client_of(tmp_path / "runs"), (tmp_path / "runs" / "artifacts").as_uri()
+    version = client.get_model_version_by_alias("moved", "champion").version
+    assert client.get_model_version_download_uri("moved", version).startswith(f"{home}/")
+    assert client.get_logged_model(logged).artifact_location.startswith(f"{home}/")
+
+
 def test_a_database_that_was_asked_for_is_never_changed(old: Path, tmp_path: Path) -> None:
     shutil.copytree(old, tmp_path / "shared")
     database = tmp_path / "shared" / "mlflow.db"

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from fake_runs import HOSTILE, FakeChain, draw, fake_run, split_once
-from masked_memory.pipeline.files import InputError, write_text
-from masked_memory.pipeline.runs import duration
+from masked_memory.pipeline.files import InputError, write_json, write_text
+from masked_memory.pipeline.runs import duration, run_settings
 from masked_memory.reporting.chain import find_chain
-from masked_memory.reporting.facts import read_head
+from masked_memory.reporting.facts import read_facts, read_head
 from masked_memory.reporting.markup import said, table_html
 from masked_memory.reporting.numbers import crossed, in_front
 from masked_memory.reporting.run_report import write_report
@@ -118,6 +118,24 @@ def test_it_says_what_went_in_and_what_came_out(chain: FakeChain) -> None:
     of_this = f" with VQ-VAE {chain.vqvae.name}, the best"
     judges = f"train_classifier.py, {SECOND_JUDGE.replace(' ', '.py ', 1)}"
     assert f"Not run yet{of_this}: vqvae_reconstruction.py, {judges}, train_distil.py." in text
+
+
+def test_settings_are_those_that_tuning_left_and_its_search_as_it_was_asked_for(chain: FakeChain) -> None:
+    asked = run_settings(chain.vqvae.path)
+    section = asked["train_vqvae"] | {"learning_rate": 0.0123, "tune": asked["train_vqvae"]["tune"] | {"trials": 0}}
+    write_json(chain.vqvae.path / "used.yaml", asked | {"train_vqvae": section})  # JSON is YAML
+    facts = read_facts("train_vqvae", chain.vqvae.path, {}, shown=False)
+    assert facts.setting("train_vqvae.learning_rate") == 0.0123
+    assert facts.setting("train_vqvae.tune.trials") == asked["train_vqvae"]["tune"]["trials"] > 0
+
+
+def test_a_run_that_is_shown_and_not_as_set_is_said(chain: FakeChain, capsys: pytest.CaptureFixture[str]) -> None:
+    summary.run(chain.cfg)
+    assert "not as set" not in capsys.readouterr().out
+    summary.run(chain.cfg.replace({"train_vqvae": {"hidden": 32}}))
+    _, _, after = capsys.readouterr().out.partition("\nnot as set\n")
+    expected = f"  train_vqvae: {chain.vqvae.name} is shown, but train_vqvae.hidden is 96 there and 32 here"
+    assert after.startswith(f"{expected}\n")
 
 
 def test_long_tables_are_cut_with_a_word_and_those_of_pictures_left_out(chain: FakeChain) -> None:

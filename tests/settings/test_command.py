@@ -231,6 +231,14 @@ def test_values_that_differ_from_the_shipped_ones_are_shown(capsys):
     assert "train_vqvae.epochs = 3" in capsys.readouterr().out
 
 
+def test_a_stage_runs_with_this_machine_named_as_one_without_a_proxy(monkeypatch):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "corp.example")
+    seen = []
+    assert stage([], lambda cfg, resume: seen.extend(os.environ[name] for name in ("no_proxy", "NO_PROXY"))) == 0
+    assert seen == ["corp.example,127.0.0.1,localhost,::1"] * 2
+
+
 def test_help_explains_every_key_with_range_and_default(capsys):
     for section in list(Config.model_fields)[2:]:
         with pytest.raises(SystemExit) as exit_:

@@ -67,6 +67,13 @@ def test_a_key_that_is_set_leaves_the_space_and_the_others_stay(
         assert set(cfg.typed.by.kept) == {"train_vqvae.learning_rate"}, way
 
 
+def test_what_a_copy_of_config_yaml_repeats_is_not_set_by_it(tmp_path: Path) -> None:
+    """Under a name that does not ship, laid over config.yaml as it ships."""
+    cfg = loading.load([write(tmp_path / "copy.yaml", merged(SHIPPED, {"train_vqvae": RATE}))], {})
+    assert set(cfg.typed.by.set) == {"train_vqvae.learning_rate"}
+    assert searched(cfg) == set(SPACE) - {"learning_rate"}
+
+
 def test_a_value_inside_the_space_is_kept_as_well() -> None:
     cfg = loading.load([], {"train_vqvae.learning_rate": 8e-3, "train_vqvae.batch_size": 16})
     assert searched(cfg) == {"commitment_weight"}, "also one that is typed as it ships"

@@ -54,7 +54,8 @@ NUMBERS_BECOME_TEXT = (
     "reconstruct_masked.own.label",
     "sample.label",
 )
-NAMES = ("run.modules",   # lists that may be typed as a,b, so that any text is one
+NAMES = (
+    "run.modules",  # lists that may be typed as a,b, so that any text is one
     "data.components",
     "train_vqvae.condition_numbers",
     "train_vqvae.condition_classes",

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import yaml
 
 import edited_settings
-from masked_memory.pipeline.files import read_json
+from masked_memory.pipeline.files import read_json, write_json
 from masked_memory.pipeline.runs import used_settings
 from masked_memory.settings import layers, loading
 from masked_memory.stages import summary
@@ -165,6 +166,29 @@ def test_the_command_of_an_error_leads_to_the_same_model(typed: Typed, runs: Pat
     assert typed("vqvae_reconstruction", runs, ran.source, *words)[0] == 0
     _, out, _ = typed("train_distil", runs, ran.source, *shape, "--run.dry_run", "true")
     assert f"would use train_vqvae: {mine}" in out
+
+
+def test_used_yaml_names_the_runs_that_were_taken(ran: Ran) -> None:
+    taken = {
+        "vqvae_reconstruction": {"vqvae": "train_vqvae"},
+        "train_distil": {"indices": "vqvae_reconstruction"},
+        "reconstruct_masked": {"distil": "train_distil", "classifier": "train_classifier"},
+    }
+    for stage, names in taken.items():
+        used = used_settings(ran.folders[stage])[stage]
+        assert {key: used[key] for key in names} == {key: ran.folders[made].name for key, made in names.items()}
+
+
+def test_used_yaml_takes_the_same_run_after_a_better_one_was_made(typed: Typed, ran: Ran, tmp_path: Path) -> None:
+    runs = copied(ran.runs, tmp_path / "runs", "data_split", "train_vqvae", "vqvae_reconstruction")
+    first = runs / "train_vqvae" / ran.folders["train_vqvae"].name
+    better = first.with_name("20990101-000000-0000")
+    shutil.copytree(first, better)
+    write_json(better / "run.json", read_json(better / "run.json") | {"score": 0.0})
+    used = runs / "vqvae_reconstruction" / ran.folders["vqvae_reconstruction"].name / "used.yaml"
+    for options, taken in (((), better), (("--config", used), first)):
+        _, out, _ = typed("vqvae_reconstruction", runs, ran.source, *options, "--run.dry_run", "true")
+        assert f"would use train_vqvae: {taken}\n" in out
 
 
 def test_a_second_config_is_laid_over_the_first(typed: Typed, runs: Path, ran: Ran, tmp_path: Path) -> None:
