@@ -17,10 +17,13 @@ RIVALS = "train_prior prior_pixelcnn" "train_prior prior_pixelcnn $(UNTOLD)" "tr
 AGAINST = --reconstruct_masked.pictures null --reconstruct_masked.strategies "[random, selective, adaptive]" \
   --reconstruct_masked.rival_distil best --reconstruct_masked.rival_mae best --reconstruct_masked.painter best
 
-.PHONY: help demo study seeds app shipped rivals bits test test-system test-all test-lowest torture lint lock audit sbom docs bench bench-gpu ui
+.PHONY: help try demo study seeds app shipped rivals bits test test-system test-all test-lowest torture lint lock audit sbom docs bench bench-gpu ui
 
 help:
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+
+try: $(VENV)/installed ## pictures recalled by the models that come with the project, as recalled.png; nothing is trained (10 s)
+	$(RUN) -m masked_memory try_it $(OPTIONS)
 
 demo: $(VENV)/installed ## set up, run every stage on the demo, print the main numbers (10 to 15 min on two cores)
 	@for stage in $(STAGES); do echo "== $$stage"; $(RUN) $$stage $(ARGS) || exit $$?; done

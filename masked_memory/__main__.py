@@ -12,7 +12,7 @@ from masked_memory.pipeline.commands import PROGRAM, module_of
 #: In the order in which they are run; the others are asked for when one wants them.
 STAGES = ("data_split", "train_vqvae", "vqvae_reconstruction", "train_classifier", "train_distil", "reconstruct_masked")
 OTHERS = (
-    "summary", "app", "train_prior", "sample", "train_painter", "train_mae", "compare_priors", "compare_bits",
+    "try_it", "summary", "app", "train_prior", "sample", "train_painter", "train_mae", "compare_priors", "compare_bits",
     "compare_seeds", "tune",
 )  # fmt: skip
 OLD_PREFIX = "rmi-"

@@ -79,7 +79,7 @@ LONGER = (
 )
 #: Other values of keys that have no plain other one.
 OTHERS: dict[str, Any] = {
-    "run.device": "cuda", "run.compile": True,
+    "run.device": "cuda", "run.compile": True, "run.modules": ["json"],
     "run.precision": "bf16", "run.tracking_uri": "sqlite:///nowhere/x.db", "run.threads": 2,
     "data.classes": 2, "data.images_per_class": 9, "data.channels": 1, "data.image_size": 32,
     "data.components": ["a", "b", "c"], "data.download_dir": "there", "train_distil.init": "nowhere",

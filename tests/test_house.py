@@ -25,7 +25,7 @@ MODELS, USE_THE_WING = ("vqvae", "masking"), ("train_prior", "sample")
 #: From the ground up: a room knows those below it and its own.
 LAYERS = (
     "home", "pipeline", "settings", "sources", "masking", "models", "vqvae", "recall", "handoff", "measuring",
-    "own_picture", "page", "reporting", "scripts",
+    "own_picture", "page", "reporting", "interface", "scripts",
 )  # fmt: skip
 #: The same within the wing, which knows the whole core but its scripts.
 WING_LAYERS = ("models", "priors", "fillers", "coding", "handoff", "measuring", "scripts")

@@ -15,18 +15,22 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
 from masked_memory.handoff.memory import classifier_key, distil_key, prior_key
-from masked_memory.handoff.split import data_key, open_split
+from masked_memory.handoff.split import Split, data_key, open_split
 from masked_memory.handoff.vqvae import take_vqvae, vqvae_key
+from masked_memory.models.classifier import Classifier
+from masked_memory.models.distilbert import load_distilbert
 from masked_memory.pipeline.commands import make, module_of
 from masked_memory.pipeline.files import (
     InputError,
     alone,
     file_digests,
     read_json,
+    replacing,
     write_json,
     write_safetensors,
     write_text,
@@ -34,12 +38,17 @@ from masked_memory.pipeline.files import (
 from masked_memory.pipeline.runs import Sought, read_best, resolve_run, run_settings, write_best
 from masked_memory.pipeline.stage import say
 from masked_memory.pipeline.world import OnlyAsked, processes
+from masked_memory.recall.memory import Memory, shares_by_position
 from masked_memory.settings.command import stage_main
 from masked_memory.settings.config import Config
+from masked_memory.sources.splitting import spread
+from masked_memory.stages.vqvae import VQVAE
 
 SHIPPED = Path(__file__).resolve().parent.parent / "shipped"
 LENT = "shipped"  # the runs folder, inside run.dir, in which they are used
 NOTE = "shipped.json"
+EXAMPLES_FILE, MOST_EXAMPLES = "examples.npz", 64  # test pictures
+LENT_AS_MEMORY = ("train_vqvae", "vqvae_reconstruction", "train_classifier", "train_distil")
 ABOUT = ("config.yaml", "run.json", "metrics.json")
 #: stage -> what of a run folder is taken beside what it is about; a model is the folder model/
 PACKED: dict[str, tuple[str, ...]] = {
@@ -96,6 +105,40 @@ def lay_out(shipped: Path, place: Path) -> None:
         write_best(place, stage)
 
 
+# --- reading in place -------------------------------------------------------------------------------------------------
+
+
+def read_shipped(device: torch.device, batch_size: int) -> tuple[Memory, list[str], dict[str, Path]]:
+    """The shipped models where they lie, for those who bring pictures of their own: nothing is written. Their class
+    names, and stage -> run folder.
+
+    Which codes are frequent at each position is counted over all stored grids, not over those of training alone.
+    """
+    found = {stage: SHIPPED / stage / _only_run(stage) for stage in LENT_AS_MEMORY}
+    vqvae = VQVAE.from_pretrained(found["train_vqvae"], device)
+    grids = torch.from_numpy(np.load(found["vqvae_reconstruction"] / "indices" / "indices.npy").astype(np.int64))
+    memory = Memory(
+        vqvae=vqvae,
+        distil=load_distilbert(found["train_distil"], device),
+        classifier=Classifier.from_pretrained(found["train_classifier"], device),
+        position_shares=shares_by_position(grids.flatten(1), vqvae.config.codebook_size).to(device),
+        device=device,
+        batch_size=batch_size,
+    )
+    return memory, list(read_json(found["train_classifier"] / "model" / "meta.json")["classes"]), found
+
+
+def _only_run(stage: str) -> str:
+    (entry,) = read_best(SHIPPED, stage).values()
+    return str(entry["run"])
+
+
+def read_examples() -> tuple[np.ndarray, list[str]]:
+    """(B, H, W, C) uint8, test pictures of the demo, and the class of each."""
+    with np.load(SHIPPED / EXAMPLES_FILE, allow_pickle=False) as stored:
+        return stored["pictures"], stored["classes"].tolist()
+
+
 # --- packing ----------------------------------------------------------------------------------------------------------
 
 
@@ -119,10 +162,22 @@ def pack_models(cfg: Config, trial: Any = None, resume: bool = False, shipped: P
     for stage, folder in folders.items():
         pack_run(folder, shipped / stage / folder.name, PACKED[stage])
         write_json(shipped / stage / "best.json", read_best(shipped, stage))
+    pack_examples(split, shipped / EXAMPLES_FILE)
     write_json(shipped / NOTE, {"data": data_key(cfg.data), "split": split.hash})
     size = sum(file.stat().st_size for file in shipped.rglob("model.safetensors")) / 1e6
     say(f"{shipped}: models of {size:.1f} MB")
     return size
+
+
+def pack_examples(split: Split, file: Path) -> None:
+    """Test pictures, evenly spread, a class after the other, and their classes."""
+    positions = spread(split.positions("test"), MOST_EXAMPLES)
+    labels = split.labels[positions]
+    turn = np.array([np.count_nonzero(labels[:place] == label) for place, label in enumerate(labels)])
+    positions = positions[np.lexsort((labels, turn))]
+    classes = np.array([split.classes[label] for label in split.labels[positions]])
+    with replacing(file) as temporary:
+        np.savez_compressed(temporary, pictures=split.pixels(positions), classes=classes)
 
 
 def pack_run(folder: Path, target: Path, taken: tuple[str, ...]) -> None:

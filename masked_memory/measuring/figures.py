@@ -28,6 +28,7 @@ PALETTE = (
     (GREEN, "-.", "X"), (BLACK, "-", "."), (GREY, ":", "<"), (GREY, "--", ">"), (GREY, "-.", "1"), (GREY, "-", "2"),
     (PURPLE, ":", "d"),
 )  # fmt: skip
+OWN_PALETTE = (("#A0006B", "-", "*"), ("#5B3A00", "--", "h"), ("#003D3D", "-.", "p"))  # of a user's own strategies
 DECODING_LOOKS = dict(zip(DECODINGS, ((BLUE, "-", "o"), (ORANGE, "--", "s"), (GREEN, "-.", "^")), strict=True))
 RIVAL_STYLES = ((":", "s"), ("-", "o"), ("--", "^"), ("-.", "v"), ((0, (5, 1, 1, 1, 1, 1)), "D"))
 MOST_CURVES = 8
@@ -62,9 +63,10 @@ def shown_strategies(plan: StudyPlan) -> list[str]:
 
 
 def strategy_looks() -> dict[str, tuple[str, Any, str]]:
-    """strategy -> colour, line style, marker; the most telling first."""
-    ordered = sorted(STRATEGIES, key=lambda name: STRATEGIES[name].place)
-    return dict(zip(ordered, cycle(PALETTE), strict=False))
+    """strategy -> colour, line style, marker; the most telling first, those of a user's own last."""
+    ordered = sorted(STRATEGIES, key=lambda name: (STRATEGIES[name].own, STRATEGIES[name].place))
+    theirs = [name for name in ordered if STRATEGIES[name].own]
+    return dict(zip(ordered, PALETTE, strict=False)) | dict(zip(theirs, cycle(OWN_PALETTE), strict=False))
 
 
 def strategies_figure(rows: Rows, plan: StudyPlan, decoding: str, measure: str, pictures: int) -> Figure:

@@ -54,8 +54,12 @@ def read_mask(path: Path | str, size: tuple[int, int]) -> np.ndarray:
     size: (width, height) of the picture it is for. Raises InputError when the file is no picture, has another size, or
     says that nothing or everything is missing.
     """
-    picture = read_picture(Path(path), "--mask")
-    check_size(f"--mask {path}", picture.size, size)
+    return mask_of_picture(read_picture(Path(path), "--mask"), f"--mask {path}", size)
+
+
+def mask_of_picture(picture: Image.Image, name: str, size: tuple[int, int]) -> np.ndarray:
+    """A picture -> (H, W) bool, as `read_mask` reads one. name: what it is called in messages."""
+    check_size(name, picture.size, size)
     if picture.has_transparency_data:
         layer = picture.convert("RGBA")
         picture = Image.new("RGBA", layer.size, "black")
@@ -64,10 +68,10 @@ def read_mask(path: Path | str, size: tuple[int, int]) -> np.ndarray:
     missing = values >= 128
     if not missing.any():
         raise InputError(
-            f"--mask {path} has no white pixel (the brightest is {values.max()} of 255), so nothing is missing; "
+            f"{name} has no white pixel (the brightest is {values.max()} of 255), so nothing is missing; "
             "paint what is missing white"
         )
-    return _checked_not_all(missing, f"--mask {path} is white all over")
+    return _checked_not_all(missing, f"{name} is white all over")
 
 
 def box_mask(box: Sequence[int], size: tuple[int, int]) -> np.ndarray:

@@ -11,8 +11,8 @@ PROGRAM = "masked-memory"
 
 def module_of(stage: str) -> str:
     """The module of a stage: a file at the top of the project, or one of the package's own."""
-    if stage == "tune":
-        return "masked_memory.tune"
+    if stage in ("tune", "try_it"):
+        return f"masked_memory.{stage}"
     return f"masked_memory.{'stages' if is_at_the_top(stage) else 'rivals'}.{stage}"
 
 

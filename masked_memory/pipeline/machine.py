@@ -142,7 +142,7 @@ def prepare_machine(settings: MachineSettings, say: Callable[[str], None] = prin
     torch.set_num_threads(settings.threads or max(1, cores() // here))
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.tf32
-    chosen, precision = _choose_device(settings.device), settings.precision
+    chosen, precision = choose_device(settings.device), settings.precision
     if chosen.type == "cuda":
         say("on a GPU results repeat up to rounding only: attention has no deterministic backward pass there")
     native = _has_bf16(chosen)
@@ -156,11 +156,12 @@ def prepare_machine(settings: MachineSettings, say: Callable[[str], None] = prin
     return Machine(chosen, bf16, threads, settings.check_every, settings.compile, memory, world)
 
 
-def _choose_device(asked: str) -> torch.device:
+def choose_device(asked: str) -> torch.device:
+    """The device of that name; auto: a GPU where there is one. Raises InputError for one that is not there."""
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if asked == "auto":
         return torch.device(next(name for name in ("cuda", "mps", "cpu") if there[name]))
-    if not there[asked]:
+    if not there.get(asked):
         found = ", ".join(name for name, is_there in there.items() if is_there)
         raise InputError(f"run.device is {asked}, but this machine has: {found}; type --run.device auto")
     return torch.device(asked)

@@ -1,0 +1,1 @@
+"""The interface for Python: a memory of pictures, and what it finds."""
