@@ -114,7 +114,7 @@ class ImageMemory:
         judged = f", {len(self.classes)} classes" if self.classifier is not None else ", no classifier"
         return (
             f"ImageMemory({self.side}x{self.side} pixels, {self.channels} channels, {self.grid}x{self.grid} tokens, "
-            f"K {len(self._memory.codebook)}{judged}; VQ-VAE {self.folders['train_vqvae']})"
+            f"K {len(self._memory.codebook)}{judged}; VQ-VAE {self.folders['train_vqvae'].name})"
         )
 
     @property
