@@ -163,7 +163,7 @@ def test_tokens_are_painted_and_pictures_judged(memory: mm.ImageMemory) -> None:
         (3, "is a int; expected a path"),
         (Image.fromarray(np.full((8, 8), 2.0, np.float32)), "has floats from 2 to 2"),
     ],
-    ids=str,
+    ids=range(15),
 )
 def test_what_is_no_picture_is_refused(memory: mm.ImageMemory, given: object, message: str) -> None:
     for ask in (memory.encode, memory.recall, memory.judge, memory.study):

@@ -22,6 +22,7 @@ def test_every_setting_is_read_by_something(ran):
     )  # fmt: skip
     fields = {(section.__name__, name) for section in sections for name in section.model_fields}
     elsewhere = {  # read on ways that these runs did not take, each covered by a test of its own
+        ("RunSection", "modules"),  # before there are settings; test_interface: a module that the settings name
         ("DataSection", "download_dir"),  # test_data_split: imagenette offline
         ("DataSection", "given_split"),  # test_data_split: given split
         ("DataSection", "skip_broken"),  # test_data_split: skip broken
