@@ -37,6 +37,7 @@ import yaml
 from benchmarks.measured import show_columns
 from benchmarks.same_numbers import differences
 from campaigns.forked import LITTLE, Ended, make_little_world, run_forked
+from masked_memory.pipeline.commands import module_of
 from masked_memory.pipeline.files import read_csv, write_csv, write_json
 from masked_memory.settings import layers, loading
 from masked_memory.settings.config import READS, Config
@@ -131,7 +132,7 @@ class Project:
         """In a copy of the runs, which is returned."""
         self.made += 1
         runs = Path(shutil.copytree(self.runs, self.folder / f"copy{self.made}"))
-        main = importlib.import_module(stage).main
+        main = importlib.import_module(module_of(stage)).main
         return runs, run_forked(main, [str(ROOT / f"{stage}.py"), "--run.dir", str(runs), *words], SECONDS)
 
     def without_edit(self, stage: str) -> Path:

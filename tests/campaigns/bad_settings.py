@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from campaigns.outcomes import Ending, Outcome
+from masked_memory.pipeline.commands import module_of
 from masked_memory.settings import loading
 from masked_memory.settings.config import Config
 
@@ -196,7 +197,7 @@ def try_settings(typed: Typed, folder: Path) -> Outcome:
         words += ["--config", str(overlay)]
     if "--run.dir" not in words and b"dir" not in (typed.file or b""):
         words += ["--run.dir", str(folder / "runs")]
-    main = importlib.import_module(typed.stage).main
+    main = importlib.import_module(module_of(typed.stage)).main
     began = time.monotonic()
     status, said = _typed(main, words)
     seconds, left = time.monotonic() - began, [path for path in folder.rglob("*") if path.name != "overlay.yaml"]

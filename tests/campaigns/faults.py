@@ -29,6 +29,7 @@ from campaigns.forked import (
     words_for,
 )
 from campaigns.outcomes import Ending, Outcome
+from masked_memory.pipeline.commands import module_of
 from masked_memory.pipeline.files import digest
 
 CAMPAIGN = "disks and databases"
@@ -189,7 +190,7 @@ def digests(runs: Path) -> dict[str, str]:
 
 
 def try_fault(fault: Fault, world: World, folder: Path) -> Outcome:
-    runs, main = copy_of(world, folder), importlib.import_module(fault.stage).main
+    runs, main = copy_of(world, folder), importlib.import_module(module_of(fault.stage)).main
     words = words_for(fault.stage, world, runs, *fault.words)
     with fault.around(runs):
         before = digests(runs)
@@ -205,7 +206,7 @@ def try_fault(fault: Fault, world: World, folder: Path) -> Outcome:
 
 def try_two_at_once(stage: str, world: World, folder: Path, words: tuple[str, ...] = TRACKED) -> Outcome:
     """Two of a stage start at the same moment, in runs that have no database yet; both do their work."""
-    runs, main = copy_of(world, folder), importlib.import_module(stage).main
+    runs, main = copy_of(world, folder), importlib.import_module(module_of(stage)).main
     for file in runs.glob("*.db*"):
         file.unlink()
     children = [start_forked(main, words_for(stage, world, runs, *words)) for _ in range(2)]

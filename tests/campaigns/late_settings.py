@@ -14,6 +14,7 @@ from typing import NamedTuple
 from campaigns.bad_settings import STAGES
 from campaigns.forked import Ended, World, copy_of, judge_ended, make_little_world, run_forked, words_for
 from campaigns.outcomes import Ending, Outcome
+from masked_memory.pipeline.commands import module_of
 from masked_memory.settings import loading
 from masked_memory.settings.config import Config
 
@@ -145,7 +146,7 @@ def judge_late(ended: Ended, lasting: bool) -> tuple[Ending, str]:
 def try_late(folder: Path, tries: int, seed: int) -> list[Outcome]:
     """`tries` of them, or all there are."""
     world = make_little_world(folder / "world")
-    stages = {stage: importlib.import_module(stage).main for stage in STAGES}
+    stages = {stage: importlib.import_module(module_of(stage)).main for stage in STAGES}
     outcomes = []
     for number, taken in enumerate(taken_settings(tries, seed)):
         own = folder / str(number)

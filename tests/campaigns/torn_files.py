@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks.same_numbers import differences
 from campaigns.forked import World, copy_of, judge_ended, make_little_world, run_forked, words_for
 from campaigns.outcomes import Outcome
+from masked_memory.pipeline.commands import module_of
 
 CAMPAIGN = "torn files"
 SECONDS = 60.0
@@ -57,7 +58,7 @@ def try_torn(stage: str, name: Path, harm: Callable[[Path], None], world: World,
     """name: of the file in the folder of runs; whole: the stage's run with whole files."""
     runs = copy_of(world, folder)
     harm(runs / name)
-    main = importlib.import_module(stage).main
+    main = importlib.import_module(module_of(stage)).main
     ended = run_forked(main, words_for(stage, world, runs), SECONDS)
     ending, why = judge_ended(ended)
     if ending == "survived":
@@ -68,7 +69,7 @@ def try_torn(stage: str, name: Path, harm: Callable[[Path], None], world: World,
 
 def whole_run(stage: str, world: World, folder: Path) -> Path:
     """Raises RuntimeError where the stage does not end well."""
-    main = importlib.import_module(stage).main
+    main = importlib.import_module(module_of(stage)).main
     ended = run_forked(main, words_for(stage, world, copy_of(world, folder)), SECONDS)
     if ended.status != 0:
         raise RuntimeError(f"{stage} with whole files: {ended}")
